@@ -1,0 +1,93 @@
+//! What long work is given: a flag that asks it to stop, and a place to report progress to.
+
+use crate::error::{Error, Result};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// One report of long work.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProgressUpdate {
+    /// What is being done: "train", "generate", "evaluate", "fisher", "download".
+    pub task: String,
+    /// Units done so far.
+    pub done: u64,
+    /// Units in all, 0 where unknown.
+    pub total: u64,
+    /// The unit: "steps", "prompts", "bytes", "batches".
+    pub unit: &'static str,
+    /// More to show behind the bar: "loss 2.31, 180 tokens/s".
+    pub message: String,
+    /// True with the last report of a task.
+    pub finished: bool,
+}
+
+/// Receives progress; a front decides what it looks like.
+pub trait ProgressSink: Send + Sync {
+    /// One report; called often, so it must be cheap.
+    fn update(&self, update: &ProgressUpdate);
+    /// A line for the user that is not a result: a warning, a hint.
+    fn warn(&self, message: &str);
+}
+
+/// Drops every report.
+pub struct Silent;
+
+impl ProgressSink for Silent {
+    fn update(&self, _: &ProgressUpdate) {}
+    fn warn(&self, _: &str) {}
+}
+
+/// The interrupt flag and the progress sink, handed down to everything that takes long.
+#[derive(Clone)]
+pub struct Control {
+    interrupt: Arc<AtomicBool>,
+    sink: Arc<dyn ProgressSink>,
+}
+
+impl Default for Control {
+    fn default() -> Self {
+        Self::new(Arc::new(AtomicBool::new(false)), Arc::new(Silent))
+    }
+}
+
+impl std::fmt::Debug for Control {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Control").field("interrupted", &self.interrupted()).finish()
+    }
+}
+
+impl Control {
+    /// A control with this flag and sink.
+    pub fn new(interrupt: Arc<AtomicBool>, sink: Arc<dyn ProgressSink>) -> Self {
+        Self { interrupt, sink }
+    }
+
+    /// The flag, for a signal handler to set.
+    pub fn flag(&self) -> Arc<AtomicBool> {
+        self.interrupt.clone()
+    }
+
+    /// Whether a stop was asked for.
+    pub fn interrupted(&self) -> bool {
+        self.interrupt.load(Ordering::Relaxed)
+    }
+
+    /// To be called in every training step and generated token.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] when a stop was asked for. The flag stays set until the session clears it.
+    pub fn check(&self) -> Result<()> {
+        if self.interrupted() { Err(Error::Interrupted) } else { Ok(()) }
+    }
+
+    /// Reports progress.
+    pub fn progress(&self, task: &str, done: u64, total: u64, unit: &'static str, message: String) {
+        let finished = total > 0 && done >= total;
+        self.sink.update(&ProgressUpdate { task: task.to_string(), done, total, unit, message, finished });
+    }
+
+    /// Shows a warning.
+    pub fn warn(&self, message: impl AsRef<str>) {
+        self.sink.warn(message.as_ref());
+    }
+}

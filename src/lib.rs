@@ -1,0 +1,33 @@
+//! Fine-tuning of language models on candle, with the names and numbers of PyTorch, transformers and PEFT.
+//!
+//! The layers, from the bottom up; a module imports only from those before it:
+//!
+//! | layer | modules |
+//! |---|---|
+//! | beside | [`show`], [`error`], [`control`], [`random`], [`files`] |
+//! | compute | [`ops`] |
+//! | library | [`nn`], [`model`], [`optim`], [`data`], [`adapter`], [`train`], [`eval`], [`forgetting`] |
+//! | script | [`script`]: the Rhai bindings |
+//! | session | [`session`]: engine, scope, output, interrupt |
+//! | fronts | [`cli`], [`repl`] |
+
+pub mod adapter;
+pub mod cli;
+pub mod control;
+pub mod data;
+pub mod error;
+pub mod eval;
+pub mod files;
+pub mod forgetting;
+pub mod model;
+pub mod nn;
+pub mod ops;
+pub mod optim;
+pub mod random;
+pub mod repl;
+pub mod script;
+pub mod session;
+pub mod show;
+pub mod train;
+
+pub use error::{Error, Result};

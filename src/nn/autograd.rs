@@ -1,0 +1,74 @@
+//! PyTorch's habits on top of candle's autograd: `backward` adds into each parameter's `.grad`, `no_grad` switches recording off.
+//!
+//! A gradient reaches a [`Parameter`] in one of two ways. Where the parameter is a leaf of candle's graph, `backward` finds it
+//! in the gradient store through a registry of living leaves. Where an operation of `ops/` captured the parameter (so that
+//! candle neither zeroes nor copies its gradient), that operation adds into `.grad` itself while candle walks back.
+
+use super::parameter::{Parameter, WeakParameter};
+use crate::error::{Error, Result};
+use candle_core::{Tensor, TensorId};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+
+thread_local! {
+    static RECORDING: Cell<bool> = const { Cell::new(true) };
+    static LEAVES: RefCell<HashMap<TensorId, WeakParameter>> = RefCell::new(HashMap::new());
+}
+
+/// Whether operations are being recorded for `backward` on this thread.
+pub fn grad_enabled() -> bool {
+    RECORDING.with(Cell::get)
+}
+
+/// Runs `work` without recording: parameters enter operations as plain tensors.
+pub fn no_grad<T>(work: impl FnOnce() -> T) -> T {
+    // Restored on unwinding and early return alike.
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            RECORDING.with(|r| r.set(self.0));
+        }
+    }
+    let _restore = Restore(RECORDING.with(|r| r.replace(false)));
+    work()
+}
+
+/// Makes a leaf known to [`backward`]; called by a parameter that enters a graph.
+pub(super) fn register(id: TensorId, leaf: WeakParameter) {
+    LEAVES.with(|l| {
+        let mut leaves = l.borrow_mut();
+        // Leaves die with their parameters; sweep when the map has doubled since it was last clean.
+        if leaves.len() >= 1024 && leaves.len().is_power_of_two() {
+            leaves.retain(|_, leaf| leaf.upgrade().is_some());
+        }
+        leaves.insert(id, leaf);
+    });
+}
+
+/// Runs candle's backward pass from a scalar and adds the gradients into the `.grad` of every parameter that took part.
+///
+/// # Errors
+/// `loss` is not a scalar, or was not computed from anything that requires a gradient.
+pub fn backward(loss: &Tensor) -> Result<()> {
+    if loss.elem_count() != 1 {
+        return Err(Error::argument(format!(
+            "backward() needs a scalar, this tensor has shape {:?}; reduce it first with .sum() or .mean()",
+            loss.dims()
+        )));
+    }
+    if !loss.track_op() {
+        return Err(Error::argument(
+            "backward() on a tensor that was not computed from any tensor with requires_grad = true; \
+             was it detached, or computed inside no_grad?",
+        ));
+    }
+    let store = loss.backward()?;
+    let found: Vec<(Parameter, Tensor)> = LEAVES.with(|l| {
+        let leaves = l.borrow();
+        store.get_ids().filter_map(|id| Some((leaves.get(id)?.upgrade()?, store.get_id(*id)?.detach()))).collect()
+    });
+    for (parameter, gradient) in found {
+        parameter.accumulate(&gradient)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,306 @@
+//! A tensor that can be trained: its value, whether it requires a gradient, and the gradient gathered so far.
+
+use super::autograd;
+use crate::error::{Error, Result};
+use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Tensor, Var};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
+
+/// A trainable tensor, shared by everyone who holds a clone.
+///
+/// The value lives in a candle variable from the start, so that freezing and unfreezing, loading and generating cost nothing.
+/// The gradient is kept in f32 on the CPU whatever the value's dtype, and its memory is reused from step to step.
+#[derive(Clone)]
+pub struct Parameter(Arc<Inner>);
+
+struct Inner {
+    var: RwLock<Var>,
+    requires_grad: AtomicBool,
+    gradient: Mutex<Gradient>,
+}
+
+/// `filled` says whether `buffer` holds a gradient or only memory to reuse.
+#[derive(Default)]
+struct Gradient {
+    filled: bool,
+    buffer: Option<Tensor>,
+}
+
+/// A reference that does not keep the parameter alive.
+#[derive(Clone)]
+pub(super) struct WeakParameter(Weak<Inner>);
+
+impl WeakParameter {
+    pub(super) fn upgrade(&self) -> Option<Parameter> {
+        self.0.upgrade().map(Parameter)
+    }
+}
+
+impl std::fmt::Debug for Parameter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Parameter({:?}, {:?}, requires_grad: {})", self.dims(), self.dtype(), self.requires_grad())
+    }
+}
+
+impl Parameter {
+    /// A parameter that requires a gradient. A tensor that already is a candle variable is taken as it is, without a copy.
+    ///
+    /// # Errors
+    /// Out of memory on the device.
+    pub fn new(tensor: &Tensor) -> Result<Self> {
+        Ok(Self::from_var(Var::from_tensor(tensor)?))
+    }
+
+    /// A parameter that requires a gradient, from values that it takes over.
+    ///
+    /// # Errors
+    /// `values` has not as many elements as `shape`, or the device is out of memory.
+    pub fn from_vec(values: Vec<f32>, shape: &[usize], device: &Device) -> Result<Self> {
+        Ok(Self::from_var(Var::from_vec(values, shape, device)?))
+    }
+
+    /// A parameter around a candle variable.
+    pub fn from_var(var: Var) -> Self {
+        Self(Arc::new(Inner { var: RwLock::new(var), requires_grad: AtomicBool::new(true), gradient: Mutex::default() }))
+    }
+
+    /// The tensor to compute with: a leaf of the graph where a gradient is wanted, else a plain tensor.
+    pub fn tensor(&self) -> Tensor {
+        if self.tracked() {
+            let var = self.var();
+            autograd::register(var.id(), WeakParameter(Arc::downgrade(&self.0)));
+            var.as_tensor().clone()
+        } else {
+            self.value()
+        }
+    }
+
+    /// The value as a plain tensor that shares the parameter's memory.
+    pub fn value(&self) -> Tensor {
+        self.var().as_detached_tensor()
+    }
+
+    /// The candle variable.
+    pub fn var(&self) -> Var {
+        self.0.var.read().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    /// Whether an operation has to record this parameter now: it requires a gradient and recording is on.
+    pub fn tracked(&self) -> bool {
+        self.requires_grad() && autograd::grad_enabled()
+    }
+
+    /// Whether a gradient is wanted.
+    pub fn requires_grad(&self) -> bool {
+        self.0.requires_grad.load(Ordering::Relaxed)
+    }
+
+    /// Freezes or frees the parameter; freezing drops its gradient.
+    pub fn set_requires_grad(&self, requires_grad: bool) {
+        self.0.requires_grad.store(requires_grad, Ordering::Relaxed);
+        if !requires_grad {
+            *self.gradient() = Gradient::default();
+        }
+    }
+
+    /// The shape.
+    pub fn dims(&self) -> Vec<usize> {
+        self.var().dims().to_vec()
+    }
+
+    /// The number of elements.
+    pub fn elem_count(&self) -> usize {
+        self.var().elem_count()
+    }
+
+    /// The dtype of the value.
+    pub fn dtype(&self) -> DType {
+        self.var().dtype()
+    }
+
+    /// The device of the value.
+    pub fn device(&self) -> Device {
+        self.var().device().clone()
+    }
+
+    /// Whether both are the same parameter (not: equal values).
+    pub fn same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// A number that is the same for all clones of one parameter.
+    pub fn key(&self) -> usize {
+        Arc::as_ptr(&self.0) as usize
+    }
+
+    /// Overwrites the value, converting the dtype.
+    ///
+    /// # Errors
+    /// The shapes differ.
+    pub fn set(&self, value: &Tensor) -> Result<()> {
+        let var = self.var();
+        if var.dims() != value.dims() {
+            return Err(Error::argument(format!(
+                "cannot set a parameter of shape {:?} to a tensor of shape {:?}",
+                var.dims(),
+                value.dims()
+            )));
+        }
+        let value = value.to_device(var.device())?.to_dtype(var.dtype())?;
+        // A view of the parameter itself may be written back: copy first.
+        Ok(var.set(&value.detach().copy()?)?)
+    }
+
+    /// Replaces the value's dtype, and forgets the gradient.
+    ///
+    /// # Errors
+    /// The conversion is not supported.
+    pub fn set_dtype(&self, dtype: DType) -> Result<()> {
+        if self.dtype() != dtype {
+            let converted = Var::from_tensor(&self.value().to_dtype(dtype)?)?;
+            *self.0.var.write().unwrap_or_else(|e| e.into_inner()) = converted;
+            *self.gradient() = Gradient::default();
+        }
+        Ok(())
+    }
+
+    /// Changes the value in place through `update`, which is given the elements on the CPU.
+    ///
+    /// # Errors
+    /// The value is not contiguous f32 on the CPU.
+    pub fn update_f32(&self, update: impl Fn(&mut [f32]) + Sync) -> Result<()> {
+        Ok(self.var().inplace_op1(&InPlace(update))?)
+    }
+
+    /// The gradient gathered since it was last zeroed; a copy, in f32.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn grad(&self) -> Result<Option<Tensor>> {
+        let gradient = self.gradient();
+        match (&gradient.buffer, gradient.filled) {
+            (Some(buffer), true) => Ok(Some(buffer.copy()?)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Runs `read` on the gradient's elements without copying them; `None` where there is no gradient.
+    ///
+    /// # Errors
+    /// The gradient cannot be read back from its device.
+    pub fn with_grad<T>(&self, read: impl FnOnce(&[f32]) -> T) -> Result<Option<T>> {
+        let gradient = self.gradient();
+        match (&gradient.buffer, gradient.filled) {
+            (Some(buffer), true) if buffer.device().is_cpu() => {
+                let (storage, layout) = buffer.storage_and_layout();
+                match &*storage {
+                    candle_core::Storage::Cpu(CpuStorage::F32(values)) => {
+                        let start = layout.start_offset();
+                        Ok(Some(read(&values[start..start + buffer.elem_count()])))
+                    }
+                    _ => Err(Error::Training("a gradient is not f32".into())),
+                }
+            }
+            (Some(buffer), true) => Ok(Some(read(&buffer.flatten_all()?.to_vec1::<f32>()?))),
+            _ => Ok(None),
+        }
+    }
+
+    /// Whether a gradient has been gathered.
+    pub fn has_grad(&self) -> bool {
+        self.gradient().filled
+    }
+
+    /// Forgets the gradient; its memory is kept for the next one.
+    pub fn zero_grad(&self) {
+        self.gradient().filled = false;
+    }
+
+    /// Forgets the gradient and gives its memory back.
+    pub fn drop_grad(&self) {
+        *self.gradient() = Gradient::default();
+    }
+
+    /// Adds to the gradient. The tensor is converted to f32.
+    ///
+    /// # Errors
+    /// The shapes differ.
+    pub fn accumulate(&self, addend: &Tensor) -> Result<()> {
+        if addend.dims() != self.dims() {
+            return Err(Error::Training(format!(
+                "a gradient of shape {:?} reached a parameter of shape {:?}",
+                addend.dims(),
+                self.dims()
+            )));
+        }
+        let addend = addend.detach().to_dtype(DType::F32)?;
+        let mut gradient = self.gradient();
+        let sum = match (&gradient.buffer, gradient.filled) {
+            (Some(buffer), true) => (buffer + addend)?,
+            // A copy: the tensor may share memory with an activation or with another parameter's gradient.
+            _ => addend.copy()?,
+        };
+        gradient.buffer = Some(sum);
+        gradient.filled = true;
+        Ok(())
+    }
+
+    /// Adds to the gradient in place on the CPU: `add` gets the f32 buffer and whether it already holds a gradient (to add to)
+    /// or only stale memory (to overwrite in full).
+    ///
+    /// # Errors
+    /// The parameter is not on the CPU.
+    pub fn accumulate_with(&self, add: impl Fn(&mut [f32], bool) + Sync) -> Result<()> {
+        let mut gradient = self.gradient();
+        let filled = gradient.filled;
+        if gradient.buffer.is_none() {
+            gradient.buffer = Some(Tensor::zeros(self.dims(), DType::F32, &Device::Cpu)?);
+        }
+        if let Some(buffer) = &gradient.buffer {
+            buffer.inplace_op1(&InPlace(|values: &mut [f32]| add(values, filled)))?;
+        }
+        gradient.filled = true;
+        Ok(())
+    }
+
+    /// Multiplies the gradient by a factor, in place.
+    ///
+    /// # Errors
+    /// Out of memory on a device other than the CPU.
+    pub fn scale_grad(&self, factor: f32) -> Result<()> {
+        if !self.has_grad() {
+            return Ok(());
+        }
+        if self.device().is_cpu() {
+            return self.accumulate_with(|values, _| values.iter_mut().for_each(|v| *v *= factor));
+        }
+        let mut gradient = self.gradient();
+        if let Some(buffer) = &gradient.buffer {
+            let scaled = (buffer * f64::from(factor))?;
+            gradient.buffer = Some(scaled);
+        }
+        Ok(())
+    }
+
+    fn gradient(&self) -> MutexGuard<'_, Gradient> {
+        self.0.gradient.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+/// A candle in-place operation made from a closure over contiguous f32 elements.
+struct InPlace<F>(F);
+
+impl<F: Fn(&mut [f32]) + Sync> InplaceOp1 for InPlace<F> {
+    fn name(&self) -> &'static str {
+        "update in place"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+        let CpuStorage::F32(values) = storage else { candle_core::bail!("only f32 values can be updated in place") };
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            candle_core::bail!("only contiguous values can be updated in place")
+        };
+        (self.0)(&mut values[start..end]);
+        Ok(())
+    }
+}

@@ -1,0 +1,43 @@
+//! What the language's functions share: device, random source, interrupt and progress, the script's arguments.
+
+use super::error::ScriptResult;
+use crate::control::Control;
+use crate::random::Random;
+use candle_core::Device;
+use rhai::{Dynamic, NativeCallContext};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+/// The state behind the functions of one session; reached from a function through [`context`].
+#[derive(Debug)]
+pub struct Context {
+    /// Interrupt flag and progress.
+    pub control: Control,
+    /// Where models and tensors are created.
+    pub device: Device,
+    /// The session's one random source; `manual_seed` restarts it.
+    pub random: RefCell<Random>,
+    /// `--set KEY=VALUE`, read by `param(key, default)`.
+    pub parameters: BTreeMap<String, String>,
+    /// Words after `--`, read as `args`.
+    pub arguments: Vec<String>,
+    /// `--out`: where scripts put their files.
+    pub out: PathBuf,
+}
+
+/// A [`Context`] as the engine's tag carries it.
+#[derive(Debug, Clone)]
+pub struct SharedContext(pub Rc<Context>);
+
+/// The context of the session in which a function was called.
+///
+/// # Errors
+/// The engine was not made by [`crate::session`].
+pub fn context(call: &NativeCallContext) -> ScriptResult<Rc<Context>> {
+    call.tag()
+        .and_then(|tag: &Dynamic| tag.clone().try_cast::<SharedContext>())
+        .map(|shared| shared.0)
+        .ok_or_else(|| "this engine has no session".into())
+}

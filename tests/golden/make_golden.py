@@ -1,0 +1,33 @@
+"""Makes the golden numbers that the Rust tests compare with, from PyTorch, transformers, PEFT and SciPy.
+
+usage: python tests/golden/make_golden.py SECTION... [--model DIR]
+  tiny         tiny/                 tiny models: logits, losses, gradients, greedy continuations
+  smollm2      smollm2/logits, greedy, chat      needs --model, the folder that ../shared/bench/setup.sh makes (DIR/smollm2)
+  tokens       smollm2/tokens.json   needs --model
+  adapter      adapter/              LoRA adapters written by PEFT (needs tiny/; print_trainable needs --model)
+  trainer      trainer/              20-step runs of transformers' Trainer
+  torch        torch_rng.json, python_random.json, tiny_model.json, tensor_ops.json
+  ewc          ewc.safetensors, ewc.json         (needs tiny/)
+  stats        stats.json            McNemar, Wilson, Newcombe (needs scipy)
+  all          every section
+Outputs go beside this file. Everything is seeded and runs on one thread: a second run writes the same bytes.
+README.md describes the files."""
+import argparse
+import importlib
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+SECTIONS = {
+    "tiny": "golden_tiny", "smollm2": "golden_smollm2", "tokens": "golden_tokens", "adapter": "golden_adapter",
+    "trainer": "golden_trainer", "torch": "golden_torch", "ewc": "golden_ewc", "stats": "golden_stats",
+}
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sections", nargs="+", choices=[*SECTIONS, "all"], metavar="SECTION")
+    parser.add_argument("--model", type=Path, help="folder of SmolLM2-135M-Instruct in the Hugging Face layout")
+    options = parser.parse_args()
+    for section in SECTIONS if "all" in options.sections else options.sections:
+        importlib.import_module(SECTIONS[section]).make(options)
