@@ -21,7 +21,10 @@ pub trait Validate {
 /// # Errors
 /// Unknown key, wrong type, value out of range; the message names the key, what was given and what is allowed.
 pub fn options<T: DeserializeOwned + Validate>(function: &str, map: Map) -> ScriptResult<T> {
-    let value = serde_json::to_value(&map).map_err(|e| format!("{function}: {e}"))?;
+    let entries = map.into_iter().map(|(key, value)| Ok((key.to_string(), serde_json::to_value(&value)?)));
+    let value: serde_json::Map<_, _> =
+        entries.collect::<std::result::Result<_, serde_json::Error>>().map_err(|e| format!("{function}: {e}"))?;
+    let value = serde_json::Value::Object(value);
     let parsed: T = serde_json::from_value(value).map_err(|e| format!("{function}: {e}"))?;
     parsed.validate().script()?;
     Ok(parsed)
