@@ -6,6 +6,7 @@
 
 use super::parameter::{Parameter, WeakParameter};
 use crate::error::{Error, Result};
+use candle_core::backprop::GradStore;
 use candle_core::{Tensor, TensorId};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -50,6 +51,14 @@ pub(super) fn register(id: TensorId, leaf: WeakParameter) {
 /// # Errors
 /// `loss` is not a scalar, or was not computed from anything that requires a gradient.
 pub fn backward(loss: &Tensor) -> Result<()> {
+    backward_store(loss).map(|_| ())
+}
+
+/// As [`backward`]; also returns candle's gradients, for those of leaves that are no parameters.
+///
+/// # Errors
+/// As [`backward`].
+pub fn backward_store(loss: &Tensor) -> Result<GradStore> {
     if loss.elem_count() != 1 {
         return Err(Error::argument(format!(
             "backward() needs a scalar, this tensor has shape {:?}; reduce it first with .sum() or .mean()",
@@ -70,5 +79,5 @@ pub fn backward(loss: &Tensor) -> Result<()> {
     for (parameter, gradient) in found {
         parameter.accumulate(&gradient)?;
     }
-    Ok(())
+    Ok(store)
 }
