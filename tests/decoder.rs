@@ -38,8 +38,7 @@ fn batch(golden: &HashMap<String, Tensor>) -> (TokenBatch, Vec<i64>, Vec<usize>)
     let labels = golden["labels"].to_vec2::<i64>().unwrap();
     let lengths: Vec<usize> =
         golden["attention_mask"].to_vec2::<i64>().unwrap().iter().map(|m| m.iter().sum::<i64>() as usize).collect();
-    let cut: Vec<Vec<u32>> =
-        rows.iter().zip(&lengths).map(|(r, n)| r[..*n].iter().map(|id| *id as u32).collect()).collect();
+    let cut: Vec<Vec<u32>> = rows.iter().zip(&lengths).map(|(r, n)| r[..*n].iter().map(|id| *id as u32).collect()).collect();
     let targets = shifted_targets(labels.iter().zip(&lengths).map(|(l, n)| &l[..*n]));
     (TokenBatch::new(cut.iter().map(Vec::as_slice)), targets, lengths)
 }
@@ -98,13 +97,8 @@ fn greedy_continuations_equal_transformers_whatever_the_batch() {
         };
         let expected = golden["greedy"].to_vec2::<i64>().unwrap();
         for batch_size in [1, 2, 8] {
-            let generation = Generation {
-                max_new_tokens: 12,
-                sampling: Sampling::default(),
-                stop_tokens: vec![],
-                batch_size,
-                seed: 0,
-            };
+            let generation =
+                Generation { max_new_tokens: 12, sampling: Sampling::default(), stop_tokens: vec![], batch_size, seed: 0 };
             let prompts = [prompt(0), prompt(1), prompt(0)];
             let out = generate(&decoder, &prompts, &generation, &Control::default(), &|_| false).unwrap();
             for (i, row) in [0, 1, 0].iter().enumerate() {

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::nn::Parameter;
 use crate::ops::attention::{AttentionSpec, attention};
 use crate::ops::cache::{KvCache, cached_attention};
-use crate::ops::cross_entropy::{IGNORE_INDEX, head_cross_entropy};
+use crate::ops::cross_entropy::{IGNORE_INDEX, cross_entropy, head_cross_entropy};
 use crate::ops::embedding::embedding;
 use crate::ops::gated::silu_mul;
 use crate::ops::norm::rms_norm;
@@ -206,6 +206,10 @@ impl Decoder {
     /// # Errors
     /// A target is outside the vocabulary, or a tensor operation failed.
     pub fn loss(&self, hidden: &Tensor, targets: &[i64], divisor: f64) -> Result<Tensor> {
+        if self.head.has_delta() {
+            // An adapter on the head changes the logits, so they have to exist.
+            return Ok(cross_entropy(&self.head.forward(hidden, Pass::default())?, targets, divisor)?);
+        }
         Ok(head_cross_entropy(hidden, &self.head.weight.current(), targets, divisor)?)
     }
 

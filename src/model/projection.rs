@@ -79,6 +79,11 @@ impl Projection {
         std::mem::replace(&mut *self.delta.write().unwrap_or_else(|e| e.into_inner()), delta)
     }
 
+    /// Whether the output is changed by an adapter.
+    pub fn has_delta(&self) -> bool {
+        self.delta.read().unwrap_or_else(|e| e.into_inner()).is_some()
+    }
+
     /// Number of inputs and outputs.
     pub fn features(&self) -> (usize, usize) {
         let dims = self.weight.base().dims();

@@ -49,11 +49,18 @@ pub fn head_cross_entropy(hidden: &Tensor, weight: &Parameter, targets: &[i64], 
 
 /// The same by candle's operations.
 fn composed(hidden: &Tensor, weight: &Parameter, targets: &[i64], divisor: f64) -> Result<Tensor> {
+    cross_entropy(&hidden.matmul(&weight.tensor().to_dtype(hidden.dtype())?.t()?)?, targets, divisor)
+}
+
+/// Cross-entropy of given logits [tokens, vocab], by candle's operations; as [`head_cross_entropy`] otherwise.
+///
+/// # Errors
+/// A target is outside the vocabulary, or the shapes do not fit.
+pub fn cross_entropy(logits: &Tensor, targets: &[i64], divisor: f64) -> Result<Tensor> {
     let kept: Vec<u32> = (0..targets.len()).filter(|i| targets[*i] != IGNORE_INDEX).map(|i| i as u32).collect();
     let wanted: Vec<u32> = kept.iter().map(|i| targets[*i as usize] as u32).collect();
-    let device = hidden.device();
-    let hidden = hidden.index_select(&Tensor::from_slice(&kept, kept.len(), device)?, 0)?;
-    let logits = hidden.matmul(&weight.tensor().to_dtype(hidden.dtype())?.t()?)?.to_dtype(DType::F32)?;
+    let device = logits.device();
+    let logits = logits.index_select(&Tensor::from_slice(&kept, kept.len(), device)?, 0)?.to_dtype(DType::F32)?;
     let largest = logits.max_keepdim(D::Minus1)?.detach();
     let log_sum = (logits.broadcast_sub(&largest)?.exp()?.sum_keepdim(D::Minus1)?.log()? + largest)?;
     let chosen = logits.gather(&Tensor::from_vec(wanted, (kept.len(), 1), device)?, 1)?;
