@@ -7,8 +7,8 @@
 use super::parameter::{Parameter, WeakParameter};
 use crate::error::{Error, Result};
 use candle_core::backprop::GradStore;
-use candle_core::{Tensor, TensorId};
-use std::cell::{Cell, RefCell};
+use candle_core::{DType, Device, Tensor, TensorId, Var};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 
 thread_local! {
@@ -44,6 +44,25 @@ pub(super) fn register(id: TensorId, leaf: WeakParameter) {
         }
         leaves.insert(id, leaf);
     });
+}
+
+thread_local! {
+    static ANCHOR: OnceCell<Var> = const { OnceCell::new() };
+}
+
+/// A variable on the CPU that nobody differentiates by. An operation that captured its parameters takes it as a second input, so
+/// that candle records the operation although its first input may be plain data; its `bwd` returns `None` for it.
+///
+/// # Errors
+/// Out of memory.
+pub fn anchor() -> Result<Tensor> {
+    ANCHOR.with(|cell| match cell.get() {
+        Some(var) => Ok(var.as_tensor().clone()),
+        None => {
+            let var = Var::zeros((), DType::F32, &Device::Cpu)?;
+            Ok(cell.get_or_init(|| var).as_tensor().clone())
+        }
+    })
 }
 
 /// Runs candle's backward pass from a scalar and adds the gradients into the `.grad` of every parameter that took part.
