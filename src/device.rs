@@ -11,7 +11,9 @@ pub fn parse(name: &str) -> Result<Device> {
     let (kind, ordinal) = match name.split_once(':') {
         Some((kind, ordinal)) => (
             kind,
-            ordinal.parse().map_err(|_| Error::argument(format!("device \"{name}\": after the colon comes a number, as in \"cuda:0\"")))?,
+            ordinal
+                .parse()
+                .map_err(|_| Error::argument(format!("device \"{name}\": after the colon comes a number, as in \"cuda:0\"")))?,
         ),
         None => (name, 0),
     };

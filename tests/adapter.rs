@@ -110,8 +110,7 @@ fn bits(t: &Tensor) -> Vec<u32> {
 
 #[test]
 fn the_printed_line_and_the_names_are_pefts() {
-    let facts: Value =
-        serde_json::from_str(&std::fs::read_to_string(golden().join("print_trainable.json")).unwrap()).unwrap();
+    let facts: Value = serde_json::from_str(&std::fs::read_to_string(golden().join("print_trainable.json")).unwrap()).unwrap();
     let mut compared = 0;
     for entry in facts["printed"].as_array().unwrap() {
         let (base, options) = (entry["base"].as_str().unwrap(), &entry["options"]);
@@ -129,11 +128,8 @@ fn the_printed_line_and_the_names_are_pefts() {
     for (variant, base) in [("adapter", "llama"), ("adapter_all_linear", "llama_bias"), ("adapter_modules_to_save", "llama")] {
         let decoder = decoder(base);
         let adapter = storage::load(&decoder, &golden().join("adapter").join(variant), true).unwrap();
-        let ours: Vec<(String, Vec<usize>, bool)> = adapter
-            .named_parameters(&decoder)
-            .into_iter()
-            .map(|(n, p)| (n, p.dims(), p.requires_grad()))
-            .collect();
+        let ours: Vec<(String, Vec<usize>, bool)> =
+            adapter.named_parameters(&decoder).into_iter().map(|(n, p)| (n, p.dims(), p.requires_grad())).collect();
         let theirs: Vec<(String, Vec<usize>, bool)> = facts["named_parameters"][variant]
             .as_array()
             .unwrap()
@@ -149,8 +145,7 @@ fn the_printed_line_and_the_names_are_pefts() {
 
 #[test]
 fn a_fresh_adapter_starts_as_the_base_with_pefts_random_numbers() {
-    let facts: Value =
-        serde_json::from_str(&std::fs::read_to_string(golden().join("print_trainable.json")).unwrap()).unwrap();
+    let facts: Value = serde_json::from_str(&std::fs::read_to_string(golden().join("print_trainable.json")).unwrap()).unwrap();
     let decoder = decoder("llama");
     let run = Run::new(&Tensor::new(&[[1i64, 2, 3, 4]], &Device::Cpu).unwrap());
     let before = run.logits(&decoder);

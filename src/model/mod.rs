@@ -9,6 +9,7 @@ pub mod generate;
 pub mod gguf;
 mod gguf_config;
 pub mod gguf_tokenizer;
+mod local_time;
 pub mod projection;
 pub mod rope;
 pub mod sampling;

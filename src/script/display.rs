@@ -153,9 +153,7 @@ pub fn from_json(value: &Value) -> Dynamic {
         },
         Value::String(string) => string.clone().into(),
         Value::Array(items) => Dynamic::from_array(items.iter().map(from_json).collect()),
-        Value::Object(map) => {
-            Dynamic::from_map(map.iter().map(|(key, value)| (key.as_str().into(), from_json(value))).collect())
-        }
+        Value::Object(map) => Dynamic::from_map(map.iter().map(|(key, value)| (key.as_str().into(), from_json(value))).collect()),
     }
 }
 

@@ -28,7 +28,9 @@ fn printing_goes_where_it_is_told_and_floats_look_like_pythons() {
     let lines = Rc::new(RefCell::new(Vec::new()));
     let sink = lines.clone();
     let mut session = Session::builder().output(move |line| sink.borrow_mut().push(line.to_string())).build().unwrap();
-    session.run_script("print(1e-5); print([1.0, \"a\", #{ k: () }]); print(`${2.0} ${[0.5]}`); print(\"s\"); print(())", "x").unwrap();
+    session
+        .run_script("print(1e-5); print([1.0, \"a\", #{ k: () }]); print(`${2.0} ${[0.5]}`); print(\"s\"); print(())", "x")
+        .unwrap();
     assert_eq!(*lines.borrow(), ["1e-05", "[1.0, \"a\", #{ k: () }]", "2.0 [0.5]", "s", "()"]);
 }
 

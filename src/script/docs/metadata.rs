@@ -57,9 +57,13 @@ pub(super) fn read(engine: &Engine) -> Reference {
     let mut types = Types::new();
     gather_types(&all, &mut types);
     let mut entries = BTreeMap::new();
-    gather(&all, "", &types, &|function, module| {
-        !module.is_empty() || own_names.contains(&(function.name.clone(), function.full_hash))
-    }, &mut entries);
+    gather(
+        &all,
+        "",
+        &types,
+        &|function, module| !module.is_empty() || own_names.contains(&(function.name.clone(), function.full_hash)),
+        &mut entries,
+    );
     Reference { entries: entries.into_values().collect(), types }
 }
 
@@ -138,7 +142,8 @@ fn signature(function: &FunctionData, types: &Types) -> Signature {
         parameters.push((format!("arg{}", index + 1), "any".into()));
     }
     parameters.truncate(function.num_params);
-    let returns = if script || function.return_type.is_empty() { String::new() } else { pretty_type(&function.return_type, &custom) };
+    let returns =
+        if script || function.return_type.is_empty() { String::new() } else { pretty_type(&function.return_type, &custom) };
     Signature { parameters, returns }
 }
 

@@ -142,9 +142,10 @@ impl<'a> Hints<'a> {
                 ";" => ("a `;` is missing before this".into(), vec![]),
                 _ => (format!("`{token}` is missing: {place}"), vec![]),
             },
-            ParseErrorType::BadInput(LexError::UnterminatedString) => {
-                ("this string has no closing quote".into(), vec!["help: text over several lines goes between backticks: `..`".into()])
-            }
+            ParseErrorType::BadInput(LexError::UnterminatedString) => (
+                "this string has no closing quote".into(),
+                vec!["help: text over several lines goes between backticks: `..`".into()],
+            ),
             other => split_message(&other.to_string()),
         }
     }
