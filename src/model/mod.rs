@@ -9,6 +9,7 @@ pub mod generate;
 pub mod gguf;
 mod gguf_config;
 pub mod gguf_tokenizer;
+pub mod lm;
 mod local_time;
 pub mod projection;
 pub mod rope;
