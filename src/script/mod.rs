@@ -2,7 +2,15 @@
 
 pub mod context;
 pub mod error;
+pub mod module;
+pub mod nn;
+pub mod optim;
 pub mod options;
+pub mod tensor;
+mod tensor_data;
+mod tensor_display;
+mod tensor_math;
+mod tensor_shape;
 
 use rhai::Engine;
 
