@@ -6,7 +6,15 @@ pub mod display;
 pub mod docs;
 pub mod error;
 pub mod names;
+pub mod module;
+pub mod nn;
+pub mod optim;
 pub mod options;
+pub mod tensor;
+mod tensor_data;
+mod tensor_display;
+mod tensor_math;
+mod tensor_shape;
 
 use rhai::Engine;
 
