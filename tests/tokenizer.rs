@@ -170,7 +170,8 @@ fn templates_as_transformers_renders_them() {
     let template = "{% for m in messages %}\n    {% if m.content is string %}\n{{ m | tojson }}\n{{ m | tojson(indent=2) }}\n    {% endif %}\n{% endfor %}\n{{ strftime_now('%Y')|length }} {{ bos_token }}";
     let tokenizer = with_template(folder.path(), template).unwrap();
     let text = tokenizer.apply_chat_template(&[json!({ "role": "user", "content": "<ü'>" })], false).unwrap();
-    let expected = "{\"role\": \"user\", \"content\": \"<ü'>\"}\n{\n  \"role\": \"user\",\n  \"content\": \"<ü'>\"\n}\n4 <|im_start|>";
+    let expected =
+        "{\"role\": \"user\", \"content\": \"<ü'>\"}\n{\n  \"role\": \"user\",\n  \"content\": \"<ü'>\"\n}\n4 <|im_start|>";
     assert_eq!(text, expected);
     let error = with_template(folder.path(), "a\n{% for x in %}").unwrap_err().to_string();
     assert!(error.contains("chat_template.jinja") && error.contains("line 2"), "{error}");
