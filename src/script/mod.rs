@@ -1,12 +1,19 @@
 //! The Rhai bindings, one file a section of the language; each parses options, calls the library and wraps the result.
 
 pub mod context;
+pub mod convert;
+pub mod data;
+mod data_loading;
+pub mod data_options;
 pub mod error;
 pub mod options;
+pub mod paths;
+pub mod statistics;
 
 use rhai::Engine;
 
 /// Registers every function of the language.
 pub fn register(engine: &mut Engine) {
-    let _ = engine;
+    data::register(engine);
+    statistics::register(engine);
 }
