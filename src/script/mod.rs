@@ -8,6 +8,8 @@ pub mod data_options;
 pub mod error;
 pub mod options;
 pub mod paths;
+pub mod show;
+pub mod show_values;
 pub mod statistics;
 
 use rhai::Engine;
@@ -15,5 +17,6 @@ use rhai::Engine;
 /// Registers every function of the language.
 pub fn register(engine: &mut Engine) {
     data::register(engine);
+    show::register(engine);
     statistics::register(engine);
 }
