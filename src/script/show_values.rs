@@ -6,7 +6,7 @@ use super::options::Validate;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::show::report::blocks_of;
-use crate::show::{BarSeries, Block, Figure, Plot, Point, Report, Section, Series, Table, number};
+use crate::show::{BarSeries, Block, Figure, Plot, Point, Report, Section, Series, Table, number, reading_order};
 use rhai::{Array, Dynamic, ImmutableString, Map};
 use serde::Deserialize;
 use serde_json::Value;
@@ -133,7 +133,7 @@ pub(super) fn bars_of(value: &Dynamic, wanted: Option<&Dynamic>) -> ScriptResult
                 }
             }
             // Script maps are sorted by name, which would put "after" before "before".
-            names.sort_by_key(|name| name != "before");
+            names.sort_by_key(|name| reading_order(name));
             names
         }
     };
@@ -168,7 +168,9 @@ pub(super) fn table_of(value: &Dynamic, given: TableOptions) -> ScriptResult<Tab
     }
     let rows = given.max_rows.unwrap_or(default_rows).min(data.len());
     let note = if rows < data.len() { format!("{rows} of {} rows", data.len()) } else { String::new() };
+    let chosen = given.columns.is_some() || value.is::<Dataset>();
     let table = Table::from_records(data.iter().take(rows), given.columns);
+    let table = if chosen { table } else { table.in_reading_order() };
     Ok(Table { title: given.title, note, ..table })
 }
 
@@ -227,6 +229,7 @@ pub(super) fn report_of(results: &Dynamic) -> ScriptResult<Report> {
             _ => report.sections.push(Section::new(key.as_str(), blocks(value)?)),
         }
     }
+    report.facts.sort_by_key(|(name, _)| reading_order(name));
     if let Some(value) = map.get("sections") {
         let Some(items) = value.read_lock::<Array>() else {
             return Err("report: sections must be an array of maps with heading, text, table, figure".into());

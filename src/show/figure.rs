@@ -114,6 +114,14 @@ impl Figure {
         serde_json::to_value(self).unwrap_or_default()
     }
 
+    /// Whether every horizontal position is a whole number: steps, epochs, indices.
+    pub(super) fn whole_x(&self) -> bool {
+        match &self.plot {
+            Plot::Lines(series) => series.iter().flat_map(|one| &one.x).all(|x| x.fract() == 0.0),
+            _ => false,
+        }
+    }
+
     /// Ranges of both axes with a little room; 0 to 1 where there is nothing to show.
     pub(super) fn ranges(&self) -> ((f64, f64), (f64, f64)) {
         let pad = |(low, high): (f64, f64), share: f64| (low - (high - low) * share, high + (high - low) * share);

@@ -2,7 +2,7 @@
 
 use super::escape;
 use super::figure::Figure;
-use super::number::ticks;
+use super::number::{ticks, whole_ticks};
 use std::fmt::Write;
 
 /// Okabe and Ito's palette, told apart by colour-blind people; those that vanish on white or on black are left out or last.
@@ -36,13 +36,15 @@ pub(super) struct Frame {
     pub bottom: f64,
     pub x: (f64, f64),
     pub y: (f64, f64),
+    whole_x: bool,
 }
 
 impl Frame {
     /// Title and legend at the top; `left` is the room for what stands left of the plot, `plot_height` that of the plot.
     pub fn new(figure: &Figure, left: f64, plot_height: f64, legend: &[(String, usize, bool)]) -> Self {
         let (x, y) = figure.ranges();
-        let mut frame = Self { body: String::new(), height: 0.0, left, right: WIDTH - 24.0, top: 14.0, bottom: 0.0, x, y };
+        let (body, right, whole_x) = (String::new(), WIDTH - 24.0, figure.whole_x());
+        let mut frame = Self { body, height: 0.0, left, right, top: 14.0, bottom: 0.0, x, y, whole_x };
         if !figure.title.is_empty() {
             let title = super::shorten(&figure.title, 88);
             frame.raw(&format!(
@@ -116,7 +118,7 @@ impl Frame {
     /// Marks and name of the horizontal axis.
     pub fn x_axis(&mut self, label: &str, grid: bool) {
         let mut free = f64::NEG_INFINITY;
-        for (value, text) in ticks(self.x.0, self.x.1, 7) {
+        for (value, text) in whole_ticks(self.x.0, self.x.1, 7, self.whole_x) {
             let x = self.place(value, self.y.0).0;
             if grid {
                 self.rule((x, self.top), (x, self.bottom), 0.2);

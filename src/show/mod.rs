@@ -14,7 +14,7 @@ mod text;
 
 pub use figure::{BarSeries, Figure, Plot, Point, Series};
 pub use report::{Block, Report, Section};
-pub use table::Table;
+pub use table::{Table, reading_order};
 
 /// Columns of the terminal, or 80 where there is none.
 pub fn terminal_width() -> usize {

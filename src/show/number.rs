@@ -75,6 +75,16 @@ pub fn ticks(low: f64, high: f64, count: usize) -> Vec<(f64, String)> {
     (first..=last).map(|i| i as f64 * step).map(|x| (x, text(x))).collect()
 }
 
+/// As [`ticks`], on whole numbers only where `whole` is set: there is no step 0.5.
+pub fn whole_ticks(low: f64, high: f64, count: usize, whole: bool) -> Vec<(f64, String)> {
+    let marks = ticks(low, high, count);
+    if !whole || high - low < 1.0 {
+        return marks;
+    }
+    let kept = marks.into_iter().filter(|(x, _)| x.fract() == 0.0);
+    kept.map(|(x, text)| (x, if x.abs() < 1e6 { format!("{x:.0}") } else { text })).collect()
+}
+
 /// The range of the finite numbers, widened where they are all the same; nothing if there are none.
 pub fn range(numbers: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
     let found = numbers.filter(|x| x.is_finite()).fold(None, |range: Option<(f64, f64)>, x| match range {

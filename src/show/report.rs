@@ -119,7 +119,7 @@ pub fn blocks_of(value: &Value) -> Vec<Block> {
             vec![Block::Figure(Figure::new(super::Plot::Lines(vec![super::Series::of_values("", values)])))]
         }
         Value::Array(items) if !items.is_empty() && items.iter().all(Value::is_object) => {
-            vec![Block::Table(Table::from_records(items.iter().filter_map(Value::as_object), None))]
+            vec![Block::Table(Table::from_records(items.iter().filter_map(Value::as_object), None).in_reading_order())]
         }
         Value::Array(items) => {
             let mut table = Table::new(["", "value"]);
@@ -135,7 +135,7 @@ pub fn blocks_of(value: &Value) -> Vec<Block> {
                 row
             };
             let rows: Vec<_> = map.iter().map(named).collect();
-            vec![Block::Table(Table::from_records(&rows, None))]
+            vec![Block::Table(Table::from_records(&rows, None).in_reading_order())]
         }
         Value::Object(map) => {
             let mut table = Table::new(["", "value"]);

@@ -48,6 +48,18 @@ impl Table {
         Self { columns, rows, ..Self::default() }
     }
 
+    /// The same table with the columns in reading order: names before numbers, "before" before "after". For records whose
+    /// fields come sorted by name, as those of scripts do.
+    #[must_use]
+    pub fn in_reading_order(self) -> Self {
+        let numeric = self.numeric();
+        let mut order: Vec<usize> = (0..self.columns.len()).collect();
+        order.sort_by_key(|i| (numeric[*i], reading_order(&self.columns[*i])));
+        let pick = |row: &Vec<Value>| order.iter().map(|i| row.get(*i).cloned().unwrap_or(Value::Null)).collect();
+        let columns = order.iter().map(|i| self.columns[*i].clone()).collect();
+        Self { columns, rows: self.rows.iter().map(pick).collect(), ..self }
+    }
+
     /// For a terminal of `width` columns: a box, or one `name: value` a line where a box does not fit.
     pub fn text(&self, width: usize) -> String {
         let texts = self.texts();
@@ -129,4 +141,9 @@ impl Table {
         };
         (0..self.columns.len()).map(numeric).collect()
     }
+}
+
+/// A key that sorts names alphabetically but puts what was before in front of what was after.
+pub fn reading_order(name: &str) -> String {
+    name.replace("before", "\u{1}0").replace("after", "\u{1}1")
 }

@@ -2,7 +2,7 @@
 
 use super::braille::Canvas;
 use super::figure::{Figure, Point, Series};
-use super::number::{short, ticks};
+use super::number::{short, ticks, whole_ticks};
 use super::shorten;
 
 /// Rows of the plot.
@@ -143,7 +143,7 @@ impl<'a> Frame<'a> {
         }
         let (mut rule, mut texts) = (vec!['─'; self.columns], vec![' '; self.columns]);
         let mut free = 0;
-        for (value, text) in ticks(self.x.0, self.x.1, (self.columns / 12).clamp(2, 8)) {
+        for (value, text) in whole_ticks(self.x.0, self.x.1, (self.columns / 12).clamp(2, 8), self.figure.whole_x()) {
             let column = (self.place(value, self.y.0).0.clamp(0.0, 1.0) * (self.columns - 1) as f64).round() as usize;
             rule[column] = '┬';
             let length = text.chars().count();
