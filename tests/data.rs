@@ -1,5 +1,7 @@
 //! Data sets: files in, rows out, mixing, and the way to token batches.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use ftrepl::control::{Control, ProgressSink, ProgressUpdate};
 use ftrepl::data::*;
 use ftrepl::random::Random;

@@ -1,5 +1,7 @@
 //! Figures, tables and pages: what they hold, what they refuse, and that files are complete.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use ftrepl::control::Control;
 use ftrepl::random::Random;
 use ftrepl::script::context::{Context, SharedContext};

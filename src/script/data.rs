@@ -3,7 +3,7 @@
 use super::context::context;
 use super::convert::{from_json, from_row, to_row};
 use super::error::{IntoScript, ScriptResult};
-use super::options::options;
+use super::options::options as parse;
 use super::paths::output_path;
 use crate::data::{Dataset, Row};
 use crate::random::Random;
@@ -72,7 +72,7 @@ fn ordered_row(map: &Map, like: &Row) -> ScriptResult<Row> {
     Ok(row)
 }
 
-#[allow(missing_docs)] // the macro makes undocumented items
+#[allow(missing_docs, clippy::unwrap_used)] // of the code that the macro makes
 #[export_module]
 mod dataset_constructors {
     /// A data set of these rows, each a map of field names to values.
@@ -87,7 +87,7 @@ mod dataset_constructors {
     }
 }
 
-#[allow(missing_docs)] // the macro makes undocumented items
+#[allow(missing_docs, clippy::unwrap_used)] // of the code that the macro makes
 #[export_module]
 mod dataset_functions {
     /// Number of rows.
@@ -163,8 +163,8 @@ mod dataset_functions {
     /// ds.shuffle(#{ seed: 42 }).len()    // => 3
     /// ```
     #[rhai_fn(global, name = "shuffle", return_raw, pure)]
-    pub fn shuffle_with(call: NativeCallContext, dataset: &mut Dataset, options_map: Map) -> ScriptResult<Dataset> {
-        let given: ShuffleOptions = options("shuffle", options_map)?;
+    pub fn shuffle_with(call: NativeCallContext, dataset: &mut Dataset, options: Map) -> ScriptResult<Dataset> {
+        let given: ShuffleOptions = parse("shuffle", options)?;
         match given.seed {
             Some(seed) => Ok(dataset.shuffle(&mut Random::new(seed))),
             None => shuffle(call, dataset),
@@ -208,8 +208,8 @@ mod dataset_functions {
     /// [parts.train.len(), parts.test.len()]    // => [8, 2]
     /// ```
     #[rhai_fn(global, return_raw, pure)]
-    pub fn train_test_split(call: NativeCallContext, dataset: &mut Dataset, options_map: Map) -> ScriptResult<Map> {
-        let given: SplitOptions = options("train_test_split", options_map)?;
+    pub fn train_test_split(call: NativeCallContext, dataset: &mut Dataset, options: Map) -> ScriptResult<Map> {
+        let given: SplitOptions = parse("train_test_split", options)?;
         let size = given.size().script()?;
         let (train, test) = match (given.shuffle, given.seed) {
             (false, _) => dataset.train_test_split(size, None),

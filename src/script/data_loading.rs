@@ -3,7 +3,7 @@
 use super::context::context;
 use super::data::{LoadOptions, ReplayOptions, to_dataset};
 use super::error::{IntoScript, ScriptResult};
-use super::options::options;
+use super::options::options as parse;
 use super::paths::input_path;
 use crate::data::{Dataset, FileFormat, ReadOptions, Split, bundled, create_replay_dataset as replay, read_files};
 use rhai::plugin::*;
@@ -32,7 +32,7 @@ fn paths(call: &NativeCallContext, files: &Dynamic) -> ScriptResult<Vec<PathBuf>
 
 fn load(call: &NativeCallContext, kind: &str, mut map: Map) -> ScriptResult<Dynamic> {
     let files = map.remove("data_files");
-    let given: LoadOptions = options("load_dataset", map)?;
+    let given: LoadOptions = parse("load_dataset", map)?;
     let split = given.split.as_deref().map(Split::parse).transpose().script()?;
     let cut = |data: Dataset| match &split {
         Some(split) => split.apply(&data).script(),
@@ -78,7 +78,7 @@ fn read(format: FileFormat, paths: &[PathBuf], given: &LoadOptions) -> ScriptRes
     read_files(format, paths, ReadOptions { delimiter, sample_by: given.sample_by }).script()
 }
 
-#[allow(missing_docs)] // the macro makes undocumented items
+#[allow(missing_docs, clippy::unwrap_used)] // of the code that the macro makes
 #[export_module]
 mod loading_functions {
     /// A data set from files or from the program itself. The first argument is "json" (JSON Lines or an array), "csv",
@@ -129,9 +129,9 @@ mod loading_functions {
         call: NativeCallContext,
         domain_data: Dynamic,
         general_data: Dynamic,
-        options_map: Map,
+        options: Map,
     ) -> ScriptResult<Dataset> {
-        let given: ReplayOptions = options("create_replay_dataset", options_map)?;
+        let given: ReplayOptions = parse("create_replay_dataset", options)?;
         let domain = to_dataset(&domain_data, "create_replay_dataset: domain_data")?;
         let general = to_dataset(&general_data, "create_replay_dataset: general_data")?;
         let mixed = replay(&domain, &general, given.replay_fraction, given.seed, given.of).script()?;

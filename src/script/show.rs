@@ -2,7 +2,7 @@
 
 use super::convert::{from_json, to_json_lossy, to_number, to_numbers};
 use super::error::{IntoScript, ScriptResult};
-use super::options::options;
+use super::options::options as parse;
 use super::paths::{input_path, output_path};
 use super::show_values::{FigureOptions, TableOptions, bars_of, history_of, points_of, report_of, table_of};
 use crate::error::Error;
@@ -20,7 +20,7 @@ pub fn register(engine: &mut Engine) {
 
 /// A figure with these options.
 fn figure(function: &str, plot: Plot, given: Map) -> ScriptResult<Figure> {
-    let given: FigureOptions = options(function, given)?;
+    let given: FigureOptions = parse(function, given)?;
     Ok(given.apply(Figure::new(plot)))
 }
 
@@ -79,7 +79,7 @@ fn pretty(value: &serde_json::Value) -> String {
     format!("{value:#}\n")
 }
 
-#[allow(missing_docs)] // the macro makes undocumented items
+#[allow(missing_docs, clippy::unwrap_used)] // of the code that the macro makes
 #[export_module]
 mod show_functions {
     /// A line plot: an array of numbers, an array of `[x, y]` pairs, or a map of names to such arrays for several lines.
@@ -145,8 +145,8 @@ mod show_functions {
     /// t.markdown()    // => "| method | score |\n| --- | ---: |\n| full | 0.50 |\n| LoRA | 0.75 |\n"
     /// ```
     #[rhai_fn(return_raw)]
-    pub fn table(rows: Dynamic, options_map: Map) -> ScriptResult<Table> {
-        let given: TableOptions = options("table", options_map)?;
+    pub fn table(rows: Dynamic, options: Map) -> ScriptResult<Table> {
+        let given: TableOptions = parse("table", options)?;
         table_of(&rows, given)
     }
 

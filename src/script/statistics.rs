@@ -22,7 +22,7 @@ fn flags(items: &[Dynamic], name: &str) -> ScriptResult<Vec<bool>> {
     items.iter().enumerate().map(flag).collect()
 }
 
-#[allow(missing_docs)] // the macro makes undocumented items
+#[allow(missing_docs, clippy::unwrap_used)] // of the code that the macro makes
 #[export_module]
 mod statistics_functions {
     /// How sure a score is: the 95 % interval (Wilson) of `k` right answers of `n`. Map with `low` and `high`.

@@ -55,7 +55,7 @@ fn bar(from: f64, to: f64) -> String {
     let eighths = ((to - start as f64) * 8.0).round().max(0.0) as usize;
     let mut text = " ".repeat(start);
     text.push_str(&"█".repeat(eighths / 8));
-    if eighths % 8 > 0 {
+    if !eighths.is_multiple_of(8) {
         text.push(EIGHTHS[eighths % 8]);
     }
     text
