@@ -4,6 +4,10 @@ pub mod context;
 pub mod core;
 pub mod display;
 pub mod docs;
+pub mod convert;
+pub mod data;
+mod data_loading;
+pub mod data_options;
 pub mod error;
 pub mod names;
 pub mod module;
@@ -15,10 +19,17 @@ mod tensor_data;
 mod tensor_display;
 mod tensor_math;
 mod tensor_shape;
+pub mod paths;
+pub mod show;
+pub mod show_values;
+pub mod statistics;
 
 use rhai::Engine;
 
 /// Registers every function of the language.
 pub fn register(engine: &mut Engine) {
     core::register(engine);
+    data::register(engine);
+    show::register(engine);
+    statistics::register(engine);
 }
