@@ -66,6 +66,18 @@ impl From<CandleTensor> for TensorValue {
     }
 }
 
+impl IntoIterator for TensorValue {
+    type Item = Self;
+    type IntoIter = std::vec::IntoIter<Self>;
+
+    /// The elements of the first dimension; of a scalar none.
+    fn into_iter(self) -> Self::IntoIter {
+        let input = self.input();
+        let size = input.dims().first().copied().unwrap_or(0);
+        (0..size).filter_map(|at| input.get(at).ok()).map(Self::new).collect::<Vec<_>>().into_iter()
+    }
+}
+
 /// Wraps a computed tensor.
 pub(super) fn wrap(result: Result<CandleTensor>) -> ScriptResult<TensorValue> {
     result.map(TensorValue::new).script()
@@ -512,7 +524,8 @@ pub fn register(engine: &mut Engine) {
         .register_global_module(exported_module!(rand_functions).into())
         .register_global_module(exported_module!(randn_functions).into())
         .register_global_module(exported_module!(creation).into())
-        .register_global_module(exported_module!(properties).into());
+        .register_global_module(exported_module!(properties).into())
+        .register_iterator::<TensorValue>();
     super::tensor_math::register(engine);
     super::tensor_shape::register(engine);
 }
