@@ -3,6 +3,7 @@
 pub mod context;
 pub mod error;
 pub mod module;
+mod module_methods;
 pub mod nn;
 pub mod optim;
 pub mod options;
@@ -10,11 +11,16 @@ pub mod tensor;
 mod tensor_data;
 mod tensor_display;
 mod tensor_math;
+mod tensor_operators;
+mod tensor_properties;
+mod tensor_reduce;
 mod tensor_shape;
 
 use rhai::Engine;
 
 /// Registers every function of the language.
 pub fn register(engine: &mut Engine) {
-    let _ = engine;
+    tensor::register(engine);
+    nn::register(engine);
+    optim::register(engine);
 }

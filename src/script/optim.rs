@@ -1,7 +1,9 @@
 //! `optim::...`, learning-rate schedules and gradient clipping.
 
+#![allow(clippy::unwrap_used, reason = "the code that rhai's macro makes of `&mut` arguments")]
+
 use super::error::{IntoScript, ScriptResult};
-use super::nn::tensors_of;
+use super::module_methods::tensors_of;
 use super::options::{Validate, options};
 use super::tensor::TensorValue;
 use crate::error::{Error, Result};
