@@ -93,13 +93,14 @@ fn the_lessons_tiny_model_gives_pytorchs_numbers() {
     let all = golden(include_str!("golden/tiny_model.json"));
     let engine = engine();
     let ast = engine.compile(TINY_MODEL).unwrap();
+    let mut best = std::time::Duration::MAX;
     for seed in [0, 1, 42] {
         let expected = &all[format!("seed {seed}")];
         let started = std::time::Instant::now();
         let mut scope = Scope::new();
         scope.push("seed", i64::from(seed));
         let found = engine.eval_ast_with_scope::<Map>(&mut scope, &ast).unwrap();
-        println!("seed {seed}: {:?}", started.elapsed());
+        best = best.min(started.elapsed());
         close(&script_numbers(&found["x_a"]), &numbers(&expected["first_x_of_task_a"]), 1e-6, "first x of task a");
         close(&script_numbers(&found["x_b"]), &numbers(&expected["first_x_of_task_b"]), 1e-6, "first x of task b");
         close(&script_numbers(&found["phase1"]), &numbers(&expected["phase1_losses"]), 1e-5, "phase 1");
@@ -113,6 +114,8 @@ fn the_lessons_tiny_model_gives_pytorchs_numbers() {
         assert_eq!(format!("{:.4}", printed[1].parse::<f64>().unwrap()), format!("{:.4}", wanted[1]));
         assert_eq!(format!("{:.1}", printed[2].parse::<f64>().unwrap()), format!("{:.1}", wanted[2]));
     }
+    println!("the tiny model's 2600 steps: {best:?}");
+    assert!(cfg!(debug_assertions) || best.as_secs_f64() < 1.0, "{best:?}");
 }
 
 #[test]
@@ -132,6 +135,7 @@ fn every_example_in_the_documentation_holds() {
     let engine = engine();
     let metadata = golden(&engine.gen_fn_metadata_to_json(false).unwrap());
     let mut documented = 0;
+    let mut with_example: std::collections::BTreeMap<String, bool> = Default::default();
     let mut functions: Vec<Value> = metadata["functions"].as_array().unwrap().clone();
     for module in metadata["modules"].as_object().unwrap().values() {
         functions.extend(module["functions"].as_array().unwrap().clone());
@@ -140,6 +144,8 @@ fn every_example_in_the_documentation_holds() {
         let lines = function["docComments"].as_array().unwrap_or_else(|| panic!("no documentation: {}", function["signature"]));
         let lines = lines.iter().flat_map(|block| block.as_str().unwrap().lines());
         let text = lines.map(|line| line.trim().trim_start_matches("///").trim()).collect::<Vec<_>>().join("\n");
+        let name = function["name"].as_str().unwrap();
+        *with_example.entry(name.to_string()).or_default() |= text.contains("```rhai");
         let Some(example) = text.split("```rhai").nth(1).and_then(|rest| rest.split("```").next()) else { continue };
         let mut scope = Scope::new();
         let mut pending = String::new();
@@ -160,6 +166,9 @@ fn every_example_in_the_documentation_holds() {
         }
     }
     assert!(documented > 80, "{documented} examples");
+    with_example
+        .retain(|name, has| !*has && !["set$", "index$", "to_string", "to_debug"].iter().any(|start| name.starts_with(start)));
+    assert!(with_example.is_empty(), "no example: {:?}", with_example.keys());
 }
 
 #[test]

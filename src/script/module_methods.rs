@@ -118,12 +118,18 @@ mod methods {
     }
 
     /// Writes the parameters to a safetensors file.
+    /// ```rhai
+    /// nn::Linear(2, 3).save("linear.safetensors");
+    /// ```
     #[rhai_fn(return_raw)]
     pub fn save(module: Module, path: &str) -> ScriptResult<()> {
         super::state_dict(&module.named_parameters()).and_then(|state| save_tensors(&state, Path::new(path))).script()
     }
 
-    /// Reads the parameters from a safetensors file.
+    /// Reads the parameters from a safetensors file; names and shapes must fit.
+    /// ```rhai
+    /// let m = nn::Linear(2, 3); m.save("linear.safetensors"); m.load("linear.safetensors");
+    /// ```
     #[rhai_fn(return_raw)]
     pub fn load(module: Module, path: &str) -> ScriptResult<()> {
         load_tensors(Path::new(path)).and_then(|state| super::load_state_dict(&module.named_parameters(), &state)).script()
