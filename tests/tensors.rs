@@ -43,6 +43,7 @@ fn operations_have_pytorchs_values_and_gradients() {
         ("cross_entropy_sum", "cross_entropy(logits, targets, #{ reduction: \"sum\" })"),
         ("kl_div", "kl_div(p_logits, q_logits)"),
         ("gelu", "gelu(x)"),
+        ("gelu_tanh", "gelu(x, #{ approximate: \"tanh\" })"),
         ("silu", "x.silu()"),
         ("relu", "relu(x)"),
         ("tanh", "tanh(x)"),
@@ -260,6 +261,11 @@ fn errors_say_what_to_do() {
     assert!(fails("nn::Embedding(3, 2).forward([3])").contains("out of range"));
     assert!(fails("cross_entropy(ones([1, 3]), tensor([7]))").contains("target 7"));
     assert!(fails("zeros([0]).max()").contains("empty"));
+    assert!(fails("cat([nn::ReLU()])").contains("is no tensor but Module"));
+    assert_eq!(
+        run("[type_of(zeros([1])), type_of(nn::ReLU()), type_of(optim::SGD(nn::Linear(1, 1).parameters()))]"),
+        r#"["Tensor", "Module", "Optimizer"]"#
+    );
 }
 
 fn shape() -> impl Strategy<Value = Vec<usize>> {

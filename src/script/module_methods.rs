@@ -5,6 +5,7 @@
 use super::error::{IntoScript, ScriptResult};
 use super::module::ModuleValue;
 use super::tensor::TensorValue;
+use super::tensor_data::kind;
 use crate::error::{Error, Result};
 use crate::nn::module::{load_state_dict, load_tensors, save_tensors, state_dict};
 use rhai::plugin::*;
@@ -22,7 +23,7 @@ fn tensor_map(tensors: BTreeMap<String, candle_core::Tensor>) -> Map {
 pub(super) fn tensors_of(what: &str, state: &Map) -> Result<BTreeMap<String, candle_core::Tensor>> {
     let entries = state.iter().map(|(name, value)| match value.read_lock::<TensorValue>() {
         Some(tensor) => Ok((name.to_string(), tensor.value())),
-        None => Err(Error::argument(format!("{what}: \"{name}\" is no tensor but {}", value.type_name()))),
+        None => Err(Error::argument(format!("{what}: \"{name}\" is no tensor but {}", kind(value)))),
     });
     entries.collect()
 }
@@ -161,6 +162,9 @@ mod methods {
     }
 
     /// Whether the module is in training mode.
+    /// ```rhai
+    /// nn::ReLU().training      // => true
+    /// ```
     #[rhai_fn(get = "training", pure)]
     pub fn training(module: &mut Module) -> bool {
         module.training()

@@ -4,6 +4,7 @@ use super::context::context;
 use super::error::{IntoScript, ScriptResult};
 use super::module::{Kind, ModuleValue};
 use super::options::{Validate, options};
+use super::tensor_data::kind;
 use super::tensor_reduce::LossOptions;
 use crate::error::{Error, Result};
 use crate::nn as layers;
@@ -198,8 +199,8 @@ mod constructors {
     #[rhai_fn(name = "Sequential", return_raw)]
     pub fn sequential(modules: Array) -> ScriptResult<Module> {
         let modules = modules.into_iter().enumerate().map(|(at, module)| {
-            let kind = module.type_name().to_string();
-            module.try_cast::<Module>().ok_or_else(|| format!("nn::Sequential: element {at} is no module but {kind}"))
+            let found = kind(&module);
+            module.try_cast::<Module>().ok_or_else(|| format!("nn::Sequential: element {at} is no module but {found}"))
         });
         Ok(Module::new(Kind::Sequential(modules.collect::<Result<_, String>>()?)))
     }

@@ -345,6 +345,7 @@ pub fn register(engine: &mut Engine) {
         .register_global_module(exported_module!(rand_functions).into())
         .register_global_module(exported_module!(randn_functions).into())
         .register_global_module(exported_module!(creation).into())
+        .register_type_with_name::<TensorValue>("Tensor")
         .register_iterator::<TensorValue>();
     super::tensor_properties::register(engine);
     super::tensor_operators::register(engine);

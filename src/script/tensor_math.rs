@@ -1,12 +1,31 @@
 //! Elementwise functions of tensors, activations, powers and matrix products.
 
 use super::error::{IntoScript, ScriptResult};
+use super::options::{Validate, options};
 use super::tensor::{Tensor, TensorValue, wrap};
 use crate::error::{Error, Result};
 use crate::nn::activation::{self, Activation};
 use crate::nn::algebra::{self, Binary, Compare, Scalar};
 use rhai::plugin::*;
-use rhai::{Dynamic, Engine};
+use rhai::{Dynamic, Engine, Map};
+use serde::Deserialize;
+
+/// Options of `gelu`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct GeluOptions {
+    approximate: Approximate,
+}
+
+impl Validate for GeluOptions {}
+
+#[derive(Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Approximate {
+    #[default]
+    None,
+    Tanh,
+}
 
 #[export_module]
 mod functions {
@@ -150,6 +169,14 @@ mod functions {
     #[rhai_fn(return_raw)]
     pub fn gelu(x: Tensor) -> ScriptResult<Tensor> {
         wrap(Activation::Gelu.apply(&x.input()))
+    }
+
+    /// The Gaussian error linear unit. Options: approximate ("none", or "tanh" as GPT-2 and Gemma use it).
+    #[rhai_fn(name = "gelu", return_raw)]
+    pub fn gelu_with(x: Tensor, given: Map) -> ScriptResult<Tensor> {
+        let given: GeluOptions = options("gelu", given)?;
+        let function = if given.approximate == Approximate::Tanh { Activation::GeluTanh } else { Activation::Gelu };
+        wrap(function.apply(&x.input()))
     }
 
     /// x sigmoid(x), elementwise.

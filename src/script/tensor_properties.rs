@@ -4,7 +4,7 @@
 
 use super::error::{IntoScript, ScriptResult};
 use super::tensor::{TensorValue, leaf, wrap};
-use super::tensor_data::{self, list};
+use super::tensor_data::{self, kind, list};
 use crate::error::Error;
 use crate::nn::{self, Parameter};
 use rhai::plugin::*;
@@ -94,7 +94,7 @@ mod properties {
         match gradient.read_lock::<TensorValue>() {
             Some(gradient) => parameter.accumulate(&gradient.value()).script(),
             None if gradient.is_unit() => Ok(()),
-            None => Err(format!("a gradient is a tensor or (), not {}", gradient.type_name()).into()),
+            None => Err(format!("a gradient is a tensor or (), not {}", kind(&gradient)).into()),
         }
     }
 

@@ -4,7 +4,7 @@
 
 use super::error::{IntoScript, ScriptResult};
 use super::tensor::{Tensor, TensorValue, wrap};
-use super::tensor_data::sizes_of;
+use super::tensor_data::{kind, sizes_of};
 use crate::error::{Error, Result};
 use crate::nn::algebra::{dimension, promote, resolve_shape};
 use candle_core::Tensor as CandleTensor;
@@ -38,7 +38,7 @@ fn slice(x: &TensorValue, from: i64, to: i64) -> Result<CandleTensor> {
 fn tensors(values: &Array, what: &str) -> Result<Vec<CandleTensor>> {
     let tensors = values.iter().enumerate().map(|(at, value)| match value.read_lock::<TensorValue>() {
         Some(tensor) => Ok(tensor.input()),
-        None => Err(Error::argument(format!("{what}: element {at} is no tensor but {}", value.type_name()))),
+        None => Err(Error::argument(format!("{what}: element {at} is no tensor but {}", kind(value)))),
     });
     let tensors = tensors.collect::<Result<Vec<_>>>()?;
     let Some(first) = tensors.first() else {
