@@ -7,10 +7,12 @@ pub mod docs;
 pub mod error;
 pub mod names;
 pub mod options;
+pub mod tokenizer;
 
 use rhai::Engine;
 
 /// Registers every function of the language.
 pub fn register(engine: &mut Engine) {
     core::register(engine);
+    tokenizer::register(engine);
 }
