@@ -18,7 +18,7 @@ pub struct Bundled {
 pub const BUNDLED: &[Bundled] = &[
     Bundled {
         name: "drug_qa",
-        about: "questions and answers about medicines: the narrow task to fine-tune on",
+        about: "questions and answers about medicines, each worded twice: the narrow task to fine-tune on",
         text: include_str!("../../stdlib/data/drug_qa.jsonl"),
     },
     Bundled {

@@ -92,6 +92,13 @@ impl DataLoader {
         Ok(Self { rows: Arc::new(rows), batch_size, shuffle: false, seed: 0, drop_last: false, pad_id })
     }
 
+    /// The same rows in an order of its own for every epoch.
+    #[must_use]
+    pub fn shuffled(mut self, seed: u64) -> Self {
+        (self.shuffle, self.seed) = (true, seed);
+        self
+    }
+
     /// The tokenised rows.
     pub fn rows(&self) -> &[Encoded] {
         &self.rows

@@ -66,6 +66,15 @@ pub fn mcnemar_exact(b: u64, c: u64) -> f64 {
     if b == c {
         return 1.0;
     }
+    if n <= 120 {
+        // Whole numbers that fit: the p-value is exact to the last digit.
+        let (mut ways, mut tail) = (1u128, 0u128);
+        for i in 0..=k {
+            tail += ways;
+            ways = ways * u128::from(n - i) / u128::from(i + 1);
+        }
+        return (2.0 * tail as f64 / 2f64.powi(n as i32)).min(1.0);
+    }
     // The tail is summed from its largest term down; the terms fall fast, so thousands of items need few of them.
     let mut term = (ln_factorial(n) - ln_factorial(k) - ln_factorial(n - k) - n as f64 * std::f64::consts::LN_2).exp();
     let mut tail = 0.0;
