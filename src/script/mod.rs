@@ -10,11 +10,7 @@ pub mod display;
 pub mod docs;
 pub mod error;
 pub mod module;
-<<<<<<< HEAD
 pub mod names;
-=======
-mod module_methods;
->>>>>>> tensors
 pub mod nn;
 pub mod optim;
 pub mod options;
@@ -26,16 +22,13 @@ pub mod tensor;
 mod tensor_data;
 mod tensor_display;
 mod tensor_math;
-mod tensor_operators;
-mod tensor_properties;
-mod tensor_reduce;
 mod tensor_shape;
+pub mod tokenizer;
 
 use rhai::Engine;
 
 /// Registers every function of the language.
 pub fn register(engine: &mut Engine) {
-<<<<<<< HEAD
     core::register(engine);
     tensor::register(engine);
     nn::register(engine);
@@ -44,9 +37,5 @@ pub fn register(engine: &mut Engine) {
     data::register(engine);
     show::register(engine);
     statistics::register(engine);
-=======
-    tensor::register(engine);
-    nn::register(engine);
-    optim::register(engine);
->>>>>>> tensors
+    tokenizer::register(engine);
 }
