@@ -4,7 +4,7 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | beside | [`show`], [`error`], [`control`], [`random`], [`files`] |
+//! | beside | [`show`], [`error`], [`control`], [`random`], [`files`], [`device`] |
 //! | compute | [`ops`] |
 //! | library | [`nn`], [`model`], [`optim`], [`data`], [`adapter`], [`train`], [`eval`], [`forgetting`] |
 //! | script | [`script`]: the Rhai bindings |
@@ -15,6 +15,7 @@ pub mod adapter;
 pub mod cli;
 pub mod control;
 pub mod data;
+pub mod device;
 pub mod error;
 pub mod eval;
 pub mod files;

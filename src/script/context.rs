@@ -7,7 +7,7 @@ use candle_core::Device;
 use rhai::{Dynamic, NativeCallContext};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 /// The state behind the functions of one session; reached from a function through [`context`].
@@ -25,6 +25,20 @@ pub struct Context {
     pub arguments: Vec<String>,
     /// `--out`: where scripts put their files.
     pub out: PathBuf,
+}
+
+impl Context {
+    /// Where a script's file goes: a relative path is taken from the folder given with `--out`.
+    pub fn output_path(&self, path: impl AsRef<Path>) -> PathBuf {
+        // Joining to "." would only make messages longer.
+        if self.out.as_os_str() == "." { path.as_ref().to_path_buf() } else { self.out.join(path) }
+    }
+
+    /// Where a script's file is read from: the folder given with `--out` if it is there, else the path as it is.
+    pub fn input_path(&self, path: impl AsRef<Path>) -> PathBuf {
+        let written = self.output_path(path.as_ref());
+        if written.exists() { written } else { path.as_ref().to_path_buf() }
+    }
 }
 
 /// A [`Context`] as the engine's tag carries it.

@@ -1,1 +1,171 @@
-//! (being written)
+//! A session: the engine, its variables and functions, where output goes and the flag that interrupts. All fronts share it.
+
+mod builder;
+pub mod incomplete;
+pub mod report;
+pub mod stdlib;
+
+pub use builder::Builder;
+
+use crate::control::Control;
+use crate::script::context::Context;
+use crate::script::docs::Reference;
+use rhai::{AST, Dynamic, Engine, EvalAltResult, Scope};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+
+/// What running a script gives: the value of its last expression, or the error.
+pub type Outcome = Result<Dynamic, Box<EvalAltResult>>;
+
+/// A running session of the language.
+pub struct Session {
+    engine: Engine,
+    scope: Scope<'static>,
+    /// Every function that scripts and lines have defined so far, without statements.
+    library: AST,
+    /// The `import` statements so far: Rhai forgets imports after each evaluation.
+    imports: AST,
+    context: Rc<Context>,
+    sources: Sources,
+    lines: usize,
+}
+
+/// The texts that positions in errors point into.
+#[derive(Debug, Default)]
+pub(crate) struct Sources {
+    texts: HashMap<String, String>,
+    /// Which text defined a function last.
+    functions: HashMap<String, String>,
+}
+
+impl Sources {
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
+        self.texts.get(name).map(String::as_str).or_else(|| stdlib::source(name))
+    }
+
+    pub(crate) fn of_function(&self, function: &str) -> Option<&str> {
+        self.functions.get(function).map(String::as_str)
+    }
+}
+
+impl Session {
+    /// Sets up a session.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Runs a whole script; `name` is what errors call it, and the path that its imports are relative to.
+    ///
+    /// # Errors
+    /// The script does not parse or fails; [`Session::report`] puts it into words.
+    pub fn run_script(&mut self, source: &str, name: &str) -> Outcome {
+        self.sources.texts.insert(name.to_string(), source.to_string());
+        let mut ast = self.engine.compile(source)?;
+        ast.set_source(name);
+        for function in ast.iter_functions() {
+            self.sources.functions.insert(function.name.to_string(), name.to_string());
+        }
+        let mut program = self.imports.merge(&self.library).merge(&ast);
+        program.set_source(name);
+        // Functions stay known even when a statement after them fails.
+        self.library = program.clone_functions_only();
+        let outcome = match self.engine.eval_ast_with_scope::<Dynamic>(&mut self.scope, &program) {
+            Err(error) => match *error {
+                EvalAltResult::Exit(value, _) => Ok(value),
+                other => Err(Box::new(other)),
+            },
+            value => value,
+        };
+        if outcome.is_ok() {
+            let imports = imports_of(source);
+            if !imports.is_empty() {
+                self.imports = self.imports.merge(&self.engine.compile(imports)?);
+            }
+        }
+        outcome
+    }
+
+    /// Runs a line (or several) of a REPL or a notebook; variables and functions stay for the next.
+    ///
+    /// # Errors
+    /// As [`Session::run_script`].
+    pub fn eval_line(&mut self, source: &str) -> Outcome {
+        self.lines += 1;
+        let name = self.line_name();
+        self.control().flag().store(false, Ordering::Relaxed);
+        self.run_script(source, &name)
+    }
+
+    /// What errors call the latest line.
+    pub fn line_name(&self) -> String {
+        format!("line[{}]", self.lines)
+    }
+
+    /// An error in words, with the source line and a caret; `name` is that of the script that failed.
+    pub fn report(&self, error: &EvalAltResult, name: &str, color: bool) -> String {
+        report::render(self, error, name, color)
+    }
+
+    /// The engine.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// The engine, for a front that adds functions of its own.
+    pub fn engine_mut(&mut self) -> &mut Engine {
+        &mut self.engine
+    }
+
+    /// The variables.
+    pub fn scope(&self) -> &Scope<'static> {
+        &self.scope
+    }
+
+    /// The functions defined by scripts so far.
+    pub fn library(&self) -> &AST {
+        &self.library
+    }
+
+    /// What the language's functions share.
+    pub fn context(&self) -> &Rc<Context> {
+        &self.context
+    }
+
+    /// The interrupt flag and progress.
+    pub fn control(&self) -> &Control {
+        &self.context.control
+    }
+
+    /// The reference of every function that scripts can call now.
+    pub fn reference(&self) -> Reference {
+        Reference::of(&self.engine)
+    }
+
+    /// Sets a variable.
+    pub fn set(&mut self, name: &str, value: impl Into<Dynamic>) {
+        self.scope.set_value(name.to_string(), value.into());
+    }
+
+    pub(crate) fn sources(&self) -> &Sources {
+        &self.sources
+    }
+}
+
+/// Whether an error means that the user interrupted.
+pub fn is_interrupt(error: &EvalAltResult) -> bool {
+    match error {
+        EvalAltResult::ErrorTerminated(..) => true,
+        EvalAltResult::ErrorInFunctionCall(_, _, inner, _) | EvalAltResult::ErrorInModule(_, inner, _) => is_interrupt(inner),
+        _ => false,
+    }
+}
+
+/// The import statements of a script, one a line as they are written in practice.
+fn imports_of(source: &str) -> String {
+    let import = |line: &&str| line.trim_start().starts_with("import ") && line.contains(" as ");
+    source.lines().filter(import).map(|line| format!("{}\n", line.trim())).collect()
+}
+
+#[cfg(test)]
+mod tests;

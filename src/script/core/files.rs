@@ -1,0 +1,54 @@
+//! `save_json` and `load_json`.
+
+use crate::error::Error;
+use crate::script::context::context;
+use crate::script::display;
+use crate::script::error::{IntoScript, ScriptResult};
+use rhai::Engine;
+use rhai::plugin::*;
+
+#[export_module]
+mod functions {
+    /// Writes a value to a file as JSON, whole or not at all. A relative path is taken from the folder given with `--out`.
+    ///
+    /// ```rhai
+    /// save_json(#{ accuracy: 0.9 }, "result.json");
+    /// load_json("result.json") // => #{ accuracy: 0.9 }
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn save_json(call: NativeCallContext, value: Dynamic, path: &str) -> ScriptResult<()> {
+        let path = context(&call)?.output_path(path);
+        let mut text = serde_json::to_string_pretty(&display::json(&value)).map_err(|e| format!("save_json: {e}"))?;
+        text.push('\n');
+        crate::files::write_text(&path, &text).script()
+    }
+
+    /// Reads a JSON file. A relative path is looked for in the folder given with `--out`, then in the working folder.
+    ///
+    /// ```rhai
+    /// save_json([1, 2.5, "x"], "list.json");
+    /// load_json("list.json")[1] // => 2.5
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn load_json(call: NativeCallContext, path: &str) -> ScriptResult<Dynamic> {
+        let path = context(&call)?.input_path(path);
+        let text = crate::files::read_text(&path).script()?;
+        let value: serde_json::Value = serde_json::from_str(&text)
+            .map_err(|e| {
+                // serde_json ends its message with the place; the place goes in front, as in a compiler's message.
+                let message = e.to_string();
+                let message = message.split(" at line ").next().unwrap_or(&message);
+                Error::Format {
+                    path: format!("{}:{}:{}", path.display(), e.line(), e.column()).into(),
+                    message: format!("not valid JSON: {message}"),
+                }
+            })
+            .script()?;
+        Ok(display::from_json(&value))
+    }
+}
+
+/// Registers the functions.
+pub fn register(engine: &mut Engine) {
+    engine.register_global_module(exported_module!(functions).into());
+}

@@ -1,0 +1,84 @@
+//! Rounding and fixed decimals, as Python's `round` and `f"{x:.4f}"`.
+
+use rhai::plugin::*;
+use rhai::{Engine, ImmutableString};
+
+/// Rounds to decimals as Python does: by the exact decimal value of the float, ties to even.
+fn round_to(value: f64, digits: i64) -> f64 {
+    if !value.is_finite() || digits > 300 {
+        return value;
+    }
+    if digits >= 0 {
+        return format!("{value:.*}", digits.unsigned_abs() as usize).parse().unwrap_or(value);
+    }
+    let scale = 10f64.powi(i32::try_from(-digits).unwrap_or(i32::MAX));
+    if scale.is_finite() { (value / scale).round_ties_even() * scale } else { 0.0 }
+}
+
+fn fixed_text(value: f64, digits: i64) -> ImmutableString {
+    if !value.is_finite() {
+        return crate::script::display::float(value).into();
+    }
+    format!("{value:.*}", digits.clamp(0, 1000).unsigned_abs() as usize).into()
+}
+
+#[export_module]
+mod functions {
+    /// Rounds to a number of decimals, as Python's `round(x, n)`.
+    ///
+    /// ```rhai
+    /// round(2.71828, 2) // => 2.72
+    /// ```
+    #[rhai_fn(name = "round")]
+    pub fn round_float(x: f64, digits: i64) -> f64 {
+        round_to(x, digits)
+    }
+
+    #[rhai_fn(name = "round")]
+    pub fn round_int(x: i64, digits: i64) -> i64 {
+        if digits >= 0 { x } else { round_to(x as f64, digits) as i64 }
+    }
+
+    /// The text of a number with exactly so many decimals, as Python's `f"{x:.4f}"`.
+    ///
+    /// ```rhai
+    /// fixed(0.5, 4) // => 0.5000
+    /// ```
+    #[rhai_fn(name = "fixed")]
+    pub fn fixed_float(x: f64, digits: i64) -> ImmutableString {
+        fixed_text(x, digits)
+    }
+
+    #[rhai_fn(name = "fixed")]
+    pub fn fixed_int(x: i64, digits: i64) -> ImmutableString {
+        fixed_text(x as f64, digits)
+    }
+
+    /// A number between 0 and 1 as a percentage with so many decimals, as Python's `f"{x:.1%}"`.
+    ///
+    /// ```rhai
+    /// percent(0.876, 1) // => 87.6%
+    /// ```
+    #[rhai_fn(name = "percent")]
+    pub fn percent(x: f64, digits: i64) -> ImmutableString {
+        format!("{}%", fixed_text(x * 100.0, digits)).into()
+    }
+}
+
+/// Registers the functions.
+pub fn register(engine: &mut Engine) {
+    engine.register_global_module(exported_module!(functions).into());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounding_is_pythons() {
+        for (x, digits, rounded) in [(2.675, 2, 2.67), (0.5, 0, 0.0), (1.5, 0, 2.0), (1234.5, -2, 1200.0), (-0.05, 1, -0.1)] {
+            assert_eq!(round_to(x, digits), rounded, "{x} {digits}");
+        }
+        assert_eq!(fixed_text(f64::NAN, 3), "nan");
+    }
+}

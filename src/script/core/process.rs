@@ -1,0 +1,113 @@
+//! What a script asks of its process: parameters, time, memory, the random seed.
+
+use crate::random::Random;
+use crate::script::context::context;
+use crate::script::display;
+use crate::script::error::ScriptResult;
+use rhai::plugin::*;
+use rhai::{Engine, Map};
+
+fn parse_like(key: &str, given: &str, default: &Dynamic) -> ScriptResult<Dynamic> {
+    let wrong = |what: &str| format!("--set {key}={given}: \"{key}\" must be {what}");
+    if default.is_string() || default.is_unit() {
+        Ok(given.to_string().into())
+    } else if default.is_bool() {
+        given.parse::<bool>().map(Dynamic::from).map_err(|_| wrong("true or false").into())
+    } else if default.is_int() {
+        given.parse::<i64>().map(Dynamic::from).map_err(|_| wrong("an integer").into())
+    } else if default.is_float() {
+        match given.parse::<f64>() {
+            Ok(number) if number.is_finite() => Ok(number.into()),
+            _ => Err(wrong("a number").into()),
+        }
+    } else {
+        let kind = if default.is_array() { "a JSON array" } else { "a JSON object" };
+        let value = serde_json::from_str(given).map_err(|e| format!("{}: {e}", wrong(kind)))?;
+        let value = display::from_json(&value);
+        if value.type_id() == default.type_id() { Ok(value) } else { Err(wrong(kind).into()) }
+    }
+}
+
+/// Resident memory now and at its highest, in MB of a million bytes.
+pub fn resident_memory() -> (f64, f64) {
+    #[cfg(target_os = "linux")]
+    if let Ok(status) = std::fs::read_to_string("/proc/self/status") {
+        let kilobytes = |field: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(field))?;
+            line.trim().trim_end_matches(" kB").parse::<f64>().ok()
+        };
+        if let (Some(now), Some(peak)) = (kilobytes("VmRSS:"), kilobytes("VmHWM:")) {
+            return (now * 1024.0 / 1e6, peak * 1024.0 / 1e6);
+        }
+    }
+    #[cfg(unix)]
+    {
+        let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+        // SAFETY: getrusage fills the struct it is given; all-zero bytes are a valid rusage in case it fails.
+        let usage = unsafe {
+            libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
+            usage.assume_init()
+        };
+        // macOS counts bytes, the others kilobytes.
+        let unit = if cfg!(target_os = "macos") { 1.0 } else { 1024.0 };
+        let peak = usage.ru_maxrss as f64 * unit / 1e6;
+        (peak, peak)
+    }
+    #[cfg(not(unix))]
+    (0.0, 0.0)
+}
+
+#[export_module]
+mod functions {
+    /// The value given on the command line with `--set key=value`, parsed to the type of the default; else the default.
+    ///
+    /// ```rhai
+    /// let steps = param("steps", 10);
+    /// steps // => 10
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn param(call: NativeCallContext, key: &str, default: Dynamic) -> ScriptResult<Dynamic> {
+        match context(&call)?.parameters.get(key) {
+            Some(given) => parse_like(key, given, &default.flatten()),
+            None => Ok(default),
+        }
+    }
+
+    /// Restarts the session's random source, as `torch.manual_seed`.
+    ///
+    /// ```rhai
+    /// manual_seed(42);
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn manual_seed(call: NativeCallContext, seed: i64) -> ScriptResult<()> {
+        // A negative seed wraps around, as it does in PyTorch.
+        *context(&call)?.random.borrow_mut() = Random::new(seed as u64);
+        Ok(())
+    }
+
+    /// Seconds since 1970, with fractions: the difference of two calls is the time between them.
+    ///
+    /// ```rhai
+    /// let start = time();
+    /// time() - start >= 0.0 // => true
+    /// ```
+    pub fn time() -> f64 {
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0.0, |elapsed| elapsed.as_secs_f64())
+    }
+
+    /// The memory of this process in MB (millions of bytes): `current`, and `peak` since it started.
+    ///
+    /// ```rhai
+    /// let used = memory();
+    /// used.peak >= used.current // => true
+    /// ```
+    pub fn memory() -> Map {
+        let (current, peak) = resident_memory();
+        Map::from([("current".into(), current.into()), ("peak".into(), peak.max(current).into())])
+    }
+}
+
+/// Registers the functions.
+pub fn register(engine: &mut Engine) {
+    engine.register_global_module(exported_module!(functions).into());
+}

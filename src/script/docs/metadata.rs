@@ -1,0 +1,161 @@
+//! From the JSON that Rhai writes about its functions to the [`Reference`].
+
+use super::{Entry, Kind, Reference, Signature};
+use crate::script::names::pretty_type;
+use rhai::Engine;
+use serde::Deserialize;
+use std::collections::{BTreeMap, HashSet};
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct ModuleData {
+    modules: BTreeMap<String, ModuleData>,
+    custom_types: Vec<TypeData>,
+    functions: Vec<FunctionData>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct TypeData {
+    type_name: String,
+    display_name: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct FunctionData {
+    full_hash: u64,
+    access: String,
+    is_anonymous: bool,
+    name: String,
+    num_params: usize,
+    params: Vec<ParameterData>,
+    return_type: String,
+    doc_comments: Vec<String>,
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct ParameterData {
+    name: Option<String>,
+    #[serde(rename = "type")]
+    kind: Option<String>,
+}
+
+type Types = BTreeMap<String, String>;
+
+pub(super) fn read(engine: &Engine) -> Reference {
+    let parse = |standard| -> ModuleData {
+        let json = engine.gen_fn_metadata_to_json(standard).unwrap_or_default();
+        serde_json::from_str(&json).unwrap_or_default()
+    };
+    let all = parse(true);
+    let own = parse(false);
+    let own_names: HashSet<(String, u64)> = own.functions.iter().map(|f| (f.name.clone(), f.full_hash)).collect();
+    let mut types = Types::new();
+    gather_types(&all, &mut types);
+    let mut entries = BTreeMap::new();
+    gather(
+        &all,
+        "",
+        &types,
+        &|function, module| !module.is_empty() || own_names.contains(&(function.name.clone(), function.full_hash)),
+        &mut entries,
+    );
+    Reference { entries: entries.into_values().collect(), types }
+}
+
+fn gather_types(module: &ModuleData, types: &mut Types) {
+    for data in &module.custom_types {
+        let short = data.type_name.rsplit("::").next().unwrap_or(&data.type_name).to_string();
+        types.insert(data.type_name.clone(), data.display_name.clone());
+        types.insert(short, data.display_name.clone());
+    }
+    for inner in module.modules.values() {
+        gather_types(inner, types);
+    }
+}
+
+fn gather(
+    module: &ModuleData,
+    path: &str,
+    types: &Types,
+    is_ours: &dyn Fn(&FunctionData, &str) -> bool,
+    entries: &mut BTreeMap<(String, Kind), Entry>,
+) {
+    for function in &module.functions {
+        if function.is_anonymous || function.access == "private" || function.name.starts_with("anon$") {
+            continue;
+        }
+        let (name, kind) = match function.name.split_once('$') {
+            // A property is documented by its getter.
+            Some(("get", name)) => (name, Kind::Property),
+            Some(("index", rest)) if rest.starts_with("get") => ("[]", Kind::Operator),
+            Some(_) => continue,
+            None => (function.name.as_str(), Kind::Function),
+        };
+        let identifier = name.starts_with(|c: char| c.is_alphabetic() || c == '_');
+        let kind = if identifier { kind } else { Kind::Operator };
+        let full = if path.is_empty() || kind != Kind::Function { name.to_string() } else { format!("{path}::{name}") };
+        let ours = is_ours(function, path);
+        let entry = entries.entry((full.clone(), kind)).or_insert_with(|| Entry {
+            name: full,
+            kind,
+            signatures: Vec::new(),
+            docs: Vec::new(),
+            ours: false,
+        });
+        // What the language defines again replaces Rhai's own description.
+        if ours && !entry.ours {
+            entry.ours = true;
+            entry.docs.clear();
+        }
+        let signature = signature(function, types);
+        if !entry.signatures.contains(&signature) {
+            entry.signatures.push(signature);
+        }
+        let doc = doc(&function.doc_comments);
+        if !doc.is_empty() && ours == entry.ours && !entry.docs.contains(&doc) {
+            entry.docs.push(doc);
+        }
+    }
+    for (name, inner) in &module.modules {
+        let path = if path.is_empty() { name.clone() } else { format!("{path}::{name}") };
+        gather(inner, &path, types, is_ours, entries);
+    }
+}
+
+fn signature(function: &FunctionData, types: &Types) -> Signature {
+    let custom = |name: &str| types.get(name).cloned();
+    let script = function.kind == "script";
+    let described = function.params.iter().enumerate().map(|(index, parameter)| {
+        let name = parameter.name.clone().unwrap_or_else(|| format!("arg{}", index + 1));
+        // A function written in the language takes anything; saying "any" of each parameter would only be noise.
+        let kind = if script { String::new() } else { pretty_type(parameter.kind.as_deref().unwrap_or(""), &custom) };
+        (name, kind)
+    });
+    let mut parameters: Vec<_> = described.filter(|(_, kind)| kind != "NativeCallContext").collect();
+    // Bare closures carry no description, only a count.
+    for index in parameters.len()..function.num_params {
+        parameters.push((format!("arg{}", index + 1), "any".into()));
+    }
+    parameters.truncate(function.num_params);
+    let returns =
+        if script || function.return_type.is_empty() { String::new() } else { pretty_type(&function.return_type, &custom) };
+    Signature { parameters, returns }
+}
+
+/// The text of doc comments without their markers.
+fn doc(comments: &[String]) -> String {
+    let mut lines = Vec::new();
+    for comment in comments {
+        for line in comment.lines() {
+            let line = line.trim_start();
+            let text = line.strip_prefix("///").or_else(|| line.strip_prefix("/**")).unwrap_or(line).trim_end_matches("*/");
+            lines.push(text.strip_prefix(' ').unwrap_or(text).trim_end().to_string());
+        }
+    }
+    lines.join("\n").trim().to_string()
+}

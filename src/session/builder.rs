@@ -1,0 +1,181 @@
+//! How a session is set up: seed, device, threads, output, parameters.
+
+use super::{Session, Sources, stdlib};
+use crate::control::{Control, Silent};
+use crate::error::{Error, Result};
+use crate::random::Random;
+use crate::script::context::{Context, SharedContext};
+use rhai::module_resolvers::FileModuleResolver;
+use rhai::{AST, Dynamic, Engine, Module, OptimizationLevel, Scope};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// The settings of a [`Session`].
+pub struct Builder {
+    seed: u64,
+    device: String,
+    threads: Option<usize>,
+    out: PathBuf,
+    parameters: BTreeMap<String, String>,
+    arguments: Vec<String>,
+    control: Control,
+    output: Rc<dyn Fn(&str)>,
+    call_levels: usize,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            device: "auto".into(),
+            threads: None,
+            out: PathBuf::from("."),
+            parameters: BTreeMap::new(),
+            arguments: Vec::new(),
+            control: Control::new(Arc::default(), Arc::new(Silent)),
+            output: Rc::new(|text| println!("{text}")),
+            call_levels: 64,
+        }
+    }
+}
+
+impl Builder {
+    /// The random source starts as `torch.manual_seed(seed)`; 0 unless set.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// "auto" (the default), "cpu", "cuda", "cuda:N" or "metal".
+    #[must_use]
+    pub fn device(mut self, device: &str) -> Self {
+        self.device = device.to_string();
+        self
+    }
+
+    /// The number of threads of the process's pool; all cores unless set. Only the first session of a process can set it.
+    #[must_use]
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = Some(threads);
+        self
+    }
+
+    /// The folder that scripts write relative paths into; the working folder unless set.
+    #[must_use]
+    pub fn out(mut self, out: impl Into<PathBuf>) -> Self {
+        self.out = out.into();
+        self
+    }
+
+    /// What `param(key, default)` finds.
+    #[must_use]
+    pub fn parameters(mut self, parameters: impl IntoIterator<Item = (String, String)>) -> Self {
+        self.parameters.extend(parameters);
+        self
+    }
+
+    /// What scripts see as `args`.
+    #[must_use]
+    pub fn arguments(mut self, arguments: Vec<String>) -> Self {
+        self.arguments = arguments;
+        self
+    }
+
+    /// The interrupt flag and where progress goes; silent unless set.
+    #[must_use]
+    pub fn control(mut self, control: Control) -> Self {
+        self.control = control;
+        self
+    }
+
+    /// Where `print` goes, a text at a time without its line break; standard output unless set.
+    #[must_use]
+    pub fn output(mut self, output: impl Fn(&str) + 'static) -> Self {
+        self.output = Rc::new(output);
+        self
+    }
+
+    /// How deep functions may call functions; 64 unless set, which a thread's usual stack of 2 MB holds.
+    #[must_use]
+    pub fn call_levels(mut self, levels: usize) -> Self {
+        self.call_levels = levels;
+        self
+    }
+
+    /// Makes the session.
+    ///
+    /// # Errors
+    /// The device is unknown, not in this build or not in this machine; the number of threads is 0.
+    pub fn build(self) -> Result<Session> {
+        let device = crate::device::parse(&self.device)?;
+        if let Some(threads) = self.threads {
+            set_threads(threads)?;
+        }
+        let context = Rc::new(Context {
+            control: self.control.clone(),
+            device,
+            random: RefCell::new(Random::new(self.seed)),
+            parameters: self.parameters,
+            arguments: self.arguments.clone(),
+            out: self.out,
+        });
+        let mut engine = Engine::new();
+        set_limits(&mut engine, self.call_levels);
+        crate::script::names::free_reserved_words(&mut engine);
+        engine.set_default_tag(Dynamic::from(SharedContext(context.clone())));
+        engine.set_module_resolver(FileModuleResolver::new());
+        let control = self.control;
+        engine.on_progress(move |_| control.interrupted().then(|| Dynamic::from("interrupted")));
+        let output = self.output;
+        let debug = output.clone();
+        engine.on_print(move |text| output(text));
+        engine.on_debug(move |text, _, position| debug(&format!("[{position}] {text}")));
+        crate::script::register(&mut engine);
+        let mut globals = Module::new();
+        globals.set_var("args", self.arguments.into_iter().map(Dynamic::from).collect::<rhai::Array>());
+        engine.register_global_module(globals.into());
+        stdlib::load(&mut engine).map_err(|e| Error::argument(format!("the standard library does not load: {e}")))?;
+        Ok(Session {
+            engine,
+            scope: Scope::new(),
+            library: AST::empty(),
+            imports: AST::empty(),
+            context,
+            sources: Sources::default(),
+            lines: 0,
+        })
+    }
+}
+
+/// Rhai's limits depend on its build; ours do not.
+fn set_limits(engine: &mut Engine, call_levels: usize) {
+    engine.set_max_call_levels(call_levels);
+    engine.set_max_expr_depths(128, 128);
+    engine.set_max_operations(0);
+    engine.set_max_string_size(0);
+    engine.set_max_array_size(0);
+    engine.set_max_map_size(0);
+    engine.set_max_modules(usize::MAX);
+    engine.set_max_functions(usize::MAX);
+    engine.set_max_variables(usize::MAX);
+    // Full optimisation may run functions while compiling; training is not a constant expression.
+    engine.set_optimization_level(OptimizationLevel::Simple);
+}
+
+fn set_threads(threads: usize) -> Result<()> {
+    if threads == 0 {
+        return Err(Error::argument("threads must be 1 or more, given 0"));
+    }
+    let already = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().is_err();
+    if already && rayon::current_num_threads() != threads {
+        return Err(Error::argument(format!(
+            "the process already runs {} threads; their number can be set only at its start",
+            rayon::current_num_threads()
+        )));
+    }
+    Ok(())
+}

@@ -1,0 +1,118 @@
+//! Errors in words: what happened, the source line with a caret, the calls that led there, and what was probably meant.
+
+mod hints;
+mod snippet;
+
+use super::Session;
+use crate::script::display;
+use hints::Hints;
+use rhai::{EvalAltResult, ParseError, Position};
+use snippet::{Report, Site};
+
+/// Puts an error into words. `name` is that of the script that was run.
+pub fn render(session: &Session, error: &EvalAltResult, name: &str, color: bool) -> String {
+    let mut calls = Vec::new();
+    let mut file = name.to_string();
+    let mut error = error;
+    // From the outside in: each call's own position lies in the text of the function around it.
+    loop {
+        match error {
+            EvalAltResult::ErrorInFunctionCall(function, source, inner, position) => {
+                calls.push((function.clone(), file.clone(), *position));
+                file = match session.sources().of_function(function) {
+                    Some(known) => known.to_string(),
+                    None if source.is_empty() => file,
+                    None => source.clone(),
+                };
+                error = inner;
+            }
+            EvalAltResult::ErrorInModule(module, inner, _) => {
+                file = module.clone();
+                error = inner;
+            }
+            other => {
+                error = other;
+                break;
+            }
+        }
+    }
+    let hints = Hints::new(session);
+    let inside = calls.last().map(|(function, ..)| function.as_str());
+    let (title, notes) = describe(error, &hints, inside);
+    let position = error.position();
+    let mut report = Report::new(title, notes);
+    report.site(site(session, &file, position, ""));
+    for (function, file, position) in calls.iter().rev() {
+        let label = match rhai_anonymous(function) {
+            true => "called from here".to_string(),
+            false => format!("`{function}` is called here"),
+        };
+        report.call(site(session, file, *position, &label));
+    }
+    report.render(color)
+}
+
+/// Puts a parse error into words, where there is no session's state to consult.
+pub fn render_parse(session: &Session, error: &ParseError, name: &str, source: &str, color: bool) -> String {
+    let hints = Hints::new(session);
+    let (title, notes) = hints.parse(error.err_type());
+    let mut report = Report::new(title, notes);
+    report.site(Site::new(name, Some(source), error.position(), ""));
+    report.render(color)
+}
+
+/// One line with a place and a message, as compilers write it.
+pub fn render_plain(name: &str, source: &str, position: Position, message: &str, color: bool) -> String {
+    let (title, notes) = split_message(message);
+    let mut report = Report::new(title, notes);
+    report.site(Site::new(name, Some(source), position, ""));
+    report.render(color)
+}
+
+fn rhai_anonymous(function: &str) -> bool {
+    function.starts_with("anon$")
+}
+
+fn site<'a>(session: &'a Session, file: &str, position: Position, label: &str) -> Site<'a> {
+    Site::new(file, session.sources().text(file), position, label)
+}
+
+/// The first line is the message, the others are notes under the source.
+fn split_message(message: &str) -> (String, Vec<String>) {
+    let mut lines = message.lines().map(str::to_string);
+    let title = lines.next().unwrap_or_default();
+    (title, lines.collect())
+}
+
+fn describe(error: &EvalAltResult, hints: &Hints<'_>, inside: Option<&str>) -> (String, Vec<String>) {
+    match error {
+        EvalAltResult::ErrorParsing(kind, _) => hints.parse(kind),
+        EvalAltResult::ErrorVariableNotFound(name, _) => hints.variable(name, inside),
+        EvalAltResult::ErrorFunctionNotFound(signature, _) => hints.function(signature),
+        EvalAltResult::ErrorModuleNotFound(name, _) => hints.module(name),
+        EvalAltResult::ErrorDotExpr(message, _) => hints.property(message),
+        EvalAltResult::ErrorRuntime(value, _) => split_message(&display::text(value)),
+        EvalAltResult::ErrorTerminated(..) => ("interrupted".into(), Vec::new()),
+        EvalAltResult::ErrorMismatchOutputType(wanted, given, _) | EvalAltResult::ErrorMismatchDataType(wanted, given, _) => {
+            (format!("expected {}, got {}", hints.type_name(wanted), hints.type_name(given)), Vec::new())
+        }
+        EvalAltResult::ErrorStackOverflow(_) => {
+            let note = "a function that calls itself without end? Loops have no such limit";
+            ("functions call each other too deeply".into(), vec![note.into()])
+        }
+        EvalAltResult::ErrorIndexingType(kind, _) => (format!("cannot be indexed: {}", hints.signature_types(kind)), Vec::new()),
+        EvalAltResult::ErrorFor(_) => ("`for` needs an array, a range, a map's keys() or a string's chars()".into(), Vec::new()),
+        EvalAltResult::ErrorDataRace(name, _) => {
+            let note = "a closure that changes this value also holds it; pass it to the closure as an argument instead";
+            (format!("`{name}` is being used while it is changed"), vec![note.into()])
+        }
+        EvalAltResult::ErrorSystem(context, inner) if context.is_empty() => split_message(&inner.to_string()),
+        EvalAltResult::ErrorSystem(context, inner) => split_message(&format!("{context}: {inner}")),
+        // The others say what happened in their own text, to which Rhai appends the position that the caret shows.
+        other => {
+            let text = other.to_string();
+            let position = format!(" ({})", other.position());
+            split_message(text.strip_suffix(&position).unwrap_or(&text))
+        }
+    }
+}
