@@ -1,2 +1,5 @@
-//! x
-fn main() {}
+//! The command `ftrepl`.
+
+fn main() -> std::process::ExitCode {
+    ftrepl::cli::main()
+}

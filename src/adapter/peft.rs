@@ -164,7 +164,7 @@ impl Adapter {
     ///
     /// # Errors
     /// A merged weight would not be finite; nothing is changed then. An adapter on a head that shares the embedding's matrix.
-    pub fn merge(self, decoder: &Decoder) -> Result<()> {
+    pub fn merge(&self, decoder: &Decoder) -> Result<()> {
         if decoder.tied() && self.layers.iter().any(|(name, _)| name == "lm_head") {
             return Err(Error::argument(
                 "the adapter on lm_head cannot be merged: this model's head shares its matrix with the embedding, \

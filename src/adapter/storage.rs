@@ -126,6 +126,15 @@ pub fn load(decoder: &Decoder, folder: &Path, trainable: bool) -> Result<Adapter
     Ok(adapter)
 }
 
+/// Puts the values of a saved adapter into one that sits on a model.
+///
+/// # Errors
+/// As [`load`].
+pub fn restore(adapter: &Adapter, folder: &Path) -> Result<()> {
+    let path = folder.join("adapter_model.safetensors");
+    fill(adapter, &Weights::open_file(&path)?, &path)
+}
+
 fn fill(adapter: &Adapter, file: &Weights, path: &Path) -> Result<()> {
     let own = adapter.own_parameters();
     let expected: Vec<String> = own.iter().map(|(name, _)| file_name(name)).collect();

@@ -108,4 +108,21 @@ impl Source {
     pub fn num_parameters(&self) -> Result<usize> {
         self.names().into_iter().map(|name| Ok(self.shape_dtype(name)?.0.iter().product::<usize>())).sum()
     }
+
+    /// What most of the weights are stored in, as "BF16" or "Q4_1".
+    ///
+    /// # Errors
+    /// An unsupported dtype.
+    pub fn stored_as(&self) -> Result<String> {
+        let mut elements: std::collections::BTreeMap<String, usize> = std::collections::BTreeMap::new();
+        for name in self.names() {
+            let (shape, dtype) = self.shape_dtype(name)?;
+            let stored = match self {
+                Self::Safetensors { .. } => format!("{dtype:?}"),
+                Self::Gguf(gguf) => format!("{:?}", gguf.stored_dtype(name)?),
+            };
+            *elements.entry(stored).or_default() += shape.iter().product::<usize>();
+        }
+        Ok(elements.into_iter().max_by_key(|(_, count)| *count).map(|(stored, _)| stored).unwrap_or_default())
+    }
 }

@@ -193,7 +193,7 @@ impl Tokenizer {
     /// # Errors
     /// The tokenizer cannot represent the text.
     pub fn tokenize(&self, text: &str) -> Result<Vec<String>> {
-        let encoding = self.0.tokenizer.encode_fast(text, false).map_err(|e| self.failed("encode", &e))?;
+        let encoding = self.0.tokenizer.encode(text, false).map_err(|e| self.failed("encode", &e))?;
         Ok(encoding.get_tokens().to_vec())
     }
 

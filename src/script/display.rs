@@ -56,6 +56,11 @@ pub fn text(value: &Dynamic) -> String {
     }
 }
 
+/// The text of a value as a REPL shows a result: as [`text`], but strings in quotes.
+pub fn repr(value: &Dynamic) -> String {
+    nested(value)
+}
+
 /// The HTML of a value, where its type has one.
 pub fn html(value: &Dynamic) -> Option<String> {
     faces(value).and_then(|faces| faces.html.map(|html| html(value)))

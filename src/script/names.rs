@@ -55,6 +55,10 @@ pub fn pretty_type(rust: &str, custom: &dyn Fn(&str) -> Option<String>) -> Strin
     for prefix in ["&mut ", "&"] {
         name = name.strip_prefix(prefix).unwrap_or(name);
     }
+    // Rhai lists what a string may be: "&str | ImmutableString | String".
+    if name.contains(" | ") && name.split(" | ").any(|part| part == "ImmutableString") {
+        return "string".into();
+    }
     // A result is what it holds: errors are exceptions to a script.
     for wrapper in ["ScriptResult<", "RhaiResultOf<", "Result<"] {
         if let Some(inner) = name.split("::").last().filter(|_| !name.contains('<')).or(Some(name)).and_then(|n| {
@@ -120,6 +124,7 @@ mod tests {
             ("ScriptResult<()>", "()"),
             ("Array", "array"),
             ("&str", "string"),
+            ("&str | ImmutableString | String", "string"),
             ("Dynamic", "any"),
             ("i64", "int"),
             ("Range<i64>", "range"),

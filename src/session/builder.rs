@@ -135,10 +135,12 @@ impl Builder {
         engine.on_print(move |text| output(text));
         engine.on_debug(move |text, _, position| debug(&format!("[{position}] {text}")));
         crate::script::register(&mut engine);
-        let mut globals = Module::new();
-        globals.set_var("args", self.arguments.into_iter().map(Dynamic::from).collect::<rhai::Array>());
-        engine.register_global_module(globals.into());
-        stdlib::load(&mut engine).map_err(|e| Error::argument(format!("the standard library does not load: {e}")))?;
+        let mut variables = Module::new();
+        variables.set_var("args", self.arguments.into_iter().map(Dynamic::from).collect::<rhai::Array>());
+        engine.register_global_module(variables.into());
+        let mut globals = vec!["args".to_string()];
+        globals
+            .extend(stdlib::load(&mut engine).map_err(|e| Error::argument(format!("the standard library does not load: {e}")))?);
         Ok(Session {
             engine,
             scope: Scope::new(),
@@ -147,6 +149,7 @@ impl Builder {
             context,
             sources: Sources::default(),
             lines: 0,
+            globals,
         })
     }
 }

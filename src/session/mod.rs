@@ -29,6 +29,7 @@ pub struct Session {
     context: Rc<Context>,
     sources: Sources,
     lines: usize,
+    globals: Vec<String>,
 }
 
 /// The texts that positions in errors point into.
@@ -145,6 +146,11 @@ impl Session {
     /// Sets a variable.
     pub fn set(&mut self, name: &str, value: impl Into<Dynamic>) {
         self.scope.set_value(name.to_string(), value.into());
+    }
+
+    /// Names that are variables everywhere without being declared: `args` and the standard library's constants.
+    pub fn global_names(&self) -> Vec<String> {
+        self.globals.clone()
     }
 
     pub(crate) fn sources(&self) -> &Sources {

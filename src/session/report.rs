@@ -6,7 +6,7 @@ mod snippet;
 use super::Session;
 use crate::script::display;
 use hints::Hints;
-use rhai::{EvalAltResult, ParseError, Position};
+use rhai::{EvalAltResult, ParseErrorType, Position};
 use snippet::{Report, Site};
 
 /// Puts an error into words. `name` is that of the script that was run.
@@ -52,13 +52,10 @@ pub fn render(session: &Session, error: &EvalAltResult, name: &str, color: bool)
     report.render(color)
 }
 
-/// Puts a parse error into words, where there is no session's state to consult.
-pub fn render_parse(session: &Session, error: &ParseError, name: &str, source: &str, color: bool) -> String {
-    let hints = Hints::new(session);
-    let (title, notes) = hints.parse(error.err_type());
-    let mut report = Report::new(title, notes);
-    report.site(Site::new(name, Some(source), error.position(), ""));
-    report.render(color)
+/// A parse error in words, with what was probably meant on lines of their own.
+pub fn parse_message(session: &Session, error: &ParseErrorType) -> String {
+    let (title, notes) = Hints::new(session).parse(error);
+    std::iter::once(title).chain(notes).collect::<Vec<_>>().join("\n")
 }
 
 /// One line with a place and a message, as compilers write it.

@@ -12,31 +12,32 @@ pub fn source(name: &str) -> Option<&'static str> {
 }
 
 /// Compiles the files into the engine. Their functions are found after those of the user's scripts, and so can be replaced;
-/// their constants are visible to scripts and inside every function.
+/// their constants are visible to scripts and inside every function. Gives the names of the constants.
 ///
 /// # Errors
 /// A file does not compile or its constants cannot be computed: a mistake in the build, not the user's.
-pub fn load(engine: &mut Engine) -> ScriptResult<()> {
+pub fn load(engine: &mut Engine) -> ScriptResult<Vec<String>> {
+    let mut constants = Vec::new();
     for (name, source) in FILES {
-        load_source(engine, name, source)?;
+        constants.extend(load_source(engine, name, source)?);
     }
-    Ok(())
+    Ok(constants)
 }
 
-pub(super) fn load_source(engine: &mut Engine, name: &str, source: &str) -> ScriptResult<()> {
+pub(super) fn load_source(engine: &mut Engine, name: &str, source: &str) -> ScriptResult<Vec<String>> {
     let mut ast: AST = engine.compile(source)?;
     ast.set_source(name);
     let mut scope = Scope::new();
     engine.run_ast_with_scope(&mut scope, &ast)?;
     // A module's variables are those that have an export name; every constant of the file gets its own.
     let names: Vec<String> = scope.iter().map(|(name, ..)| name.to_string()).collect();
-    for name in names {
-        scope.set_alias(&name, name.as_str());
+    for name in &names {
+        scope.set_alias(name, name.as_str());
     }
     ast.clear_statements();
     let module = Module::eval_ast_as_new(scope, &ast, engine)?;
     engine.register_global_module(Shared::new(module));
-    Ok(())
+    Ok(names)
 }
 
 #[cfg(test)]

@@ -7,6 +7,8 @@ mod process;
 mod strings;
 mod values;
 
+pub use process::resident_memory;
+
 use rhai::Engine;
 
 /// Registers the basics.

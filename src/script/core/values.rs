@@ -33,6 +33,11 @@ mod functions {
         display::float(value).into()
     }
 
+    #[rhai_fn(name = "print")]
+    pub fn print_unit(_nothing: ()) -> ImmutableString {
+        "()".into()
+    }
+
     /// The text of a value, as `print` shows it and `${..}` inserts it.
     ///
     /// ```rhai
@@ -56,6 +61,11 @@ mod functions {
     #[rhai_fn(name = "to_string")]
     pub fn text_float(value: f64) -> ImmutableString {
         display::float(value).into()
+    }
+
+    #[rhai_fn(name = "to_string")]
+    pub fn text_unit(_nothing: ()) -> ImmutableString {
+        "()".into()
     }
 
     /// Shows the documentation of a function, method or property.

@@ -1,0 +1,159 @@
+//! The arguments of the command line.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Learn and do fine-tuning of language models: a REPL, a script runner, lessons.
+#[derive(Debug, Parser)]
+#[command(
+    name = "ftrepl",
+    version,
+    about,
+    after_help = "Without a command: a REPL on a terminal, else the script on standard input."
+)]
+pub struct Arguments {
+    #[command(flatten)]
+    pub common: Common,
+    /// Run this code and show its value.
+    #[arg(short = 'e', value_name = "CODE")]
+    pub code: Option<String>,
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What every command understands, before or after its name.
+#[derive(Debug, Clone, Args)]
+pub struct Common {
+    /// Write exactly one JSON document to standard output, all else to standard error.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Start of the random numbers.
+    #[arg(long, global = true, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
+    pub seed: i64,
+    /// auto, cpu, cuda, cuda:N or metal.
+    #[arg(long, global = true, default_value = "auto")]
+    pub device: String,
+    /// Number of threads; all cores unless given.
+    #[arg(long, global = true, value_name = "N", value_parser = threads)]
+    pub threads: Option<usize>,
+    /// No progress.
+    #[arg(long, global = true)]
+    pub quiet: bool,
+    /// Folder for the files that scripts write.
+    #[arg(long, global = true, value_name = "DIR", default_value = ".")]
+    pub out: PathBuf,
+    /// Value that `param("KEY", default)` finds in the script; may be given several times.
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE", value_parser = key_and_value)]
+    pub parameters: Vec<(String, String)>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a script.
+    Run {
+        /// The script.
+        file: PathBuf,
+        /// What the script sees as `args`.
+        #[arg(last = true, value_name = "ARG")]
+        arguments: Vec<String>,
+    },
+    /// Walk through a bundled lesson.
+    Lesson {
+        /// The lesson; 4 is the one on forgetting.
+        number: Option<u32>,
+        /// List the lesson's steps.
+        #[arg(long)]
+        list: bool,
+        /// Only this step.
+        #[arg(long, value_name = "NAME")]
+        step: Option<String>,
+        /// Smaller settings, to see everything work in little time.
+        #[arg(long)]
+        quick: bool,
+    },
+    /// Models: list, fetch, inspect, remove.
+    Model {
+        #[command(subcommand)]
+        action: ModelAction,
+    },
+    /// The reference of every function, or of one.
+    Doc {
+        /// A function, method, property or module: "LoraConfig", "nn::Linear", "nn".
+        name: Option<String>,
+        /// How it is written.
+        #[arg(long, value_enum, default_value_t = DocFormat::Text)]
+        format: DocFormat,
+    },
+    /// Parse scripts and resolve their names; run nothing.
+    Check {
+        /// The scripts.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Install the kernel for notebooks.
+    Jupyter {
+        #[arg(value_enum)]
+        action: JupyterAction,
+    },
+    /// What this machine and this build can do.
+    Doctor,
+    /// A completion script for a shell.
+    Completions {
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ModelAction {
+    /// The models that can be named shortly.
+    List,
+    /// Fetch a model.
+    Pull {
+        /// A name from `ftrepl model list`, or org/name[@revision].
+        name: String,
+    },
+    /// What a model is.
+    Info {
+        /// A name, a folder or a file.
+        name: String,
+    },
+    /// Where a model's files are.
+    Path {
+        /// A name.
+        name: String,
+    },
+    /// Delete a model's files.
+    Rm {
+        /// A name.
+        name: String,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DocFormat {
+    Text,
+    Markdown,
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum JupyterAction {
+    Install,
+    Uninstall,
+    Status,
+}
+
+fn key_and_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_string(), value.to_string())),
+        _ => Err("must be KEY=VALUE".into()),
+    }
+}
+
+fn threads(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(threads) if (1..=4096).contains(&threads) => Ok(threads),
+        _ => Err("must be a number from 1 to 4096".into()),
+    }
+}

@@ -1,0 +1,92 @@
+//! Scripts from a file, from `-e` and from standard input.
+
+use super::arguments::Common;
+use super::output::Output;
+use super::{CALL_LEVELS, Status, signals};
+use crate::control::Control;
+use crate::error::Result;
+use crate::session::{Session, is_interrupt};
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// A session with the common flags, its output and its progress on this terminal, listening to Ctrl-C.
+pub(super) fn session(common: &Common, arguments: Vec<String>, output: &Output) -> Result<Session> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let bars = output.bars();
+    let printer = output.clone();
+    let mut builder = Session::builder()
+        // A negative seed wraps around, as it does in PyTorch.
+        .seed(common.seed as u64)
+        .device(&common.device)
+        .out(&common.out)
+        .parameters(common.parameters.iter().cloned())
+        .arguments(arguments)
+        .call_levels(CALL_LEVELS)
+        .control(Control::new(flag.clone(), bars))
+        .output(move |text| printer.text(text));
+    if let Some(threads) = common.threads {
+        builder = builder.threads(threads);
+    }
+    let session = builder.build()?;
+    signals::watch(flag);
+    Ok(session)
+}
+
+/// Runs a script's text, reports its error and, with `--json`, its value.
+pub(super) fn text(source: &str, name: &str, session: &mut Session, output: &Output, show: bool) -> Status {
+    match session.run_script(source, name) {
+        Ok(value) => {
+            output.value(&value);
+            if show && !output.json() && !value.is_unit() && !source.trim_end().ends_with(';') {
+                output.text(&crate::script::display::text(&value));
+            }
+            Status::Done
+        }
+        Err(error) => {
+            output.bars().clear();
+            if is_interrupt(&error) {
+                output.error("interrupted");
+                return Status::Interrupted;
+            }
+            output.error(&session.report(&error, name, output.color()));
+            Status::Failed
+        }
+    }
+}
+
+pub(super) fn file(path: &Path, arguments: Vec<String>, common: &Common, output: &Output) -> Status {
+    // Named with a dash the script comes from standard input, as elsewhere.
+    if path == Path::new("-") {
+        return read_standard_input(arguments, common, output);
+    }
+    let source = match crate::files::read_text(path) {
+        Ok(source) => source,
+        Err(error) => return output.usage(&error.to_string()),
+    };
+    run_source(&source, &path.display().to_string(), arguments, common, output, false)
+}
+
+pub(super) fn code(code: &str, common: &Common, output: &Output) -> Status {
+    run_source(code, "-e", Vec::new(), common, output, true)
+}
+
+pub(super) fn standard_input(common: &Common, output: &Output) -> Status {
+    read_standard_input(Vec::new(), common, output)
+}
+
+fn read_standard_input(arguments: Vec<String>, common: &Common, output: &Output) -> Status {
+    let mut source = String::new();
+    match std::io::stdin().read_to_string(&mut source) {
+        Ok(_) => run_source(&source, "<stdin>", arguments, common, output, false),
+        Err(error) => output.failure(&format!("cannot read the script from standard input: {error}")),
+    }
+}
+
+fn run_source(source: &str, name: &str, arguments: Vec<String>, common: &Common, output: &Output, show: bool) -> Status {
+    match session(common, arguments, output) {
+        Ok(mut session) => text(source, name, &mut session, output, show),
+        Err(error) => output.usage(&error.to_string()),
+    }
+}

@@ -1,0 +1,25 @@
+//! Where the REPL keeps what it remembers: `$FTREPL_STATE`, else the user's state folder.
+
+use super::editing::Assistant;
+use etcetera::BaseStrategy;
+use rustyline::Editor;
+use rustyline::history::FileHistory;
+use std::path::{Path, PathBuf};
+
+/// The folder, made if it is not there; `None` where no place can be found or made.
+pub(super) fn folder() -> Option<PathBuf> {
+    let folder = match std::env::var_os("FTREPL_STATE").filter(|value| !value.is_empty()) {
+        Some(folder) => PathBuf::from(folder),
+        None => {
+            let base = etcetera::choose_base_strategy().ok()?;
+            base.state_dir().unwrap_or_else(|| base.data_dir()).join("ftrepl")
+        }
+    };
+    std::fs::create_dir_all(&folder).ok()?;
+    Some(folder)
+}
+
+/// Keeps the history on disk after every line; a full disk is no reason to stop working.
+pub(super) fn save_history(editor: &mut Editor<Assistant, FileHistory>, path: &Path) {
+    let _ = editor.append_history(path);
+}
