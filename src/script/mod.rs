@@ -14,7 +14,6 @@ pub mod names;
 pub mod nn;
 pub mod optim;
 pub mod options;
-pub mod paths;
 pub mod show;
 pub mod show_values;
 pub mod statistics;
