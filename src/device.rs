@@ -11,7 +11,9 @@ pub fn parse(name: &str) -> Result<Device> {
     let (kind, ordinal) = match name.split_once(':') {
         Some((kind, ordinal)) => (
             kind,
-            ordinal.parse().map_err(|_| Error::argument(format!("device \"{name}\": after the colon comes a number, as in \"cuda:0\"")))?,
+            ordinal
+                .parse()
+                .map_err(|_| Error::argument(format!("device \"{name}\": after the colon comes a number, as in \"cuda:0\"")))?,
         ),
         None => (name, 0),
     };
@@ -36,15 +38,15 @@ pub fn name(device: &Device) -> String {
 }
 
 fn automatic() -> Device {
-    if cfg!(feature = "cuda") {
-        if let Ok(device) = Device::new_cuda(0) {
-            return device;
-        }
+    if cfg!(feature = "cuda")
+        && let Ok(device) = Device::new_cuda(0)
+    {
+        return device;
     }
-    if cfg!(feature = "metal") {
-        if let Ok(device) = Device::new_metal(0) {
-            return device;
-        }
+    if cfg!(feature = "metal")
+        && let Ok(device) = Device::new_metal(0)
+    {
+        return device;
     }
     Device::Cpu
 }

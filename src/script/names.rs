@@ -5,8 +5,31 @@ use std::cell::RefCell;
 
 /// Words that Rhai keeps for later versions of itself and that scripts may use as names here.
 const FREED: &[&str] = &[
-    "async", "await", "case", "default", "each", "go", "goto", "is", "match", "module", "new", "package", "protected", "public",
-    "shared", "spawn", "static", "super", "sync", "then", "thread", "use", "var", "with", "yield",
+    "async",
+    "await",
+    "case",
+    "default",
+    "each",
+    "go",
+    "goto",
+    "is",
+    "match",
+    "module",
+    "new",
+    "package",
+    "protected",
+    "public",
+    "shared",
+    "spawn",
+    "static",
+    "super",
+    "sync",
+    "then",
+    "thread",
+    "use",
+    "var",
+    "with",
+    "yield",
 ];
 
 /// Lets scripts use reserved words as names, and makes `model.eval()` a method: it reaches the function `eval_mode`.

@@ -9,6 +9,7 @@ use rhai::module_resolvers::FileModuleResolver;
 use rhai::{AST, Dynamic, Engine, Module, OptimizationLevel, Scope};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -36,7 +37,8 @@ impl Default for Builder {
             parameters: BTreeMap::new(),
             arguments: Vec::new(),
             control: Control::new(Arc::default(), Arc::new(Silent)),
-            output: Rc::new(|text| println!("{text}")),
+            // A closed standard output is the front's matter.
+            output: Rc::new(|text| drop(writeln!(std::io::stdout(), "{text}"))),
             call_levels: 64,
         }
     }
@@ -139,7 +141,8 @@ impl Builder {
         variables.set_var("args", self.arguments.into_iter().map(Dynamic::from).collect::<rhai::Array>());
         engine.register_global_module(variables.into());
         let mut globals = vec!["args".to_string()];
-        globals.extend(stdlib::load(&mut engine).map_err(|e| Error::argument(format!("the standard library does not load: {e}")))?);
+        globals
+            .extend(stdlib::load(&mut engine).map_err(|e| Error::argument(format!("the standard library does not load: {e}")))?);
         Ok(Session {
             engine,
             scope: Scope::new(),

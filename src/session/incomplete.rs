@@ -114,7 +114,9 @@ mod tests {
         ] {
             assert!(is_incomplete(&engine, text), "{text}");
         }
-        for text in ["1 + 1", "let x = ];", "fn f() { 1 }", "x + )", "`done ${1}`", "/* a */ 1", "let = 4", "\"open", "", "// note"] {
+        for text in
+            ["1 + 1", "let x = ];", "fn f() { 1 }", "x + )", "`done ${1}`", "/* a */ 1", "let = 4", "\"open", "", "// note"]
+        {
             assert!(!is_incomplete(&engine, text), "{text}");
         }
     }

@@ -66,7 +66,8 @@ mod tests {
             let check = list[0].as_map_ref().map_err(|_| "no map")?["check"].clone().cast::<rhai::FnPtr>();
             check.call_within_context::<bool>(&call, ("abcdef",))
         });
-        let code = "fn inside() { LIST.len } [run(\"abcd\"), run(\"a\"), inside(), LIST[0].check.call(\"abcd\"), native(LIST), two()]";
+        let code =
+            "fn inside() { LIST.len } [run(\"abcd\"), run(\"a\"), inside(), LIST[0].check.call(\"abcd\"), native(LIST), two()]";
         let result = engine.eval::<rhai::Array>(code).unwrap();
         assert_eq!(format!("{result:?}"), r#"[["long"], [], 1, true, true, 2]"#);
         assert_eq!(engine.eval::<i64>("fn run(text) { 7 } run(1)").unwrap(), 7, "a script's function goes first");

@@ -28,7 +28,9 @@ fn printing_goes_where_it_is_told_and_floats_look_like_pythons() {
     let lines = Rc::new(RefCell::new(Vec::new()));
     let sink = lines.clone();
     let mut session = Session::builder().output(move |line| sink.borrow_mut().push(line.to_string())).build().unwrap();
-    let _ = session.run_script("print(1e-5); print([1.0, \"a\", #{ k: () }]); print(`${2.0} ${[0.5]}`); print(\"s\"); print(())", "x").unwrap();
+    let _ = session
+        .run_script("print(1e-5); print([1.0, \"a\", #{ k: () }]); print(`${2.0} ${[0.5]}`); print(\"s\"); print(())", "x")
+        .unwrap();
     assert_eq!(*lines.borrow(), ["1e-05", "[1.0, \"a\", #{ k: () }]", "2.0 [0.5]", "s", "()"]);
 }
 
@@ -60,6 +62,15 @@ fn errors_show_the_line_a_caret_and_what_was_meant() {
         ("let x = null;", vec!["nothing is written `()`"]),
         ("1 + #{}", vec!["`+` is not defined for int and map"]),
         ("nm::Linear(1, 2)", vec!["no module is called `nm`"]),
+        ("LoraConfig(r=16)", vec!["options go into a map", "^"]),
+        ("let a = 'text';", vec!["double quotes"]),
+        ("let a = true and false;", vec!["`and` is written `&&`"]),
+        ("def f(x):\n", vec!["a function is written `fn name(x) { .. }`"]),
+        ("let a = None;", vec!["Python's `None` is written `()`"]),
+        ("let f = |x| x; f(1)", vec!["`f.call(..)`"]),
+        ("print(f\"{x}\")", vec!["between backticks"]),
+        ("if true: print(1)", vec!["between braces"]),
+        ("1.eval()", vec!["`eval`"]),
         ("rule()", vec!["rule(character, width)"]),
         ("rule(1, #{})", vec!["stdlib/text.rhai", "`*` is not defined for int and map"]),
     ] {
@@ -78,4 +89,24 @@ fn imports_last() {
     let path = folder.path().join("tools").display().to_string();
     let _ = session.eval_line(&format!("import \"{path}\" as tools;")).unwrap();
     assert_eq!(session.eval_line("tools::three()").unwrap().as_int(), Ok(3));
+}
+
+#[test]
+fn a_native_closure_answers_to_call_with_any_number_of_arguments() {
+    let mut session = session();
+    let generator = crate::script::callable::callable("pipeline", |call, arguments| {
+        assert!(crate::script::context::context(&call).is_ok());
+        Ok(i64::try_from(arguments.len()).unwrap_or(0).into())
+    })
+    .unwrap();
+    session.set("generator", generator);
+    assert_eq!(session.eval_line("[generator.call(1), generator.call(\"a\", #{ b: 2 })]").unwrap().to_string(), "[1, 2]");
+    assert_eq!(crate::script::display::text(&session.eval_line("generator").unwrap()), "function pipeline");
+}
+
+#[test]
+fn reserved_words_are_keys_and_names() {
+    let mut session = session();
+    let code = "let m = #{ shared: 1, match: \"x\", default: 2, type: 3, new: 4 }; [m.shared, m.match, m.default, m.type, m.new]";
+    assert_eq!(session.eval_line(code).unwrap().to_string(), "[1, \"x\", 2, 3, 4]");
 }

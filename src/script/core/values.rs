@@ -1,11 +1,14 @@
 //! `print` and text of any value, `help`, `assert`.
 
+use crate::script::context;
 use crate::script::display;
 use crate::script::docs;
 use crate::script::error::ScriptResult;
 use rhai::plugin::*;
 use rhai::{Array, Engine, ImmutableString, Map};
 
+// The macro unwraps arguments whose types the engine has checked.
+#[allow(clippy::unwrap_used)]
 #[export_module]
 mod functions {
     /// Prints a value: strings as they are, floats as Python writes them, arrays and maps with their items.
@@ -80,7 +83,7 @@ mod functions {
             [] => return Err(reference.unknown(name).into()),
             found => docs::render::text(found),
         };
-        call.call_native_fn::<Dynamic>("print", (text,)).map(|_| ())
+        context::print(&call, text)
     }
 
     /// Stops the script with a message unless the condition holds.

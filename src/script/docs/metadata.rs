@@ -57,9 +57,13 @@ pub(super) fn read(engine: &Engine) -> Reference {
     let mut types = Types::new();
     gather_types(&all, &mut types);
     let mut entries = BTreeMap::new();
-    gather(&all, "", &types, &|function, module| {
-        !module.is_empty() || own_names.contains(&(function.name.clone(), function.full_hash))
-    }, &mut entries);
+    gather(
+        &all,
+        "",
+        &types,
+        &|function, module| !module.is_empty() || own_names.contains(&(function.name.clone(), function.full_hash)),
+        &mut entries,
+    );
     Reference { entries: entries.into_values().collect(), types }
 }
 
@@ -90,6 +94,8 @@ fn gather(
             Some(("get", name)) => (name, Kind::Property),
             Some(("index", rest)) if rest.starts_with("get") => ("[]", Kind::Operator),
             Some(_) => continue,
+            // How scripts write it; see `script::names`.
+            None if function.name == "eval_mode" => ("eval", Kind::Function),
             None => (function.name.as_str(), Kind::Function),
         };
         let identifier = name.starts_with(|c: char| c.is_alphabetic() || c == '_');
@@ -138,7 +144,8 @@ fn signature(function: &FunctionData, types: &Types) -> Signature {
         parameters.push((format!("arg{}", index + 1), "any".into()));
     }
     parameters.truncate(function.num_params);
-    let returns = if script || function.return_type.is_empty() { String::new() } else { pretty_type(&function.return_type, &custom) };
+    let returns =
+        if script || function.return_type.is_empty() { String::new() } else { pretty_type(&function.return_type, &custom) };
     Signature { parameters, returns }
 }
 

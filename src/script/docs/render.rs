@@ -82,7 +82,9 @@ pub fn overview(reference: &Reference) -> String {
         let first = entry.docs.first().and_then(|doc| doc.lines().next()).unwrap_or("");
         let _ = writeln!(out, "{:width$}  {first}", shown_name(entry));
     }
-    out.push_str("\nftrepl doc NAME shows one of them with its examples; the functions of Rhai itself are at https://rhai.rs/book");
+    out.push_str(
+        "\nftrepl doc NAME shows one of them with its examples; the functions of Rhai itself are at https://rhai.rs/book",
+    );
     out
 }
 
