@@ -10,9 +10,9 @@ use std::time::Duration;
 
 type Terminal = Session<expectrl::process::unix::UnixProcess, expectrl::process::unix::PtyStream>;
 
-fn start(state: &std::path::Path) -> Terminal {
+fn start(state: &std::path::Path, terminal: &str) -> Terminal {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ftrepl"));
-    command.env("FTREPL_STATE", state).env("TERM", "dumb").env("NO_COLOR", "1");
+    command.env("FTREPL_STATE", state).env("TERM", terminal).env("NO_COLOR", "1");
     let mut terminal = Session::spawn(command).unwrap();
     terminal.set_expect_timeout(Some(Duration::from_secs(20)));
     terminal.expect(":help for help").unwrap();
@@ -34,7 +34,7 @@ fn say(terminal: &mut Terminal, line: &str, shown: &[&str]) {
 #[test]
 fn a_session_at_the_terminal() {
     let state = tempfile::tempdir().unwrap();
-    let mut terminal = start(state.path());
+    let mut terminal = start(state.path(), "dumb");
     say(&mut terminal, "let x = 20; fn double(n) { n * 2 }", &["> "]);
     say(&mut terminal, "double(x) + 2", &["42"]);
     say(&mut terminal, "let x = [1.0, 2.0];", &["> "]);
@@ -67,8 +67,24 @@ fn a_session_at_the_terminal() {
 #[test]
 fn quit_leaves() {
     let state = tempfile::tempdir().unwrap();
-    let mut terminal = start(state.path());
+    let mut terminal = start(state.path(), "dumb");
     say(&mut terminal, ":quit", &[]);
     terminal.expect(Eof).unwrap();
     assert!(matches!(terminal.get_process().wait().unwrap(), WaitStatus::Exited(_, 0)));
+}
+
+#[test]
+fn on_a_terminal_with_all_features() {
+    let state = tempfile::tempdir().unwrap();
+    let mut terminal = start(state.path(), "xterm-256color");
+    say(&mut terminal, "6 * 7", &["42"]);
+    say(&mut terminal, "let text = `one", &[]);
+    say(&mut terminal, "two`; text.len * 100", &["700"]);
+    say(&mut terminal, "manual_se\t(1); 9 * 9", &["81"]);
+    // Ctrl-C on a line drops the line.
+    terminal.send("nonsense(").unwrap();
+    terminal.send(ControlCode::EndOfText).unwrap();
+    say(&mut terminal, "8 * 8", &["64"]);
+    terminal.send(ControlCode::EndOfTransmission).unwrap();
+    terminal.expect(Eof).unwrap();
 }

@@ -35,8 +35,7 @@ enum Next {
 /// The terminal cannot be read.
 pub fn run(mut session: Session, color: bool) -> Result<()> {
     let terminal = |e: ReadlineError| Error::io("read from", "the terminal", std::io::Error::other(e));
-    let config =
-        Config::builder().completion_type(CompletionType::List).history_ignore_space(true).auto_add_history(true).build();
+    let config = Config::builder().completion_type(CompletionType::List).history_ignore_space(true).build();
     let mut editor: Editor<Assistant, FileHistory> = Editor::with_config(config).map_err(terminal)?;
     editor.set_helper(Some(Assistant::new(&session)));
     let history = state::folder().map(|folder| folder.join("history"));
@@ -48,6 +47,8 @@ pub fn run(mut session: Session, color: bool) -> Result<()> {
     loop {
         match editor.readline("> ") {
             Ok(line) => {
+                // Refused only for what is not to be kept: repeated lines and those that start with a space.
+                let _ = editor.add_history_entry(line.as_str());
                 let next = evaluate(&mut session, line.trim(), color);
                 if let Some(assistant) = editor.helper_mut() {
                     assistant.refresh(&session);
