@@ -44,12 +44,14 @@ pub fn render(session: &Session, error: &EvalAltResult, name: &str, color: bool)
     let (title, notes) = describe(error, &hints, inside, near);
     let mut report = Report::new(title, notes);
     report.site(site(session, &file, position, ""));
+    let mut told = (String::new(), position);
     for (function, file, position) in calls.iter().rev() {
-        let label = match rhai_anonymous(function) {
-            true => "called from here".to_string(),
-            false => format!("`{function}` is called here"),
-        };
-        report.call(site(session, file, *position, &label));
+        // A closure is called at the place of the function that was given it; one of the two is enough.
+        if anonymous(function) || (file.as_str(), *position) == (told.0.as_str(), told.1) {
+            continue;
+        }
+        report.call(site(session, file, *position, &format!("`{function}` is called here")));
+        told = (file.clone(), *position);
     }
     report.render(color)
 }
@@ -68,7 +70,7 @@ pub fn render_plain(name: &str, source: &str, position: Position, message: &str,
     report.render(color)
 }
 
-fn rhai_anonymous(function: &str) -> bool {
+fn anonymous(function: &str) -> bool {
     function.starts_with("anon$")
 }
 
@@ -98,7 +100,10 @@ fn describe(
 ) -> (String, Vec<String>) {
     match error {
         EvalAltResult::ErrorParsing(kind, _) => hints.parse(kind, near),
-        EvalAltResult::ErrorVariableNotFound(name, _) => hints.variable(name, inside),
+        EvalAltResult::ErrorVariableNotFound(name, _) => match near.and_then(|(line, at)| python::assignment(line, at, name)) {
+            Some(help) => (format!("no variable is called `{name}`"), vec![help]),
+            None => hints.variable(name, inside),
+        },
         EvalAltResult::ErrorFunctionNotFound(signature, _) => hints.function(signature),
         EvalAltResult::ErrorModuleNotFound(name, _) => hints.module(name),
         EvalAltResult::ErrorDotExpr(message, _) => hints.property(message),

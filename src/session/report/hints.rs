@@ -27,7 +27,7 @@ impl<'a> Hints<'a> {
 
     /// "Tensor, i64" as users call the types.
     pub(super) fn signature_types(&self, list: &str) -> String {
-        list.split(", ").map(|name| self.type_name(name)).collect::<Vec<_>>().join(", ")
+        list.split(", ").filter(|name| !name.is_empty()).map(|name| self.type_name(name)).collect::<Vec<_>>().join(", ")
     }
 
     pub(super) fn variable(&self, name: &str, inside: Option<&str>) -> (String, Vec<String>) {

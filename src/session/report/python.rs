@@ -12,6 +12,13 @@ pub(super) fn word(name: &str) -> Option<String> {
     Some(format!("help: Python's `{name}` is written `{here}`"))
 }
 
+/// Help for a value given to a name that was never declared.
+pub(super) fn assignment(line: &str, at: usize, name: &str) -> Option<String> {
+    let rest = line.get(at..)?.strip_prefix(name)?.trim_start();
+    let assigns = rest.starts_with('=') && !rest.starts_with("==");
+    assigns.then(|| format!("help: a new variable is declared: `let {name} = ..`"))
+}
+
 /// Help for a line that does not parse; `at` is the byte where the parser stopped.
 pub(super) fn syntax(line: &str, at: usize) -> Option<String> {
     let before = line.get(..at)?.trim_end();
@@ -25,6 +32,10 @@ pub(super) fn syntax(line: &str, at: usize) -> Option<String> {
         "arguments have no names; options go into a map at the end: `f(x, #{ name: value })`"
     } else if here.starts_with('"') && before.ends_with('f') {
         "values are put into text between backticks: `the loss is ${loss}`"
+    } else if here.starts_with(',') && before.rfind('(') > before.rfind(')') && !before.contains("fn ") {
+        "several values in one go into an array: `[1, 2]`"
+    } else if here.starts_with(':') && before.rfind('[') > before.rfind(']') {
+        "a part is taken with `items.extract(0..2)`, of a string with `text.sub_string(0..2)`"
     } else if starts.starts_with("elif ") {
         "`elif` is written `else if`"
     } else if starts.starts_with("import ") || starts.starts_with("from ") {
