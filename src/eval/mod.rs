@@ -1,1 +1,3 @@
-//! (being written)
+//! Scoring models and saying how sure a score is.
+
+pub mod statistics;

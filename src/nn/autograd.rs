@@ -6,8 +6,9 @@
 
 use super::parameter::{Parameter, WeakParameter};
 use crate::error::{Error, Result};
-use candle_core::{Tensor, TensorId};
-use std::cell::{Cell, RefCell};
+use candle_core::backprop::GradStore;
+use candle_core::{DType, Device, Tensor, TensorId, Var};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 
 thread_local! {
@@ -45,11 +46,38 @@ pub(super) fn register(id: TensorId, leaf: WeakParameter) {
     });
 }
 
+thread_local! {
+    static ANCHOR: OnceCell<Var> = const { OnceCell::new() };
+}
+
+/// A variable on the CPU that nobody differentiates by. An operation that captured its parameters takes it as a second input, so
+/// that candle records the operation although its first input may be plain data; its `bwd` returns `None` for it.
+///
+/// # Errors
+/// Out of memory.
+pub fn anchor() -> Result<Tensor> {
+    ANCHOR.with(|cell| match cell.get() {
+        Some(var) => Ok(var.as_tensor().clone()),
+        None => {
+            let var = Var::zeros((), DType::F32, &Device::Cpu)?;
+            Ok(cell.get_or_init(|| var).as_tensor().clone())
+        }
+    })
+}
+
 /// Runs candle's backward pass from a scalar and adds the gradients into the `.grad` of every parameter that took part.
 ///
 /// # Errors
 /// `loss` is not a scalar, or was not computed from anything that requires a gradient.
 pub fn backward(loss: &Tensor) -> Result<()> {
+    backward_store(loss).map(|_| ())
+}
+
+/// As [`backward`]; also returns candle's gradients, for those of leaves that are no parameters.
+///
+/// # Errors
+/// As [`backward`].
+pub fn backward_store(loss: &Tensor) -> Result<GradStore> {
     if loss.elem_count() != 1 {
         return Err(Error::argument(format!(
             "backward() needs a scalar, this tensor has shape {:?}; reduce it first with .sum() or .mean()",
@@ -70,5 +98,5 @@ pub fn backward(loss: &Tensor) -> Result<()> {
     for (parameter, gradient) in found {
         parameter.accumulate(&gradient)?;
     }
-    Ok(())
+    Ok(store)
 }

@@ -3,6 +3,9 @@
 use super::autograd;
 use crate::error::{Error, Result};
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Tensor, Var};
+use half::{bf16, f16};
+use rayon::prelude::*;
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
 
@@ -168,8 +171,17 @@ impl Parameter {
     ///
     /// # Errors
     /// The value is not contiguous f32 on the CPU.
-    pub fn update_f32(&self, update: impl Fn(&mut [f32]) + Sync) -> Result<()> {
-        Ok(self.var().inplace_op1(&InPlace(update))?)
+    pub fn update_f32(&self, update: impl FnMut(&mut [f32])) -> Result<()> {
+        Ok(self.var().inplace_op1(&InPlace(RefCell::new(update)))?)
+    }
+
+    /// As [`Self::update_f32`] for a bf16 or f16 value: `update` works on `master`, an f32 copy kept by the caller, which is then
+    /// rounded into the value. Where the value was changed by someone else meanwhile, the master follows it first.
+    ///
+    /// # Errors
+    /// The value is not contiguous bf16 or f16 on the CPU, or `master` has another length.
+    pub fn update_half(&self, master: &mut [f32], update: impl FnMut(&mut [f32])) -> Result<()> {
+        Ok(self.var().inplace_op1(&HalfInPlace(RefCell::new((master, update))))?)
     }
 
     /// The gradient gathered since it was last zeroed; a copy, in f32.
@@ -250,14 +262,14 @@ impl Parameter {
     ///
     /// # Errors
     /// The parameter is not on the CPU.
-    pub fn accumulate_with(&self, add: impl Fn(&mut [f32], bool) + Sync) -> Result<()> {
+    pub fn accumulate_with(&self, mut add: impl FnMut(&mut [f32], bool)) -> Result<()> {
         let mut gradient = self.gradient();
         let filled = gradient.filled;
         if gradient.buffer.is_none() {
             gradient.buffer = Some(Tensor::zeros(self.dims(), DType::F32, &Device::Cpu)?);
         }
         if let Some(buffer) = &gradient.buffer {
-            buffer.inplace_op1(&InPlace(|values: &mut [f32]| add(values, filled)))?;
+            buffer.inplace_op1(&InPlace(RefCell::new(|values: &mut [f32]| add(values, filled))))?;
         }
         gradient.filled = true;
         Ok(())
@@ -272,7 +284,9 @@ impl Parameter {
             return Ok(());
         }
         if self.device().is_cpu() {
-            return self.accumulate_with(|values, _| values.iter_mut().for_each(|v| *v *= factor));
+            return self.accumulate_with(|values, _| {
+                values.par_chunks_mut(1 << 16).for_each(|part| part.iter_mut().for_each(|v| *v *= factor));
+            });
         }
         let mut gradient = self.gradient();
         if let Some(buffer) = &gradient.buffer {
@@ -288,19 +302,64 @@ impl Parameter {
 }
 
 /// A candle in-place operation made from a closure over contiguous f32 elements.
-struct InPlace<F>(F);
+struct InPlace<F>(RefCell<F>);
 
-impl<F: Fn(&mut [f32]) + Sync> InplaceOp1 for InPlace<F> {
+impl<F: FnMut(&mut [f32])> InplaceOp1 for InPlace<F> {
     fn name(&self) -> &'static str {
         "update in place"
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
         let CpuStorage::F32(values) = storage else { candle_core::bail!("only f32 values can be updated in place") };
-        let Some((start, end)) = layout.contiguous_offsets() else {
-            candle_core::bail!("only contiguous values can be updated in place")
-        };
-        (self.0)(&mut values[start..end]);
+        (self.0.borrow_mut())(&mut values[contiguous(layout)?]);
         Ok(())
+    }
+}
+
+/// The same for bf16 and f16, through an f32 master copy.
+struct HalfInPlace<'a, F>(RefCell<(&'a mut [f32], F)>);
+
+impl<F: FnMut(&mut [f32])> InplaceOp1 for HalfInPlace<'_, F> {
+    fn name(&self) -> &'static str {
+        "update through a master copy"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+        let (master, update) = &mut *self.0.borrow_mut();
+        let range = contiguous(layout)?;
+        if range.len() != master.len() {
+            candle_core::bail!("a master copy of {} elements for a parameter of {}", master.len(), range.len())
+        }
+        match storage {
+            CpuStorage::BF16(values) => through_master(&mut values[range], master, update, bf16::from_f32, bf16::to_f32),
+            CpuStorage::F16(values) => through_master(&mut values[range], master, update, f16::from_f32, f16::to_f32),
+            _ => candle_core::bail!("only bf16 and f16 values have a master copy"),
+        }
+        Ok(())
+    }
+}
+
+fn through_master<T: Copy + PartialEq>(
+    values: &mut [T],
+    master: &mut [f32],
+    update: &mut impl FnMut(&mut [f32]),
+    narrow: impl Fn(f32) -> T,
+    widen: impl Fn(T) -> f32,
+) {
+    for (exact, value) in master.iter_mut().zip(values.iter()) {
+        if narrow(*exact) != *value {
+            *exact = widen(*value);
+        }
+    }
+    update(master);
+    for (value, exact) in values.iter_mut().zip(master.iter()) {
+        *value = narrow(*exact);
+    }
+}
+
+fn contiguous(layout: &Layout) -> candle_core::Result<std::ops::Range<usize>> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(start..end),
+        None => candle_core::bail!("only contiguous values can be updated in place"),
     }
 }

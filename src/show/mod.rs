@@ -1,1 +1,48 @@
-//! (being written)
+//! Values with faces: a [`Table`], a [`Figure`] or a [`Report`] renders as terminal text, SVG, HTML, Markdown or JSON, and the
+//! front that shows it chooses. Nothing here knows of models or prints.
+
+mod bars;
+mod braille;
+pub mod figure;
+mod frame;
+mod labels;
+pub mod number;
+pub mod report;
+mod svg;
+mod table;
+mod text;
+
+pub use figure::{BarSeries, Figure, Plot, Point, Series};
+pub use report::{Block, Report, Section};
+pub use table::{Table, reading_order};
+
+/// Columns of the terminal, or 80 where there is none.
+pub fn terminal_width() -> usize {
+    terminal_size::terminal_size().map_or(80, |(width, _)| usize::from(width.0).max(20))
+}
+
+/// Text as HTML or SVG content and in double-quoted attributes. Control characters, which XML forbids, become spaces.
+pub fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\n' | '\t' => escaped.push(character),
+            other if other.is_control() => escaped.push(' '),
+            other => escaped.push(other),
+        }
+    }
+    escaped
+}
+
+/// Text of at most `width` characters; what is cut is marked.
+pub(crate) fn shorten(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_string();
+    }
+    let kept: String = text.chars().take(width.saturating_sub(1)).collect();
+    format!("{}…", kept.trim_end())
+}

@@ -1,1 +1,10 @@
-//! (being written)
+//! Training with the names and numbers of transformers' Trainer.
+
+pub mod arguments;
+pub mod checkpoint;
+pub mod regularizer;
+pub mod trainer;
+
+pub use arguments::TrainingArguments;
+pub use regularizer::Regularizer;
+pub use trainer::{StepState, TrainResult, Trainer};

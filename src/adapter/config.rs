@@ -1,0 +1,161 @@
+//! `LoraConfig`: PEFT's names, defaults and meanings.
+
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Which modules get an adapter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum TargetModules {
+    /// Names; a module is meant when its name is one of these or ends with `.` and one of these.
+    Names(Vec<String>),
+    /// A regular expression for the whole name, or "all-linear": every linear layer but the head.
+    Pattern(String),
+}
+
+/// Which biases are trained beside the adapter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bias {
+    /// None of them.
+    #[default]
+    None,
+    /// All biases of the model.
+    All,
+    /// The biases of the modules that have an adapter.
+    LoraOnly,
+}
+
+/// How the adapter's matrices start.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum InitLoraWeights {
+    /// `true`: A as PyTorch's linear layer, B zero, so that training starts from the base model. `false`: both random.
+    Default(bool),
+    /// "gaussian": A normal with standard deviation 1 / r, B zero.
+    Named(String),
+}
+
+/// Options of a LoRA adapter (Hu et al. 2021, arXiv 2106.09685): `y = W x + scaling * B A dropout(x)`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LoraConfig {
+    /// What the model is for; only "CAUSAL_LM".
+    pub task_type: Option<String>,
+    /// Rank of the change: rows of A and columns of B. Default 8; more learns more and costs more.
+    pub r: usize,
+    /// The change is scaled by `lora_alpha / r`. Default 8; twice the rank is a common choice.
+    pub lora_alpha: f64,
+    /// Modules to adapt. Default: q_proj and v_proj.
+    pub target_modules: Option<TargetModules>,
+    /// Modules that names in `target_modules` match and that are left alone all the same.
+    pub exclude_modules: Option<TargetModules>,
+    /// Probability of dropping an input of the adapter while training. Default 0.
+    pub lora_dropout: f64,
+    /// Biases to train: "none" (default), "all", "lora_only".
+    pub bias: Bias,
+    /// Scale by `lora_alpha / sqrt(r)` instead (Kalajdzievski 2023, arXiv 2312.03732): for high ranks.
+    pub use_rslora: bool,
+    /// Modules that get a trained copy in full, by name, for example lm_head.
+    pub modules_to_save: Option<Vec<String>>,
+    /// `true` (default), `false` or "gaussian".
+    pub init_lora_weights: InitLoraWeights,
+    /// Blocks to adapt, by index. Default: all.
+    pub layers_to_transform: Option<Vec<usize>>,
+    /// Other ranks for modules whose name matches a pattern.
+    pub rank_pattern: BTreeMap<String, usize>,
+    /// Other alphas for modules whose name matches a pattern.
+    pub alpha_pattern: BTreeMap<String, f64>,
+}
+
+impl Default for LoraConfig {
+    fn default() -> Self {
+        Self {
+            task_type: None,
+            r: 8,
+            lora_alpha: 8.0,
+            target_modules: None,
+            exclude_modules: None,
+            lora_dropout: 0.0,
+            bias: Bias::None,
+            use_rslora: false,
+            modules_to_save: None,
+            init_lora_weights: InitLoraWeights::Default(true),
+            layers_to_transform: None,
+            rank_pattern: BTreeMap::new(),
+            alpha_pattern: BTreeMap::new(),
+        }
+    }
+}
+
+impl LoraConfig {
+    /// Checks every field's range.
+    ///
+    /// # Errors
+    /// Names the field, what was given and what is allowed.
+    pub fn validate(&self) -> Result<()> {
+        let refuse = |message: String| Err(Error::Argument(format!("LoraConfig: {message}")));
+        if self.r == 0 || self.rank_pattern.values().any(|r| *r == 0) {
+            return refuse("r must be at least 1, got 0".into());
+        }
+        if !self.lora_alpha.is_finite() || self.lora_alpha <= 0.0 {
+            return refuse(format!("lora_alpha must be a finite number above 0, got {}", self.lora_alpha));
+        }
+        if !(0.0..1.0).contains(&self.lora_dropout) {
+            return refuse(format!("lora_dropout must be at least 0 and below 1, got {}", self.lora_dropout));
+        }
+        if let Some(task) = self.task_type.as_deref().filter(|t| *t != "CAUSAL_LM") {
+            return refuse(format!("task_type \"{task}\" is not supported; only \"CAUSAL_LM\" is"));
+        }
+        if let InitLoraWeights::Named(name) = &self.init_lora_weights
+            && name != "gaussian"
+        {
+            return refuse(format!("init_lora_weights must be true, false or \"gaussian\", got \"{name}\""));
+        }
+        Ok(())
+    }
+
+    /// Rank and scaling factor of the module with this name.
+    pub fn rank_and_scaling(&self, module: &str) -> (usize, f64) {
+        let rank = pattern_value(&self.rank_pattern, module).unwrap_or(self.r);
+        let alpha = pattern_value(&self.alpha_pattern, module).unwrap_or(self.lora_alpha);
+        let divisor = if self.use_rslora { (rank as f64).sqrt() } else { rank as f64 };
+        (rank, alpha / divisor)
+    }
+}
+
+/// The value of the first pattern that matches the end of a module's name, as PEFT matches: `(.*\.)?(pattern)$`.
+fn pattern_value<T: Copy>(patterns: &BTreeMap<String, T>, module: &str) -> Option<T> {
+    let matches = |pattern: &str| regex::Regex::new(&format!(r"^(?:.*\.)?(?:{pattern})$")).is_ok_and(|r| r.is_match(module));
+    patterns.iter().find(|(pattern, _)| matches(pattern)).map(|(_, value)| *value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_change_rank_and_scaling_of_what_they_match() {
+        let config = LoraConfig {
+            r: 4,
+            lora_alpha: 8.0,
+            rank_pattern: [("down_proj".to_string(), 2)].into(),
+            alpha_pattern: [("layers.0.self_attn.q_proj".to_string(), 16.0)].into(),
+            ..LoraConfig::default()
+        };
+        assert_eq!(config.rank_and_scaling("model.layers.1.mlp.down_proj"), (2, 4.0));
+        assert_eq!(config.rank_and_scaling("model.layers.0.self_attn.q_proj"), (4, 4.0));
+        assert_eq!(config.rank_and_scaling("model.layers.1.self_attn.q_proj"), (4, 2.0));
+        let stabilised = LoraConfig { use_rslora: true, ..config };
+        assert_eq!(stabilised.rank_and_scaling("model.layers.1.self_attn.q_proj"), (4, 4.0));
+    }
+
+    #[test]
+    fn values_out_of_range_are_named() {
+        let bad = LoraConfig { lora_dropout: 1.0, ..LoraConfig::default() };
+        assert!(bad.validate().unwrap_err().to_string().contains("lora_dropout"));
+        let bad = LoraConfig { r: 0, ..LoraConfig::default() };
+        assert!(bad.validate().unwrap_err().to_string().contains("r must be"));
+    }
+}

@@ -1,0 +1,102 @@
+//! Which modules a LoRA configuration means.
+
+use super::config::{LoraConfig, TargetModules};
+use crate::error::{Error, Result};
+use regex::Regex;
+
+/// The modules among `names` that get an adapter, in their order.
+///
+/// # Errors
+/// Nothing matches, the pattern is no regular expression, or a block index does not exist.
+pub fn targets<'a>(config: &LoraConfig, names: &[&'a str]) -> Result<Vec<&'a str>> {
+    let default = TargetModules::Names(vec!["q_proj".into(), "v_proj".into()]);
+    let wanted = config.target_modules.as_ref().unwrap_or(&default);
+    let included = matcher(wanted)?;
+    let excluded = config.exclude_modules.as_ref().map(matcher).transpose()?;
+    let in_block = |name: &str| match &config.layers_to_transform {
+        Some(layers) => block_index(name).is_some_and(|i| layers.contains(&i)),
+        None => true,
+    };
+    let found: Vec<&str> = names
+        .iter()
+        .copied()
+        .filter(|n| included(n) && in_block(n) && !excluded.as_ref().is_some_and(|excluded| excluded(n)))
+        .collect();
+    if found.is_empty() {
+        let mut kinds: Vec<&str> = names.iter().map(|n| n.rsplit('.').next().unwrap_or(n)).collect();
+        kinds.sort_unstable();
+        kinds.dedup();
+        let wanted = serde_json::to_string(wanted).unwrap_or_default();
+        return Err(Error::Argument(format!(
+            "target_modules {wanted} match no module of this model; there are {} (or use \"all-linear\")",
+            kinds.join(", ")
+        )));
+    }
+    if let TargetModules::Names(wanted) = wanted {
+        // PEFT lets a misspelt name pass when another one matches; the adapter is then smaller than asked for.
+        if let Some(missing) = wanted.iter().find(|w| !names.iter().any(|n| is_named(n, w))) {
+            let hint = if missing.ends_with("embed_tokens") { " (LoRA on embeddings is not supported)" } else { "" };
+            return Err(Error::Argument(format!("target_modules: no module of this model is named \"{missing}\"{hint}")));
+        }
+    }
+    Ok(found)
+}
+
+/// Whether a module's name is `wanted` or ends with it.
+pub fn is_named(module: &str, wanted: &str) -> bool {
+    module == wanted || module.strip_suffix(wanted).is_some_and(|rest| rest.ends_with('.'))
+}
+
+fn matcher(modules: &TargetModules) -> Result<Box<dyn Fn(&str) -> bool>> {
+    Ok(match modules.clone() {
+        TargetModules::Names(names) => Box::new(move |module| names.iter().any(|n| is_named(module, n))),
+        TargetModules::Pattern(p) if p == "all-linear" => Box::new(|module| module != "lm_head"),
+        TargetModules::Pattern(pattern) => {
+            let regex = Regex::new(&format!("^(?:{pattern})$"))
+                .map_err(|e| Error::Argument(format!("target_modules: \"{pattern}\" is no regular expression: {e}")))?;
+            Box::new(move |module| regex.is_match(module))
+        }
+    })
+}
+
+fn block_index(module: &str) -> Option<usize> {
+    let mut parts = module.split('.');
+    parts.find(|p| *p == "layers")?;
+    parts.next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAMES: [&str; 5] = [
+        "model.layers.0.self_attn.q_proj",
+        "model.layers.1.self_attn.q_proj",
+        "model.layers.1.mlp.up_proj",
+        "lm_head",
+        "xq_proj",
+    ];
+
+    fn config(target_modules: serde_json::Value) -> LoraConfig {
+        serde_json::from_value(serde_json::json!({ "target_modules": target_modules })).unwrap()
+    }
+
+    #[test]
+    fn names_match_whole_parts() {
+        assert_eq!(targets(&config(serde_json::json!(["q_proj"])), &NAMES).unwrap(), NAMES[..2]);
+    }
+
+    #[test]
+    fn patterns_match_the_whole_name_and_all_linear_leaves_the_head_out() {
+        assert_eq!(targets(&config(".*layers\\.1\\..*".into()), &NAMES).unwrap(), NAMES[1..3]);
+        assert!(!targets(&config("all-linear".into()), &NAMES).unwrap().contains(&"lm_head"));
+    }
+
+    #[test]
+    fn what_matches_nothing_is_refused_with_what_there_is() {
+        let error = targets(&config(serde_json::json!(["c_attn"])), &NAMES).unwrap_err().to_string();
+        assert!(error.contains("c_attn") && error.contains("up_proj"), "{error}");
+        let error = targets(&config(serde_json::json!(["q_proj", "vproj"])), &NAMES).unwrap_err().to_string();
+        assert!(error.contains("vproj"), "{error}");
+    }
+}

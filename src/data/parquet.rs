@@ -1,0 +1,53 @@
+//! Parquet files through the record API: one row at a time, nested fields included.
+
+use super::Row;
+use crate::error::{Error, Result};
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::record::Field;
+use serde_json::Value;
+use std::path::Path;
+
+pub(super) fn read(path: &Path) -> Result<Vec<Row>> {
+    let file = std::fs::File::open(path).map_err(|e| Error::io("open", path, e))?;
+    let fault = |e: parquet::errors::ParquetError| {
+        Error::format(path, format!("not readable as Parquet: {e}. Compressions read: none, snappy, gzip, zstd"))
+    };
+    let reader = SerializedFileReader::new(file).map_err(fault)?;
+    let rows = reader.get_row_iter(None).map_err(fault)?;
+    rows.map(|row| {
+        let row = row.map_err(fault)?;
+        Ok(row.get_column_iter().map(|(name, field)| (name.clone(), value(field))).collect())
+    })
+    .collect()
+}
+
+fn value(field: &Field) -> Value {
+    match field {
+        Field::Null => Value::Null,
+        Field::Bool(v) => Value::Bool(*v),
+        Field::Byte(v) => Value::from(*v),
+        Field::Short(v) => Value::from(*v),
+        Field::Int(v) => Value::from(*v),
+        Field::Long(v) => Value::from(*v),
+        Field::UByte(v) => Value::from(*v),
+        Field::UShort(v) => Value::from(*v),
+        Field::UInt(v) => Value::from(*v),
+        Field::ULong(v) => Value::from(*v),
+        Field::Float16(v) => Value::from(v.to_f32()),
+        Field::Float(v) => Value::from(*v),
+        Field::Double(v) => Value::from(*v),
+        Field::Str(v) => Value::String(v.clone()),
+        Field::Bytes(v) => Value::String(String::from_utf8_lossy(v.data()).into_owned()),
+        Field::Group(group) => Value::Object(group.get_column_iter().map(|(name, field)| (name.clone(), value(field))).collect()),
+        Field::ListInternal(list) => Value::Array(list.elements().iter().map(value).collect()),
+        Field::MapInternal(map) => {
+            let key = |field: &Field| match value(field) {
+                Value::String(text) => text,
+                other => other.to_string(),
+            };
+            Value::Object(map.entries().iter().map(|(k, v)| (key(k), value(v))).collect())
+        }
+        // Dates, times and decimals have no JSON form; their text is what people read.
+        other => Value::String(other.to_string()),
+    }
+}

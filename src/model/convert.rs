@@ -1,0 +1,96 @@
+//! Weights from a file's bytes to the dtype that is computed with, in parallel, with one copy in memory.
+
+use crate::error::{Error, Result};
+use candle_core::{DType, Device, Var};
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+/// Elements that one task converts: enough that starting it costs nothing, few enough that threads share the work.
+pub(super) const CHUNK: usize = 1 << 16;
+
+/// A dtype that weights are stored or computed in.
+pub(super) trait Float: candle_core::WithDType + Default + Send + Sync {
+    /// Bytes an element takes in a file.
+    const BYTES: usize;
+    fn from_le(bytes: &[u8]) -> Self;
+    fn widen(self) -> f32;
+    fn narrow(value: f32) -> Self;
+}
+
+impl Float for f32 {
+    const BYTES: usize = 4;
+    fn from_le(bytes: &[u8]) -> Self {
+        match bytes {
+            &[a, b, c, d] => f32::from_le_bytes([a, b, c, d]),
+            _ => 0.0,
+        }
+    }
+    fn widen(self) -> f32 {
+        self
+    }
+    fn narrow(value: f32) -> Self {
+        value
+    }
+}
+
+macro_rules! half_float {
+    ($type:ty) => {
+        impl Float for $type {
+            const BYTES: usize = 2;
+            fn from_le(bytes: &[u8]) -> Self {
+                match bytes {
+                    &[a, b] => <$type>::from_le_bytes([a, b]),
+                    _ => <$type>::default(),
+                }
+            }
+            fn widen(self) -> f32 {
+                self.to_f32()
+            }
+            fn narrow(value: f32) -> Self {
+                <$type>::from_f32(value)
+            }
+        }
+    };
+}
+half_float!(bf16);
+half_float!(f16);
+
+/// A candle variable from little-endian bytes of dtype `from`, converted to dtype `to`.
+pub(super) fn variable(bytes: &[u8], from: DType, shape: &[usize], to: DType, device: &Device) -> Result<Var> {
+    match (from, to) {
+        (DType::F32, DType::F32) => same::<f32>(bytes, shape, device),
+        (DType::BF16, DType::BF16) => same::<bf16>(bytes, shape, device),
+        (DType::F16, DType::F16) => same::<f16>(bytes, shape, device),
+        (DType::F32, DType::BF16) => converted::<f32, bf16>(bytes, shape, device),
+        (DType::F32, DType::F16) => converted::<f32, f16>(bytes, shape, device),
+        (DType::BF16, DType::F32) => converted::<bf16, f32>(bytes, shape, device),
+        (DType::BF16, DType::F16) => converted::<bf16, f16>(bytes, shape, device),
+        (DType::F16, DType::F32) => converted::<f16, f32>(bytes, shape, device),
+        (DType::F16, DType::BF16) => converted::<f16, bf16>(bytes, shape, device),
+        (from, to) => Err(Error::argument(format!("cannot load {from:?} weights as {to:?}; use \"f32\", \"bf16\" or \"f16\""))),
+    }
+}
+
+fn same<T: Float>(bytes: &[u8], shape: &[usize], device: &Device) -> Result<Var> {
+    filled(bytes, shape, device, |element| T::from_le(element), T::BYTES)
+}
+
+fn converted<S: Float, T: Float>(bytes: &[u8], shape: &[usize], device: &Device) -> Result<Var> {
+    filled(bytes, shape, device, |element| T::narrow(S::from_le(element).widen()), S::BYTES)
+}
+
+fn filled<T: Float>(
+    bytes: &[u8],
+    shape: &[usize],
+    device: &Device,
+    read: impl Fn(&[u8]) -> T + Sync,
+    size: usize,
+) -> Result<Var> {
+    let mut values = vec![T::default(); bytes.len() / size];
+    values.par_chunks_mut(CHUNK).zip(bytes.par_chunks(CHUNK * size)).for_each(|(values, bytes)| {
+        for (value, element) in values.iter_mut().zip(bytes.chunks_exact(size)) {
+            *value = read(element);
+        }
+    });
+    Ok(Var::from_vec(values, shape, device)?)
+}

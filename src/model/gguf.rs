@@ -1,0 +1,306 @@
+//! GGUF files of the llama architecture: metadata to [`ModelConfig`], tensors dequantised under their Hugging Face names.
+//!
+//! llama.cpp stores the rows of q and k in the order of interleaved rotary embeddings; here they are put back into the Hugging
+//! Face order while loading, so that everything above sees one layout.
+
+use super::config::ModelConfig;
+use super::convert::Float;
+use super::weights::{closest, map_file};
+use crate::error::{Error, Result};
+use candle_core::quantized::gguf_file::{Content, Value};
+use candle_core::quantized::k_quants::{
+    BlockQ2K, BlockQ3K, BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0, BlockQ5_1, BlockQ5K, BlockQ6K, BlockQ8_0, BlockQ8K, GgmlType,
+};
+use candle_core::quantized::{GgmlDType, QStorage, QTensor};
+use candle_core::{DType, Device, Var};
+use half::{bf16, f16};
+use memmap2::Mmap;
+use rayon::prelude::*;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+
+/// An opened GGUF file.
+pub struct Gguf {
+    path: PathBuf,
+    map: Mmap,
+    metadata: HashMap<String, Value>,
+    config: ModelConfig,
+    tensors: BTreeMap<String, Entry>,
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    dtype: GgmlDType,
+    shape: Vec<usize>,
+    start: usize,
+    end: usize,
+    /// For q and k: the width of a head, within which rows are to be un-permuted.
+    head_dim: Option<usize>,
+}
+
+impl std::fmt::Debug for Gguf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gguf").field("path", &self.path).field("tensors", &self.tensors.len()).finish()
+    }
+}
+
+impl Gguf {
+    /// Opens a GGUF file and checks it.
+    ///
+    /// # Errors
+    /// Not a GGUF file, cut short, or of an architecture or with tensors that are not supported.
+    pub fn open(path: &Path) -> Result<Self> {
+        let map = map_file(path)?;
+        let content = read_content(&map, path)?;
+        let config = super::gguf_config::model_config(&content, &map, path)?;
+        let mut tensors = BTreeMap::new();
+        for (name, info) in &content.tensor_infos {
+            let Some(hf_name) = hf_name(name) else { continue };
+            let shape = info.shape.dims().to_vec();
+            let (start, end) = extent(&content, name, map.len()).map_err(|message| Error::format(path, message))?;
+            let permuted = hf_name.contains(".q_proj.") || hf_name.contains(".k_proj.");
+            if permuted && !shape.first().is_some_and(|rows| rows.is_multiple_of(config.head_dim)) {
+                return Err(Error::format(
+                    path,
+                    format!("tensor {name}: shape {shape:?} is no multiple of head_dim {}", config.head_dim),
+                ));
+            }
+            let head_dim = permuted.then_some(config.head_dim);
+            tensors.insert(hf_name, Entry { dtype: info.ggml_dtype, shape, start, end, head_dim });
+        }
+        Ok(Self { path: path.to_path_buf(), map, metadata: content.metadata, config, tensors })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The configuration made from the metadata.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The file's metadata; the tokenizer and the chat template are in there.
+    pub fn metadata(&self) -> &HashMap<String, Value> {
+        &self.metadata
+    }
+
+    /// The Hugging Face names of all tensors, sorted.
+    pub fn names(&self) -> Vec<&str> {
+        self.tensors.keys().map(String::as_str).collect()
+    }
+
+    /// Whether there is such a tensor.
+    pub fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// A tensor's shape, and the dtype it is loaded in by default: F32 for quantised tensors, else the file's.
+    ///
+    /// # Errors
+    /// No such tensor.
+    pub fn shape_dtype(&self, name: &str) -> Result<(Vec<usize>, DType)> {
+        let entry = self.entry(name)?;
+        let dtype = match entry.dtype {
+            GgmlDType::F16 => DType::F16,
+            GgmlDType::BF16 => DType::BF16,
+            _ => DType::F32,
+        };
+        Ok((entry.shape.clone(), dtype))
+    }
+
+    /// How a tensor is stored.
+    ///
+    /// # Errors
+    /// No such tensor.
+    pub fn stored_dtype(&self, name: &str) -> Result<GgmlDType> {
+        Ok(self.entry(name)?.dtype)
+    }
+
+    /// Loads a tensor, dequantised, as a candle variable.
+    ///
+    /// # Errors
+    /// No such tensor, or a dtype other than F32, BF16 and F16 is asked for.
+    pub fn load(&self, name: &str, dtype: Option<DType>, device: &Device) -> Result<Var> {
+        let default = self.shape_dtype(name)?.1;
+        let entry = self.entry(name)?;
+        match dtype.unwrap_or(default) {
+            DType::F32 => self.dequantised::<f32>(entry, device),
+            DType::BF16 => self.dequantised::<bf16>(entry, device),
+            DType::F16 => self.dequantised::<f16>(entry, device),
+            other => Err(Error::argument(format!("cannot load {name} as {other:?}; use \"f32\", \"bf16\" or \"f16\""))),
+        }
+    }
+
+    /// A tensor as it is stored, quantised, with its rows in the Hugging Face order.
+    ///
+    /// # Errors
+    /// No such tensor, or one that candle cannot hold.
+    pub fn quantized(&self, name: &str, device: &Device) -> Result<QTensor> {
+        let entry = self.entry(name)?;
+        let bytes = &self.map[entry.start..entry.end];
+        let rows = entry.rows();
+        let row = bytes.len() / rows.max(1);
+        let data: Cow<'_, [u8]> = match entry.head_dim {
+            // Quantisation blocks lie within rows, so that rows can be moved as they are.
+            Some(_) => (0..rows).flat_map(|r| &bytes[entry.stored_row(r) * row..][..row]).copied().collect::<Vec<_>>().into(),
+            None => bytes.into(),
+        };
+        let storage = QStorage::from_data(data, device, entry.dtype)?;
+        Ok(QTensor::new(storage, entry.shape.as_slice())?)
+    }
+
+    fn dequantised<T: Float>(&self, entry: &Entry, device: &Device) -> Result<Var> {
+        let bytes = &self.map[entry.start..entry.end];
+        let values = match entry.dtype {
+            GgmlDType::F32 => entry.read::<f32, T>(bytes),
+            GgmlDType::F16 => entry.read::<f16, T>(bytes),
+            GgmlDType::BF16 => entry.read::<bf16, T>(bytes),
+            GgmlDType::Q4_0 => entry.read::<BlockQ4_0, T>(bytes),
+            GgmlDType::Q4_1 => entry.read::<BlockQ4_1, T>(bytes),
+            GgmlDType::Q5_0 => entry.read::<BlockQ5_0, T>(bytes),
+            GgmlDType::Q5_1 => entry.read::<BlockQ5_1, T>(bytes),
+            GgmlDType::Q8_0 => entry.read::<BlockQ8_0, T>(bytes),
+            GgmlDType::Q2K => entry.read::<BlockQ2K, T>(bytes),
+            GgmlDType::Q3K => entry.read::<BlockQ3K, T>(bytes),
+            GgmlDType::Q4K => entry.read::<BlockQ4K, T>(bytes),
+            GgmlDType::Q5K => entry.read::<BlockQ5K, T>(bytes),
+            GgmlDType::Q6K => entry.read::<BlockQ6K, T>(bytes),
+            GgmlDType::Q8K => entry.read::<BlockQ8K, T>(bytes),
+            GgmlDType::Q8_1 => None,
+        };
+        let values =
+            values.ok_or_else(|| Error::format(&self.path, format!("tensors stored as {:?} are not supported", entry.dtype)))?;
+        Ok(Var::from_vec(values, entry.shape.as_slice(), device)?)
+    }
+
+    fn entry(&self, name: &str) -> Result<&Entry> {
+        self.tensors.get(name).ok_or_else(|| {
+            Error::Missing(format!("tensor {name} is not in {}{}", self.path.display(), closest(name, self.tensors.keys())))
+        })
+    }
+}
+
+impl Entry {
+    fn rows(&self) -> usize {
+        self.shape.first().copied().unwrap_or(1)
+    }
+
+    /// The row of the file that holds row `row` of the Hugging Face order: there a head's first half turns with its second
+    /// half, in the file even rows turn with odd ones.
+    fn stored_row(&self, row: usize) -> usize {
+        let Some(head_dim) = self.head_dim else { return row };
+        let (head, within) = (row / head_dim, row % head_dim);
+        let (half, pair) = (within / (head_dim / 2), within % (head_dim / 2));
+        head * head_dim + 2 * pair + half
+    }
+
+    /// The elements in the Hugging Face order; `None` where the bytes are no whole number of blocks a row.
+    fn read<B: GgmlType, T: Float>(&self, bytes: &[u8]) -> Option<Vec<T>> {
+        let rows = self.rows();
+        let columns: usize = self.shape.iter().skip(1).product();
+        let row_blocks = columns / B::BLCK_SIZE;
+        let blocks = blocks::<B>(bytes);
+        if rows == 0 || columns == 0 || !columns.is_multiple_of(B::BLCK_SIZE) || blocks.len() != rows * row_blocks {
+            return None;
+        }
+        let mut values = vec![T::default(); rows * columns];
+        values.par_chunks_mut(columns).with_min_len((super::convert::CHUNK / columns).max(1)).enumerate().for_each_init(
+            || vec![0f32; columns],
+            |buffer, (row, out)| {
+                let stored = self.stored_row(row) * row_blocks;
+                B::to_float(&blocks[stored..stored + row_blocks], buffer);
+                out.iter_mut().zip(buffer.iter()).for_each(|(out, &value)| *out = T::narrow(value));
+            },
+        );
+        Some(values)
+    }
+}
+
+/// The bytes as blocks; copied where they are not aligned, which happens in files with an alignment of their own.
+fn blocks<B: GgmlType>(bytes: &[u8]) -> Cow<'_, [B]> {
+    let count = bytes.len() / size_of::<B>();
+    if bytes.as_ptr().align_offset(align_of::<B>()) == 0 {
+        // SAFETY: candle's block types are `repr(C)` and plain data, valid for every bit pattern; the bytes are aligned and
+        // `count` blocks long.
+        return Cow::Borrowed(unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), count) });
+    }
+    let mut copy = vec![B::zeros(); count];
+    // SAFETY: as above; the copy is `count` blocks long and does not overlap the source.
+    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), copy.as_mut_ptr().cast(), count * size_of::<B>()) };
+    Cow::Owned(copy)
+}
+
+fn read_content(map: &Mmap, path: &Path) -> Result<Content> {
+    if map.len() < 4 || &map[..4] != b"GGUF" {
+        return Err(Error::format(path, "not a GGUF file: it does not start with the letters GGUF"));
+    }
+    // candle divides by the alignment that the file names.
+    let key = b"general.alignment";
+    let head = &map[..map.len().min(1 << 20)];
+    if let Some(at) = head.windows(key.len()).position(|window| window == key)
+        && head.get(at + key.len() + 4..at + key.len() + 8) == Some(&[0; 4])
+    {
+        return Err(Error::format(path, "general.alignment is 0; the file is damaged"));
+    }
+    Content::read(&mut Cursor::new(&map[..])).map_err(|error| {
+        let error = Error::from(error);
+        Error::format(
+            path,
+            format!("the file is cut short, damaged or of a kind that is not supported ({error}); download it again"),
+        )
+    })
+}
+
+/// Where a tensor's bytes are in the file.
+pub(super) fn extent(content: &Content, name: &str, file_len: usize) -> std::result::Result<(usize, usize), String> {
+    let info = content.tensor_infos.get(name).ok_or_else(|| format!("tensor {name} is missing"))?;
+    let dims = info.shape.dims();
+    let block = info.ggml_dtype.block_size();
+    let elements = dims.iter().try_fold(1usize, |product, &n| product.checked_mul(n));
+    let size = elements.and_then(|n| (n / block).checked_mul(info.ggml_dtype.type_size()));
+    let start = usize::try_from(content.tensor_data_offset.saturating_add(info.offset)).ok();
+    let end = start.zip(size).and_then(|(start, size)| start.checked_add(size));
+    match (start, end) {
+        (Some(start), Some(end)) if end <= file_len => {
+            if dims.is_empty() || !dims[dims.len() - 1].is_multiple_of(block) {
+                return Err(format!(
+                    "tensor {name}: shape {dims:?} does not fit {:?}, which stores {block} at a time",
+                    info.ggml_dtype
+                ));
+            }
+            Ok((start, end))
+        }
+        _ => Err(format!(
+            "tensor {name} reaches beyond the end of the file ({file_len} bytes): it is cut short; download it again"
+        )),
+    }
+}
+
+/// The Hugging Face name of a llama tensor in a GGUF file; `None` for those that are no parameters (`rope_freqs.weight`).
+fn hf_name(name: &str) -> Option<String> {
+    match name {
+        "token_embd.weight" => return Some("model.embed_tokens.weight".into()),
+        "output.weight" => return Some("lm_head.weight".into()),
+        "output_norm.weight" => return Some("model.norm.weight".into()),
+        _ => {}
+    }
+    let (block, rest) = name.strip_prefix("blk.")?.split_once('.')?;
+    let (module, kind) = rest.rsplit_once('.')?;
+    let module = match module {
+        "attn_norm" => "input_layernorm",
+        "ffn_norm" => "post_attention_layernorm",
+        "attn_q" => "self_attn.q_proj",
+        "attn_k" => "self_attn.k_proj",
+        "attn_v" => "self_attn.v_proj",
+        "attn_output" => "self_attn.o_proj",
+        "ffn_gate" => "mlp.gate_proj",
+        "ffn_up" => "mlp.up_proj",
+        "ffn_down" => "mlp.down_proj",
+        _ => return None,
+    };
+    Some(format!("model.layers.{block}.{module}.{kind}"))
+}

@@ -1,0 +1,267 @@
+//! Models from the Hugging Face hub, kept in the hub's own cache, which Python's libraries share.
+//!
+//! `HF_HOME`, `HF_TOKEN`, `HF_ENDPOINT` and `HF_HUB_OFFLINE` are honoured.
+
+use crate::control::Control;
+use crate::error::{Error, Result};
+use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
+use hf_hub::{Cache, Repo, RepoType};
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+/// How long the hub may take to answer where there is no other source.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+/// How long where another source follows.
+pub(super) const HASTE: Duration = Duration::from_secs(5);
+
+/// The small files of a model; those that are there are fetched.
+const SMALL: [&str; 6] = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+];
+
+/// "org/name" with an optional "@revision".
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct HubId {
+    repository: String,
+    revision: String,
+}
+
+impl std::fmt::Display for HubId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.revision.as_str() {
+            "main" => f.write_str(&self.repository),
+            revision => write!(f, "{}@{revision}", self.repository),
+        }
+    }
+}
+
+impl HubId {
+    /// `None` where the name cannot be a hub id.
+    pub(super) fn parse(name: &str) -> Option<Self> {
+        let (repository, revision) = name.split_once('@').unwrap_or((name, "main"));
+        let part = |part: &str| {
+            !part.is_empty()
+                && !part.starts_with('.')
+                && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+        };
+        let (organisation, model) = repository.split_once('/')?;
+        let revision_ok = !revision.is_empty() && revision.split('/').all(part);
+        (part(organisation) && part(model) && revision_ok)
+            .then(|| Self { repository: repository.into(), revision: revision.into() })
+    }
+
+    fn repo(&self) -> Repo {
+        Repo::with_revision(self.repository.clone(), RepoType::Model, self.revision.clone())
+    }
+}
+
+/// Why a repository could not be fetched.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The user pressed Ctrl-C.
+    Interrupted,
+    /// The reason in words.
+    Reason(String),
+}
+
+impl Failure {
+    pub(super) fn into_error(self, wrap: impl FnOnce(String) -> Error) -> Error {
+        match self {
+            Self::Interrupted => Error::Interrupted,
+            Self::Reason(reason) => wrap(reason),
+        }
+    }
+}
+
+/// The folder of a repository that is in the cache in full.
+pub(super) fn cached(id: &HubId) -> Option<PathBuf> {
+    let repo = Cache::from_env().repo(id.repo());
+    let folder = repo.get("config.json")?.parent()?.to_path_buf();
+    let whole = folder.join("tokenizer.json").exists()
+        && match std::fs::read_to_string(folder.join("model.safetensors.index.json")) {
+            _ if folder.join("model.safetensors").exists() => true,
+            Ok(index) => {
+                let index: serde_json::Value = serde_json::from_str(&index).ok()?;
+                let shards: HashSet<&str> =
+                    index.get("weight_map")?.as_object()?.values().filter_map(|file| file.as_str()).collect();
+                shards.into_iter().all(|shard| folder.join(shard).exists())
+            }
+            Err(_) => false,
+        };
+    whole.then_some(folder)
+}
+
+/// Endpoints that did not answer in this process: every further model would wait for them again.
+static UNREACHABLE: Mutex<Option<String>> = Mutex::new(None);
+
+/// Fetches a repository; `patience` is how long the hub may take for its first answer.
+pub(super) fn fetch(id: &HubId, patience: Duration, control: &Control) -> Result<PathBuf, Failure> {
+    if let Some(folder) = cached(id) {
+        return Ok(folder);
+    }
+    if std::env::var("HF_HUB_OFFLINE")
+        .is_ok_and(|value| matches!(value.to_ascii_lowercase().as_str(), "1" | "true" | "yes" | "on"))
+    {
+        return Err(Failure::Reason("it is not in the hub's cache, and HF_HUB_OFFLINE is set".into()));
+    }
+    let memory = || UNREACHABLE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    if let Some(reason) = memory().clone() {
+        return Err(Failure::Reason(reason));
+    }
+    let api = api().map_err(|error| Failure::Reason(error.to_string()))?;
+    // The library's handle is not `Clone`, and each thread needs one of its own.
+    let handle = || api.repo(id.repo());
+    let asked = handle();
+    let info = match in_background(control, Some(patience), move || asked.info())? {
+        Some(Ok(info)) => info,
+        Some(Err(error)) => {
+            let (reason, answered) = reason(&error, id);
+            if !answered {
+                *memory() = Some(reason.clone());
+            }
+            return Err(Failure::Reason(reason));
+        }
+        None => {
+            let reason = format!("the hub does not answer within {} seconds", patience.as_secs());
+            *memory() = Some(reason.clone());
+            return Err(Failure::Reason(reason));
+        }
+    };
+    let names: Vec<String> = info.siblings.into_iter().map(|file| file.rfilename).collect();
+    let wanted = wanted(&names).map_err(Failure::Reason)?;
+    let total = wanted.len();
+    for (i, file) in wanted.into_iter().enumerate() {
+        let asked = handle();
+        let progress = Progress { control: control.clone(), label: format!("{file} ({} of {total})", i + 1), done: 0, total: 0 };
+        match in_background(control, None, move || asked.download_with_progress(&file, progress))? {
+            Some(Ok(_)) => {}
+            Some(Err(error)) => return Err(Failure::Reason(reason(&error, id).0)),
+            None => return Err(Failure::Reason("the download stopped".into())),
+        }
+    }
+    cached(id).ok_or_else(|| Failure::Reason("the repository lacks config.json or tokenizer.json".into()))
+}
+
+fn api() -> Result<Api, ApiError> {
+    let mut builder = ApiBuilder::from_env().with_progress(false).with_user_agent("ftrepl", env!("CARGO_PKG_VERSION"));
+    if let Ok(token) = std::env::var("HF_TOKEN")
+        && !token.trim().is_empty()
+    {
+        builder = builder.with_token(Some(token.trim().to_string()));
+    }
+    builder.build()
+}
+
+/// Runs `work` on a thread, so that a name server or a socket that hangs can be left behind. `None`: out of time, or the thread ended.
+fn in_background<T: Send + 'static>(
+    control: &Control,
+    patience: Option<Duration>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<Option<T>, Failure> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        // The receiver is gone where nobody waits any more.
+        let _ = sender.send(work());
+    });
+    let start = Instant::now();
+    loop {
+        match receiver.recv_timeout(Duration::from_millis(50)) {
+            Ok(value) => return Ok(Some(value)),
+            Err(RecvTimeoutError::Disconnected) if control.interrupted() => return Err(Failure::Interrupted),
+            Err(RecvTimeoutError::Disconnected) => return Ok(None),
+            Err(RecvTimeoutError::Timeout) if control.interrupted() => return Err(Failure::Interrupted),
+            Err(RecvTimeoutError::Timeout) if patience.is_some_and(|patience| start.elapsed() > patience) => return Ok(None),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+    }
+}
+
+/// The files of a repository that make up the model; weights last.
+fn wanted(names: &[String]) -> Result<Vec<String>, String> {
+    let has = |name: &str| names.iter().any(|other| other == name);
+    let mut files: Vec<String> = SMALL.iter().filter(|name| has(name)).map(|name| name.to_string()).collect();
+    if has("model.safetensors") {
+        files.push("model.safetensors".into());
+    } else if has("model.safetensors.index.json") {
+        files.push("model.safetensors.index.json".into());
+        files.extend(names.iter().filter(|name| name.starts_with("model-") && name.ends_with(".safetensors")).cloned());
+    } else if names.iter().any(|name| name.ends_with(".gguf")) {
+        return Err("the repository has only GGUF files; download one of them and give its path".into());
+    } else {
+        return Err("the repository has no safetensors weights".into());
+    }
+    Ok(files)
+}
+
+/// The reason in words, and whether the hub answered at all.
+fn reason(error: &ApiError, id: &HubId) -> (String, bool) {
+    let text = error.to_string();
+    let status = |code: u16| text.contains(&format!("status: {code}")) || text.contains(&format!("status code {code}"));
+    if status(401) || status(403) {
+        return (
+            format!("access to {id} is denied (it is private or gated, or there is no such repository); set HF_TOKEN"),
+            true,
+        );
+    }
+    if status(404) {
+        return (format!("there is no repository {id}, or no such revision"), true);
+    }
+    let answered = text.contains("http status");
+    (text, answered)
+}
+
+struct Progress {
+    control: Control,
+    label: String,
+    done: u64,
+    total: u64,
+}
+
+impl hf_hub::api::Progress for Progress {
+    fn init(&mut self, size: usize, _: &str) {
+        self.total = size as u64;
+    }
+
+    fn update(&mut self, size: usize) {
+        if self.control.interrupted() {
+            // The library's download cannot be told to stop; unwinding its thread closes the file and frees its lock.
+            std::panic::resume_unwind(Box::new("interrupted"));
+        }
+        self.done += size as u64;
+        self.control.progress("download", self.done, self.total, "bytes", self.label.clone());
+    }
+
+    fn finish(&mut self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{HubId, wanted};
+
+    #[test]
+    fn ids() {
+        assert_eq!(HubId::parse("org/name").map(|id| id.to_string()).as_deref(), Some("org/name"));
+        assert_eq!(HubId::parse("org/name@refs/pr/1").map(|id| id.revision).as_deref(), Some("refs/pr/1"));
+        for bad in ["name", "../name", "org/name/more", "org/", "/name", "org/na me", "org/name@", "org/name@../x"] {
+            assert_eq!(HubId::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn shards_are_wanted_and_other_weights_are_not() {
+        let names = ["README.md", "config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
+        let mut names: Vec<String> = names.map(String::from).to_vec();
+        names.extend(["model.safetensors.index.json".into(), "original/model-x.safetensors".into(), "pytorch_model.bin".into()]);
+        let files = wanted(&names).unwrap_or_default();
+        assert_eq!(files.len(), 4);
+        assert!(wanted(&["config.json".into()]).is_err());
+    }
+}

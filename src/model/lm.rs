@@ -1,0 +1,291 @@
+//! A language model as users hold it: decoder, tokenizer, where it came from.
+
+use super::decoder::{Decoder, negative_log_likelihood};
+use super::generate::{Generation, generate};
+use super::sampling::Sampling;
+use super::weights::save_safetensors;
+use super::{Source, Tokenizer};
+use crate::control::Control;
+use crate::error::{Error, Result};
+use crate::files;
+use crate::nn::Parameter;
+use candle_core::{DType, Device};
+use std::cell::{Cell, OnceCell};
+use std::path::{Path, PathBuf};
+
+/// A causal language model with its tokenizer.
+pub struct LanguageModel {
+    decoder: Decoder,
+    /// The name that the user gave.
+    name: String,
+    /// The folder or GGUF file.
+    path: PathBuf,
+    tokenizer: OnceCell<Tokenizer>,
+    training: Cell<bool>,
+}
+
+/// Options of `generate`.
+#[derive(Debug, Clone, PartialEq, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GenerateOptions {
+    /// At most this many new tokens. Default 50.
+    pub max_new_tokens: usize,
+    /// Sample instead of taking the most likely token. Default false.
+    pub do_sample: bool,
+    /// Divides the logits when sampling; 0 means greedy. Default 1.
+    pub temperature: f64,
+    /// Sample among this many of the most likely tokens; 0 for all. Default 50.
+    pub top_k: usize,
+    /// Sample among the most likely tokens that together have this probability. Default 1.
+    pub top_p: f64,
+    /// Above 1 makes repetitions less likely. Default 1.
+    pub repetition_penalty: f64,
+    /// Texts that end the generation; the result ends before them.
+    pub stop: Vec<String>,
+    /// Put the prompt through the chat template as a user's message. Default false.
+    pub chat: bool,
+    /// The system message with `chat`; default: the template's own.
+    pub system: Option<String>,
+    /// Seed of the sampling; default: the session's next random number.
+    pub seed: Option<u64>,
+    /// Prompts computed at the same time. Default 32.
+    pub batch_size: usize,
+}
+
+impl Default for GenerateOptions {
+    fn default() -> Self {
+        let sampling = Sampling::default();
+        Self {
+            max_new_tokens: 50,
+            do_sample: sampling.do_sample,
+            temperature: sampling.temperature,
+            top_k: sampling.top_k,
+            top_p: sampling.top_p,
+            repetition_penalty: sampling.repetition_penalty,
+            stop: Vec::new(),
+            chat: false,
+            system: None,
+            seed: None,
+            batch_size: 32,
+        }
+    }
+}
+
+impl GenerateOptions {
+    /// Checks every option's range.
+    ///
+    /// # Errors
+    /// Names the option, what was given and what is allowed.
+    pub fn validate(&self) -> Result<()> {
+        let refuse = |message: String| Err(Error::Argument(format!("generate: {message}")));
+        if !self.temperature.is_finite() || self.temperature < 0.0 {
+            return refuse(format!("temperature must be a finite number of at least 0, got {}", self.temperature));
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            return refuse(format!("top_p must be above 0 and at most 1, got {}", self.top_p));
+        }
+        if !self.repetition_penalty.is_finite() || self.repetition_penalty <= 0.0 {
+            return refuse(format!("repetition_penalty must be above 0, got {}", self.repetition_penalty));
+        }
+        if self.batch_size == 0 {
+            return refuse("batch_size must be at least 1, got 0".into());
+        }
+        if self.stop.iter().any(String::is_empty) {
+            return refuse("a stop string is empty: it would end every text at once".into());
+        }
+        Ok(())
+    }
+}
+
+impl LanguageModel {
+    /// Loads a model from a folder in the Hugging Face layout or a GGUF file.
+    ///
+    /// # Errors
+    /// A file is missing, damaged, or holds a kind of model that is not supported.
+    pub fn load(name: &str, path: &Path, dtype: Option<DType>, device: &Device) -> Result<Self> {
+        let decoder = Decoder::load(&Source::open(path)?, dtype, device)?;
+        Ok(Self {
+            decoder,
+            name: name.to_string(),
+            path: path.to_path_buf(),
+            tokenizer: OnceCell::new(),
+            training: Cell::new(false),
+        })
+    }
+
+    /// The decoder.
+    pub fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
+    /// The name under which it was loaded.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The tokenizer, opened at its first use.
+    ///
+    /// # Errors
+    /// There is none beside the weights, or it is damaged.
+    pub fn tokenizer(&self) -> Result<&Tokenizer> {
+        if let Some(tokenizer) = self.tokenizer.get() {
+            return Ok(tokenizer);
+        }
+        let opened = Tokenizer::open(&self.path)?;
+        Ok(self.tokenizer.get_or_init(|| opened))
+    }
+
+    /// Whether dropout is on in `forward`.
+    pub fn training(&self) -> bool {
+        self.training.get()
+    }
+
+    /// Switches dropout in `forward` on or off.
+    pub fn set_training(&self, training: bool) {
+        self.training.set(training);
+    }
+
+    /// Every parameter under its Hugging Face name.
+    pub fn named_parameters(&self) -> Vec<(String, Parameter)> {
+        self.decoder.named_parameters()
+    }
+
+    /// A prompt's tokens, through the chat template where the options say so. Special tokens are never doubled: the template
+    /// writes its own.
+    ///
+    /// # Errors
+    /// No tokenizer or chat template.
+    pub fn prompt_ids(&self, prompt: &str, chat: bool, system: Option<&str>) -> Result<Vec<u32>> {
+        let tokenizer = self.tokenizer()?;
+        if !chat {
+            return tokenizer.encode(prompt, true);
+        }
+        let system = system.map(|text| serde_json::json!({ "role": "system", "content": text }));
+        let user = serde_json::json!({ "role": "user", "content": prompt });
+        let messages: Vec<_> = system.into_iter().chain([user]).collect();
+        tokenizer.encode_chat(&messages, true)
+    }
+
+    /// Continues every prompt; the results are the new texts alone.
+    ///
+    /// # Errors
+    /// Options out of range, an empty or too long prompt, Ctrl-C.
+    pub fn generate(&self, prompts: &[String], options: &GenerateOptions, control: &Control) -> Result<Vec<String>> {
+        options.validate()?;
+        let tokenizer = self.tokenizer()?;
+        let prompts: Vec<Vec<u32>> =
+            prompts.iter().map(|p| self.prompt_ids(p, options.chat, options.system.as_deref())).collect::<Result<_>>()?;
+        let generation = Generation {
+            max_new_tokens: options.max_new_tokens,
+            sampling: Sampling {
+                do_sample: options.do_sample,
+                temperature: options.temperature,
+                top_k: options.top_k,
+                top_p: options.top_p,
+                repetition_penalty: options.repetition_penalty,
+            },
+            stop_tokens: self.stop_tokens()?,
+            batch_size: options.batch_size,
+            seed: options.seed.unwrap_or(0),
+        };
+        let stops = |text: &str| options.stop.iter().filter_map(|s| text.find(s.as_str())).min();
+        let stop = |new: &[u32]| !options.stop.is_empty() && tokenizer.decode(new, true).is_ok_and(|text| stops(&text).is_some());
+        let tokens = generate(&self.decoder, &prompts, &generation, control, &stop)?;
+        tokens
+            .iter()
+            .map(|new| {
+                let text = tokenizer.decode(new, true)?;
+                Ok(match stops(&text) {
+                    Some(end) => text[..end].to_string(),
+                    None => text,
+                })
+            })
+            .collect()
+    }
+
+    /// The tokens that end a text: the configuration's, else the tokenizer's.
+    fn stop_tokens(&self) -> Result<Vec<u32>> {
+        let configured = &self.decoder.config().eos_token_ids;
+        if !configured.is_empty() {
+            return Ok(configured.clone());
+        }
+        Ok(self.tokenizer()?.eos().map(|t| t.id).into_iter().collect())
+    }
+
+    /// Mean negative log-likelihood of the texts' tokens, in nats a token, and the number of tokens it is the mean of.
+    ///
+    /// # Errors
+    /// No text has two tokens, or Ctrl-C.
+    pub fn perplexity(&self, texts: &[String], control: &Control) -> Result<(f64, usize)> {
+        let tokenizer = self.tokenizer()?;
+        let rows: Vec<Vec<u32>> = texts.iter().map(|t| tokenizer.encode(t, true)).collect::<Result<_>>()?;
+        self.negative_log_likelihood(&rows, control)
+    }
+
+    /// As [`Self::perplexity`], of token sequences.
+    ///
+    /// # Errors
+    /// As [`Self::perplexity`].
+    pub fn negative_log_likelihood(&self, rows: &[Vec<u32>], control: &Control) -> Result<(f64, usize)> {
+        let (mut sum, mut count) = (0.0, 0);
+        for rows in rows.chunks(16) {
+            control.check()?;
+            let rows: Vec<&[u32]> = rows.iter().map(Vec::as_slice).filter(|r| !r.is_empty()).collect();
+            let (nll, tokens) = negative_log_likelihood(&self.decoder, &rows)?;
+            sum += nll;
+            count += tokens;
+        }
+        if count == 0 {
+            return Err(Error::argument("perplexity needs at least one text of two tokens or more"));
+        }
+        Ok((sum / count as f64, count))
+    }
+
+    /// Writes the model in the Hugging Face layout: configuration, weights, tokenizer.
+    ///
+    /// # Errors
+    /// The folder cannot be written; no half-written file is left.
+    pub fn save_pretrained(&self, folder: &Path) -> Result<()> {
+        let config = self.decoder.config();
+        let slots = self.decoder.slots();
+        let tensors: Vec<_> = slots.iter().map(|(name, slot)| (name.clone(), slot.current().value())).collect();
+        save_safetensors(&folder.join("model.safetensors"), &tensors, &[("format".into(), "pt".into())])?;
+        let mut raw = config.raw.clone();
+        if let (Some(fields), Some((_, first))) = (raw.as_object_mut(), tensors.first()) {
+            let dtype = match first.dtype() {
+                DType::BF16 => "bfloat16",
+                DType::F16 => "float16",
+                _ => "float32",
+            };
+            fields.remove("dtype");
+            fields.insert("torch_dtype".into(), dtype.into());
+            // What a replaced head changed.
+            fields.insert("tie_word_embeddings".into(), self.decoder.tied().into());
+        }
+        let text = |value| serde_json::to_string_pretty(value).map(|t| t + "\n").map_err(|e| Error::argument(e.to_string()));
+        files::write_text(&folder.join("config.json"), &text(&raw)?)?;
+        if let Some(generation) = &config.raw_generation {
+            files::write_text(&folder.join("generation_config.json"), &text(generation)?)?;
+        }
+        match self.tokenizer() {
+            Ok(tokenizer) => tokenizer.save(folder),
+            // A model without a tokenizer is still a model.
+            Err(_) => Ok(()),
+        }
+    }
+}
+
+impl crate::data::TextTokenizer for Tokenizer {
+    fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
+        Tokenizer::encode(self, text, add_special_tokens)
+    }
+
+    fn eos_id(&self) -> Option<u32> {
+        self.eos().map(|t| t.id)
+    }
+
+    fn chat(&self, messages: &[crate::data::Message]) -> Result<(Vec<u32>, Vec<bool>)> {
+        let messages: Vec<_> = messages.iter().map(|m| serde_json::json!({ "role": m.role, "content": m.content })).collect();
+        self.encode_chat_with_mask(&messages)
+    }
+}

@@ -1,0 +1,128 @@
+//! Where a model's weights come from: one interface over the Hugging Face layout and GGUF files.
+
+use super::config::ModelConfig;
+use super::gguf::Gguf;
+use super::weights::Weights;
+use crate::error::{Error, Result};
+use candle_core::{DType, Device, Var};
+use std::path::Path;
+
+/// An opened model: its configuration, and its tensors by their Hugging Face names.
+#[derive(Debug)]
+pub enum Source {
+    /// A folder in the Hugging Face layout.
+    Safetensors {
+        /// `config.json`, checked.
+        config: Box<ModelConfig>,
+        /// The tensors.
+        weights: Weights,
+    },
+    /// A GGUF file; tensors are dequantised when they are loaded.
+    Gguf(Box<Gguf>),
+}
+
+impl Source {
+    /// Opens a folder in the Hugging Face layout, or a `.gguf` file.
+    ///
+    /// # Errors
+    /// Files are missing, damaged or of a kind that is not supported.
+    pub fn open(path: &Path) -> Result<Self> {
+        if path.is_dir() {
+            let config = Box::new(ModelConfig::from_folder(path)?);
+            return Ok(Self::Safetensors { config, weights: Weights::open(path)? });
+        }
+        Ok(Self::Gguf(Box::new(Gguf::open(path)?)))
+    }
+
+    /// The model's configuration.
+    pub fn config(&self) -> &ModelConfig {
+        match self {
+            Self::Safetensors { config, .. } => config,
+            Self::Gguf(gguf) => gguf.config(),
+        }
+    }
+
+    /// The names of all tensors, sorted.
+    pub fn names(&self) -> Vec<&str> {
+        match self {
+            Self::Safetensors { weights, .. } => weights.names(),
+            Self::Gguf(gguf) => gguf.names(),
+        }
+    }
+
+    /// Whether there is such a tensor.
+    pub fn contains(&self, name: &str) -> bool {
+        match self {
+            Self::Safetensors { weights, .. } => weights.contains(name),
+            Self::Gguf(gguf) => gguf.contains(name),
+        }
+    }
+
+    /// A tensor's shape and the dtype that "auto" loads it in (F32 for quantised tensors).
+    ///
+    /// # Errors
+    /// No such tensor, or an unsupported dtype.
+    pub fn shape_dtype(&self, name: &str) -> Result<(Vec<usize>, DType)> {
+        match self {
+            Self::Safetensors { weights, .. } => weights.shape_dtype(name),
+            Self::Gguf(gguf) => gguf.shape_dtype(name),
+        }
+    }
+
+    /// Loads a tensor as a candle variable, one copy in memory; `dtype: None` ("auto") keeps the file's.
+    ///
+    /// # Errors
+    /// No such tensor, or its dtype cannot be converted.
+    pub fn load(&self, name: &str, dtype: Option<DType>, device: &Device) -> Result<Var> {
+        match self {
+            Self::Safetensors { weights, .. } => weights.load(name, dtype, device),
+            Self::Gguf(gguf) => gguf.load(name, dtype, device),
+        }
+    }
+
+    /// As [`Self::load`], after checking that the file's shape is the one that the configuration asks for.
+    ///
+    /// # Errors
+    /// As [`Self::load`]; the shapes differ.
+    pub fn load_shaped(&self, name: &str, shape: &[usize], dtype: Option<DType>, device: &Device) -> Result<Var> {
+        let (found, _) = self.shape_dtype(name)?;
+        if found != shape {
+            let message = format!("tensor {name}: expected shape {shape:?} by the configuration, found {found:?}");
+            return Err(Error::format(self.file_of(name), message));
+        }
+        self.load(name, dtype, device)
+    }
+
+    /// The file that a tensor is in, for messages.
+    pub fn file_of(&self, name: &str) -> &Path {
+        match self {
+            Self::Safetensors { weights, .. } => weights.file_of(name),
+            Self::Gguf(gguf) => gguf.path(),
+        }
+    }
+
+    /// The number of elements of all tensors together; a tied head counts once.
+    ///
+    /// # Errors
+    /// An unsupported dtype.
+    pub fn num_parameters(&self) -> Result<usize> {
+        self.names().into_iter().map(|name| Ok(self.shape_dtype(name)?.0.iter().product::<usize>())).sum()
+    }
+
+    /// What most of the weights are stored in, as "BF16" or "Q4_1".
+    ///
+    /// # Errors
+    /// An unsupported dtype.
+    pub fn stored_as(&self) -> Result<String> {
+        let mut elements: std::collections::BTreeMap<String, usize> = std::collections::BTreeMap::new();
+        for name in self.names() {
+            let (shape, dtype) = self.shape_dtype(name)?;
+            let stored = match self {
+                Self::Safetensors { .. } => format!("{dtype:?}"),
+                Self::Gguf(gguf) => format!("{:?}", gguf.stored_dtype(name)?),
+            };
+            *elements.entry(stored).or_default() += shape.iter().product::<usize>();
+        }
+        Ok(elements.into_iter().max_by_key(|(_, count)| *count).map(|(stored, _)| stored).unwrap_or_default())
+    }
+}

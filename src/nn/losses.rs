@@ -1,0 +1,198 @@
+//! Loss functions, with PyTorch's definitions and gradients; on the CPU one pass forward and one backward.
+
+use super::activation::{log_softmax, softmax};
+use super::algebra::{self, Binary};
+use super::host;
+use super::reduce;
+use crate::error::{Error, Result};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Shape, Tensor};
+
+/// How the elements' losses become the result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reduction {
+    /// Their mean.
+    #[default]
+    Mean,
+    /// Their sum.
+    Sum,
+    /// As they are.
+    None,
+}
+
+/// The label that losses leave out: -100 in PyTorch and transformers.
+pub const IGNORE_INDEX: i64 = -100;
+
+/// The squared error of two tensors of the same shape (or shapes that broadcast).
+///
+/// # Errors
+/// The shapes do not broadcast.
+pub fn mse_loss(input: &Tensor, target: &Tensor, reduction: Reduction) -> Result<Tensor> {
+    let same = input.dims() == target.dims() && host::is_host_f32(input) && host::is_host_f32(target);
+    if same && reduction != Reduction::None && input.elem_count() > 0 {
+        let scale = if reduction == Reduction::Mean { 1.0 / input.elem_count() as f64 } else { 1.0 };
+        return Ok(input.contiguous()?.apply_op2(&target.contiguous()?, SquaredError { scale })?);
+    }
+    let squares = algebra::binary(input, target, Binary::Sub)?.sqr()?;
+    match reduction {
+        Reduction::Mean => reduce::mean(&squares, &[], false),
+        Reduction::Sum => reduce::sum(&squares, &[], false),
+        Reduction::None => Ok(squares),
+    }
+}
+
+struct SquaredError {
+    scale: f64,
+}
+
+impl CustomOp2 for SquaredError {
+    fn name(&self) -> &'static str {
+        "mse_loss"
+    }
+
+    fn cpu_fwd(&self, a: &CpuStorage, la: &Layout, b: &CpuStorage, lb: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (a, b) = (host::slice(a, la)?, host::slice(b, lb)?);
+        let total: f64 = a.iter().zip(b).map(|(a, b)| f64::from(a - b) * f64::from(a - b)).sum();
+        Ok((CpuStorage::F32(vec![(total * self.scale) as f32]), ().into()))
+    }
+
+    fn bwd(
+        &self,
+        a: &Tensor,
+        b: &Tensor,
+        _: &Tensor,
+        gradient: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let factor = (2.0 * self.scale) as f32 * gradient.to_scalar::<f32>()?;
+        let toward_b = host::read(a, |a| host::read(b, |b| host::map3(a, b, a, |a, b, _| (a - b) * factor)))??;
+        let toward_b = host::tensor(toward_b, a.shape())?;
+        let other = if b.track_op() { Some(toward_b.neg()?) } else { None };
+        Ok((a.track_op().then_some(toward_b), other))
+    }
+}
+
+/// The cross entropy in nats of `logits` `[rows, classes]` and class numbers `targets` `[rows]` (or `[classes]` and a scalar); rows
+/// whose target is `ignore_index` count nothing, also not in the mean.
+///
+/// # Errors
+/// The shapes do not fit, or a target is no class.
+pub fn cross_entropy(logits: &Tensor, targets: &Tensor, ignore_index: i64, reduction: Reduction) -> Result<Tensor> {
+    if logits.rank() == 1 && targets.rank() == 0 {
+        let loss = cross_entropy(&logits.unsqueeze(0)?, &targets.unsqueeze(0)?, ignore_index, reduction)?;
+        return if reduction == Reduction::None { Ok(loss.squeeze(0)?) } else { Ok(loss) };
+    }
+    if targets.dtype().is_float() && targets.dims() == logits.dims() && logits.rank() >= 1 {
+        return soft_cross_entropy(logits, targets, reduction);
+    }
+    if logits.rank() != 2 || targets.dims() != &logits.dims()[..1] {
+        return Err(Error::argument(format!(
+            "cross_entropy needs logits [rows, classes] and targets [rows], got {:?} and {:?}; flatten with .reshape([-1, classes])",
+            logits.dims(),
+            targets.dims()
+        )));
+    }
+    let classes = logits.dims()[1];
+    let labels = targets.to_dtype(DType::I64)?.to_vec1::<i64>()?;
+    if let Some((row, label)) =
+        labels.iter().enumerate().find(|(_, label)| **label != ignore_index && !(0..classes as i64).contains(*label))
+    {
+        return Err(Error::argument(format!(
+            "cross_entropy: target {label} in row {row} is not a class; allowed are 0 to {} and {ignore_index} (ignored)",
+            classes as i64 - 1
+        )));
+    }
+    let labels: Vec<Option<usize>> = labels.into_iter().map(|label| (label != ignore_index).then_some(label as usize)).collect();
+    // The sum of nothing divided by nothing is NaN, as in PyTorch.
+    let counted = labels.iter().flatten().count() as f64;
+    let losses = if logits.device().is_cpu() {
+        let wide = logits.to_dtype(DType::F32)?.contiguous()?;
+        wide.apply_op1(TokenLosses { labels, classes })?
+    } else {
+        let picked: Vec<i64> = labels.iter().map(|label| label.unwrap_or(0) as i64).collect();
+        let mask: Vec<f32> = labels.iter().map(|label| f32::from(label.is_some())).collect();
+        let picked = Tensor::from_vec(picked, (labels.len(), 1), logits.device())?;
+        let mask = Tensor::from_vec(mask, labels.len(), logits.device())?;
+        let log_probabilities = log_softmax(&logits.to_dtype(DType::F32)?, 1)?;
+        (log_probabilities.gather(&picked, 1)?.squeeze(1)?.neg()? * mask)?
+    };
+    let losses = match reduction {
+        Reduction::None => losses,
+        Reduction::Sum => reduce::sum(&losses, &[], false)?,
+        Reduction::Mean => (reduce::sum(&losses, &[], false)? / counted)?,
+    };
+    Ok(losses.to_dtype(logits.dtype())?)
+}
+
+fn soft_cross_entropy(logits: &Tensor, targets: &Tensor, reduction: Reduction) -> Result<Tensor> {
+    let dim = logits.rank() - 1;
+    let products = algebra::binary(targets, &log_softmax(logits, dim)?, Binary::Mul)?;
+    let losses = reduce::sum(&products, &[dim], false)?.neg()?;
+    match reduction {
+        Reduction::Mean => reduce::mean(&losses, &[], false),
+        Reduction::Sum => reduce::sum(&losses, &[], false),
+        Reduction::None => Ok(losses),
+    }
+}
+
+/// -log softmax(logits)[label] of each row; 0 where there is no label. Only the rows' losses are kept, not the probabilities.
+struct TokenLosses {
+    labels: Vec<Option<usize>>,
+    classes: usize,
+}
+
+fn log_sum_exp(row: &[f32]) -> f32 {
+    let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    if !largest.is_finite() {
+        return if row.iter().any(|v| v.is_nan()) { f32::NAN } else { largest };
+    }
+    largest + row.iter().map(|v| f64::from((v - largest).exp())).sum::<f64>().ln() as f32
+}
+
+impl CustomOp1 for TokenLosses {
+    fn name(&self) -> &'static str {
+        "cross_entropy"
+    }
+
+    fn cpu_fwd(&self, logits: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let rows = host::slice(logits, layout)?.chunks_exact(self.classes.max(1));
+        let losses = rows.zip(&self.labels).map(|(row, label)| label.map_or(0.0, |label| log_sum_exp(row) - row[label]));
+        Ok((CpuStorage::F32(losses.collect()), self.labels.len().into()))
+    }
+
+    fn bwd(&self, logits: &Tensor, _: &Tensor, gradient: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let mut values = vec![0f32; logits.elem_count()];
+        host::read(logits, |logits| {
+            host::read(gradient, |gradient| {
+                let rows = logits.chunks_exact(self.classes.max(1)).zip(values.chunks_exact_mut(self.classes.max(1)));
+                for (((row, out), label), g) in rows.zip(&self.labels).zip(gradient) {
+                    let Some(label) = label else { continue };
+                    let total = log_sum_exp(row);
+                    for (out, v) in out.iter_mut().zip(row) {
+                        *out = (v - total).exp() * g;
+                    }
+                    out[*label] -= g;
+                }
+            })
+        })??;
+        Ok(Some(host::tensor(values, logits.shape())?))
+    }
+}
+
+/// The Kullback-Leibler divergence KL(p || q) in nats of the distributions softmax(p_logits) and softmax(q_logits) over the last
+/// dimension, averaged over all rows: mean of sum p (log p - log q).
+///
+/// # Errors
+/// The shapes do not broadcast, or are scalars.
+pub fn kl_div(p_logits: &Tensor, q_logits: &Tensor) -> Result<Tensor> {
+    if p_logits.dims() != q_logits.dims() || p_logits.rank() == 0 || p_logits.elem_count() == 0 {
+        return Err(Error::argument(format!(
+            "kl_div needs two tensors of the same shape [.., classes], got {:?} and {:?}",
+            p_logits.dims(),
+            q_logits.dims()
+        )));
+    }
+    let dim = p_logits.rank() - 1;
+    let difference = algebra::binary(&log_softmax(p_logits, dim)?, &log_softmax(q_logits, dim)?, Binary::Sub)?;
+    let rows = reduce::sum(&algebra::binary(&softmax(p_logits, dim)?, &difference, Binary::Mul)?, &[dim], false)?;
+    reduce::mean(&rows, &[], false)
+}

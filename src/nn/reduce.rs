@@ -1,0 +1,178 @@
+//! Sums, means, extremes and norms with PyTorch's gradients, where candle's differ (ties of a maximum, the norm at 0) or are missing.
+
+use super::host;
+use crate::error::{Error, Result};
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor};
+
+/// The sum over `dims` (all where empty). Bytes are summed as i64.
+///
+/// # Errors
+/// A dimension is out of range.
+pub fn sum(x: &Tensor, dims: &[usize], keepdim: bool) -> Result<Tensor> {
+    let x = if x.dtype() == DType::U8 { x.to_dtype(DType::I64)? } else { x.clone() };
+    if x.rank() == 0 {
+        return Ok(x);
+    }
+    let all: Vec<usize> = (0..x.rank()).collect();
+    let dims = if dims.is_empty() { all } else { dims.to_vec() };
+    if x.elem_count() == 0 {
+        let kept = reduced_shape(&x, &dims, keepdim);
+        return Ok(Tensor::zeros(kept, x.dtype(), x.device())?);
+    }
+    Ok(if keepdim { x.sum_keepdim(dims)? } else { x.sum(dims)? })
+}
+
+fn reduced_shape(x: &Tensor, dims: &[usize], keepdim: bool) -> Vec<usize> {
+    let sizes = x.dims().iter().enumerate();
+    sizes.filter_map(|(at, size)| if !dims.contains(&at) { Some(*size) } else { keepdim.then_some(1) }).collect()
+}
+
+fn count(x: &Tensor, dims: &[usize]) -> usize {
+    if dims.is_empty() { x.elem_count() } else { dims.iter().filter_map(|dim| x.dims().get(*dim)).product() }
+}
+
+/// The mean over `dims` (all where empty).
+///
+/// # Errors
+/// The tensor holds integers.
+pub fn mean(x: &Tensor, dims: &[usize], keepdim: bool) -> Result<Tensor> {
+    floating(x, "mean")?;
+    let total = sum(x, dims, keepdim)?;
+    Ok((total / count(x, dims) as f64)?)
+}
+
+/// The variance over `dims` (all where empty), with Bessel's correction: divided by count - 1, as PyTorch does.
+///
+/// # Errors
+/// The tensor holds integers.
+pub fn var(x: &Tensor, dims: &[usize], keepdim: bool) -> Result<Tensor> {
+    floating(x, "var")?;
+    let centred = x.broadcast_sub(&mean(x, dims, true)?)?;
+    let total = sum(&centred.sqr()?, dims, keepdim)?;
+    Ok((total / (count(x, dims) as f64 - 1.0))?)
+}
+
+fn floating(x: &Tensor, what: &str) -> Result<()> {
+    if x.dtype().is_float() {
+        return Ok(());
+    }
+    Err(Error::argument(format!(
+        "{what}() needs a floating-point tensor, this one is {}; convert with .to(\"f32\")",
+        x.dtype().as_str()
+    )))
+}
+
+fn not_empty(x: &Tensor, what: &str) -> Result<()> {
+    if x.elem_count() > 0 {
+        return Ok(());
+    }
+    Err(Error::argument(format!("{what}() of an empty tensor of shape {:?} is not defined", x.dims())))
+}
+
+/// A reduction of all elements to one number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whole {
+    /// The largest; equal ones share the gradient.
+    Max,
+    /// The smallest; equal ones share the gradient.
+    Min,
+    /// The 2-norm; the gradient at 0 is 0.
+    Norm,
+}
+
+impl Whole {
+    /// Reduces all elements.
+    ///
+    /// # Errors
+    /// The tensor is empty (max, min) or holds integers (norm).
+    pub fn apply(self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Norm => floating(x, "norm")?,
+            Self::Max => not_empty(x, "max")?,
+            Self::Min => not_empty(x, "min")?,
+        }
+        if host::is_host_f32(x) {
+            return Ok(x.contiguous()?.apply_op1(Fused(self))?);
+        }
+        if x.device().is_cpu() && matches!(x.dtype(), DType::BF16 | DType::F16) {
+            return Ok(self.apply(&x.to_dtype(DType::F32)?)?.to_dtype(x.dtype())?);
+        }
+        let flat = x.flatten_all()?;
+        Ok(match self {
+            Self::Max => flat.max(0)?,
+            Self::Min => flat.min(0)?,
+            Self::Norm => flat.sqr()?.sum_all()?.sqrt()?,
+        })
+    }
+
+    fn value(self, x: &[f32]) -> f32 {
+        let extreme = |better: fn(f32, f32) -> bool| {
+            let pick = |best: f32, v: f32| if best.is_nan() || (!v.is_nan() && !better(v, best)) { best } else { v };
+            x.iter().copied().reduce(pick).unwrap_or(f32::NAN)
+        };
+        match self {
+            Self::Max => extreme(|a, b| a > b),
+            Self::Min => extreme(|a, b| a < b),
+            Self::Norm => x.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt() as f32,
+        }
+    }
+}
+
+struct Fused(Whole);
+
+impl CustomOp1 for Fused {
+    fn name(&self) -> &'static str {
+        "reduce"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        Ok((CpuStorage::F32(vec![self.0.value(host::slice(storage, layout)?)]), ().into()))
+    }
+
+    fn bwd(&self, x: &Tensor, y: &Tensor, gradient: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let (y, g) = (y.to_scalar::<f32>()?, gradient.to_scalar::<f32>()?);
+        let norm = self.0 == Whole::Norm;
+        let values = host::read(x, |x| {
+            if norm {
+                let scale = if y == 0.0 { 0.0 } else { g / y };
+                return host::map(x, |v| v * scale);
+            }
+            let ties = x.iter().filter(|v| **v == y).count().max(1) as f32;
+            host::map(x, |v| if v == y { g / ties } else { 0.0 })
+        })?;
+        Ok(Some(host::tensor(values, x.shape())?))
+    }
+}
+
+/// The index (i64) of the largest or smallest element, of all or along `dim`.
+///
+/// # Errors
+/// The tensor is empty.
+pub fn arg_extreme(x: &Tensor, largest: bool, dim: Option<usize>, keepdim: bool) -> Result<Tensor> {
+    not_empty(x, if largest { "argmax" } else { "argmin" })?;
+    let (x, dim) = match dim {
+        Some(dim) if x.rank() > 0 => (x.detach(), dim),
+        _ => (x.detach().flatten_all()?, 0),
+    };
+    let x = x.contiguous()?;
+    let index = match (largest, keepdim) {
+        (true, false) => x.argmax(dim)?,
+        (true, true) => x.argmax_keepdim(dim)?,
+        (false, false) => x.argmin(dim)?,
+        (false, true) => x.argmin_keepdim(dim)?,
+    };
+    Ok(index.to_dtype(DType::I64)?)
+}
+
+/// The largest or smallest elements along `dim` and their indices (i64). Of equal ones the first is taken and gets the gradient.
+///
+/// # Errors
+/// The tensor is empty.
+pub fn extreme(x: &Tensor, largest: bool, dim: usize, keepdim: bool) -> Result<(Tensor, Tensor)> {
+    if x.rank() == 0 {
+        return Ok((x.clone(), arg_extreme(x, largest, None, false)?));
+    }
+    let index = arg_extreme(x, largest, Some(dim), true)?;
+    let values = x.contiguous()?.gather(&index, dim)?;
+    if keepdim { Ok((values, index)) } else { Ok((values.squeeze(dim)?, index.squeeze(dim)?)) }
+}

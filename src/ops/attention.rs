@@ -1,0 +1,374 @@
+//! Causal attention over sequences laid end to end, with grouped key and value heads and an optional sliding window.
+//!
+//! Tokens of several sequences stand in one matrix `[tokens, heads * head_dim]`; a token attends to those of its own sequence
+//! whose position is not after its own (and, with a window, less than the window before it). No padding exists, and no
+//! `[seq, seq]` matrix is kept: scores live a block of queries at a time, and backward computes them again from the saved
+//! log-sum-exp (Dao et al. 2022, arXiv 2205.14135).
+//!
+//! With `P = softmax(scale Q K^T)`, `O = P V`, and `D = rowsum(g * O)`: `dV = P^T g`, `dS = P (g V^T - D)`,
+//! `dQ = scale dS K`, `dK = scale dS^T Q`.
+
+use super::matrix::{Head, head_mix, head_mix_transposed, head_scores};
+use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+use std::sync::Mutex;
+
+/// Queries whose scores are held at once.
+const BLOCK: usize = 64;
+
+/// What attention needs to know beside queries, keys and values.
+#[derive(Debug, Clone)]
+pub struct AttentionSpec {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; `heads` is a multiple of it.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Factor on the scores, usually `1 / sqrt(head_dim)`.
+    pub scale: f32,
+    /// Number of positions a token sees, itself included; `None` for all before it.
+    pub window: Option<usize>,
+    /// Lengths of the sequences, in the order in which their tokens lie.
+    pub segments: Vec<usize>,
+    /// Position of every token in its sequence, ascending within a sequence.
+    pub positions: Vec<u32>,
+}
+
+impl AttentionSpec {
+    /// Keys (relative to the segment's start) that the query with this index in the segment sees.
+    fn visible(&self, positions: &[u32], query: usize) -> (usize, usize) {
+        let start = match self.window {
+            Some(window) => {
+                let earliest = (positions[query] as usize + 1).saturating_sub(window);
+                positions.partition_point(|p| (*p as usize) < earliest)
+            }
+            None => 0,
+        };
+        (start, query + 1)
+    }
+
+    fn starts(&self) -> Vec<(usize, usize)> {
+        let mut at = 0;
+        let place = |length: &usize| {
+            at += length;
+            (at - length, *length)
+        };
+        self.segments.iter().map(place).collect()
+    }
+
+    fn check(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<()> {
+        let tokens: usize = self.segments.iter().sum();
+        let fits = q.dims() == [tokens, self.heads * self.head_dim]
+            && k.dims() == [tokens, self.kv_heads * self.head_dim]
+            && v.dims() == k.dims()
+            && self.positions.len() == tokens
+            && self.kv_heads > 0
+            && self.heads % self.kv_heads == 0;
+        if !fits {
+            candle_core::bail!(
+                "attention: queries {:?}, keys {:?}, values {:?} do not fit {self:?}",
+                q.dims(),
+                k.dims(),
+                v.dims()
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Attention of `q` [tokens, heads * head_dim] to `k` and `v` [tokens, kv_heads * head_dim]; the result has the shape of `q`.
+///
+/// # Errors
+/// Shapes that do not fit the specification.
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, spec: AttentionSpec) -> Result<Tensor> {
+    spec.check(q, k, v)?;
+    if !super::fused_for(q) {
+        return composed(q, k, v, &spec);
+    }
+    let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
+    let tracked = (q.track_op() || k.track_op() || v.track_op()) && crate::nn::grad_enabled();
+    let op = Attention { spec, log_sums: Mutex::new(Vec::new()) };
+    if tracked { q.apply_op3(&k, &v, op) } else { q.apply_op3_no_bwd(&k, &v, &op) }
+}
+
+/// The same by candle's operations, one sequence after the other.
+fn composed(q: &Tensor, k: &Tensor, v: &Tensor, spec: &AttentionSpec) -> Result<Tensor> {
+    let groups = spec.heads / spec.kv_heads;
+    let mut outputs = Vec::new();
+    for (start, length) in spec.starts() {
+        let heads = |x: &Tensor, heads: usize| {
+            x.narrow(0, start, length)?.reshape((length, heads, spec.head_dim))?.transpose(0, 1)?.contiguous()
+        };
+        let repeat = |x: Tensor| {
+            let shape = (spec.kv_heads, groups, length, spec.head_dim);
+            x.unsqueeze(1)?.broadcast_as(shape)?.reshape((spec.heads, length, spec.head_dim))?.contiguous()
+        };
+        let (q, k, v) = (heads(q, spec.heads)?, repeat(heads(k, spec.kv_heads)?)?, repeat(heads(v, spec.kv_heads)?)?);
+        let positions = &spec.positions[start..start + length];
+        let mask = (0..length).flat_map(|i| {
+            let (from, to) = spec.visible(positions, i);
+            (0..length).map(move |j| if (from..to).contains(&j) { 0.0 } else { f32::NEG_INFINITY })
+        });
+        let mask = Tensor::from_iter(mask, q.device())?.reshape((1, length, length))?.to_dtype(q.dtype())?;
+        let scores = (q.matmul(&k.transpose(1, 2)?)? * f64::from(spec.scale))?.broadcast_add(&mask)?;
+        let shifted = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
+        let weights = shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)?;
+        outputs.push(weights.matmul(&v)?.transpose(0, 1)?.reshape((length, spec.heads * spec.head_dim))?);
+    }
+    Tensor::cat(&outputs, 0)
+}
+
+struct Attention {
+    spec: AttentionSpec,
+    /// `log(sum(exp(scores)))` of every query and head, `[tokens, heads]`, from the forward pass.
+    log_sums: Mutex<Vec<f32>>,
+}
+
+/// Raw access to a matrix of which parallel tasks write disjoint heads of disjoint rows.
+#[derive(Clone, Copy)]
+struct Disjoint(*mut f32, usize);
+
+// SAFETY: every task writes only the rows of its own segment and the columns of its own head.
+unsafe impl Send for Disjoint {}
+// SAFETY: as above.
+unsafe impl Sync for Disjoint {}
+
+impl Disjoint {
+    /// The elements from an offset on. Callers of different tasks must not write the same ones.
+    #[allow(clippy::mut_from_ref)] // the point of this type
+    fn from(&self, offset: usize) -> &mut [f32] {
+        assert!(offset <= self.1);
+        // SAFETY: inside the matrix; disjoint writes are the callers' promise above.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(offset), self.1 - offset) }
+    }
+}
+
+impl Attention {
+    fn heads(&self) -> (Head, Head) {
+        let s = &self.spec;
+        let head = |heads: usize| Head { stride: heads * s.head_dim, width: s.head_dim };
+        (head(s.heads), head(s.kv_heads))
+    }
+
+    /// Segments times heads: the independent pieces of work, `(start, length, head)`.
+    fn tasks(&self, heads: usize) -> Vec<(usize, usize, usize)> {
+        self.spec.starts().into_iter().flat_map(|(start, length)| (0..heads).map(move |h| (start, length, h))).collect()
+    }
+
+    /// Blocks of queries of a segment: first query, number of queries, first and end of the keys that any of them sees.
+    fn blocks(&self, start: usize, length: usize) -> impl Iterator<Item = (usize, usize, usize, usize)> {
+        let positions = &self.spec.positions[start..start + length];
+        (0..length).step_by(BLOCK).map(move |first| {
+            let count = BLOCK.min(length - first);
+            (first, count, self.spec.visible(positions, first).0, first + count)
+        })
+    }
+}
+
+impl CustomOp3 for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+        s3: &CpuStorage,
+        l3: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (q, k, v) = (super::elements(s1, l1)?, super::elements(s2, l2)?, super::elements(s3, l3)?);
+        let spec = &self.spec;
+        let (q_head, kv_head) = self.heads();
+        let mut out = vec![0f32; q.len()];
+        let mut log_sums = vec![0f32; spec.positions.len() * spec.heads];
+        let (out_cells, sum_cells) = (Disjoint(out.as_mut_ptr(), out.len()), Disjoint(log_sums.as_mut_ptr(), log_sums.len()));
+        self.tasks(spec.heads).into_par_iter().for_each(|(start, length, head)| {
+            let positions = &spec.positions[start..start + length];
+            let kv = start * kv_head.stride + head / (spec.heads / spec.kv_heads) * spec.head_dim;
+            let mut scores = Vec::new();
+            for (first, count, from, to) in self.blocks(start, length) {
+                let keys = to - from;
+                let at = (start + first) * q_head.stride + head * spec.head_dim;
+                scores.resize(count * keys, 0.0);
+                head_scores(&q[at..], q_head, &k[kv + from * kv_head.stride..], kv_head, &mut scores, count, keys);
+                for (i, row) in scores.chunks_exact_mut(keys).enumerate() {
+                    let (low, high) = spec.visible(positions, first + i);
+                    let sum = softmax(row, low - from, high - from, spec.scale);
+                    sum_cells.from((start + first + i) * spec.heads + head)[0] = sum;
+                }
+                head_mix(&scores, &v[kv + from * kv_head.stride..], kv_head, out_cells.from(at), q_head, false, count, keys);
+            }
+        });
+        *self.log_sums.lock().unwrap_or_else(|e| e.into_inner()) = log_sums;
+        Ok((CpuStorage::F32(out), l1.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        out: &Tensor,
+        g: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (mut dq, mut dk, mut dv) = (vec![0f32; q.elem_count()], vec![0f32; k.elem_count()], vec![0f32; v.elem_count()]);
+        let cells = [&mut dq, &mut dk, &mut dv].map(|m| Disjoint(m.as_mut_ptr(), m.len()));
+        super::with_elements(q, |q| {
+            super::with_elements(k, |k| {
+                super::with_elements(v, |v| {
+                    super::with_elements(out, |out| super::with_elements(g, |g| self.backward([q, k, v, out, g], cells)))
+                })
+            })
+        })?;
+        let tensor = |values, like: &Tensor| Tensor::from_vec(values, like.shape(), like.device()).map(Some);
+        Ok((tensor(dq, q)?, tensor(dk, k)?, tensor(dv, v)?))
+    }
+}
+
+impl Attention {
+    fn backward(&self, [q, k, v, out, g]: [&[f32]; 5], [dq, dk, dv]: [Disjoint; 3]) -> Result<()> {
+        let spec = &self.spec;
+        let (q_head, kv_head) = self.heads();
+        let groups = spec.heads / spec.kv_heads;
+        let log_sums = self.log_sums.lock().unwrap_or_else(|e| e.into_inner());
+        // One task a key head: the query heads that share it add to the same dK and dV.
+        self.tasks(spec.kv_heads).into_par_iter().for_each(|(start, length, key_head)| {
+            let positions = &spec.positions[start..start + length];
+            let kv = start * kv_head.stride + key_head * spec.head_dim;
+            let (mut p, mut ds) = (Vec::new(), Vec::new());
+            for head in key_head * groups..(key_head + 1) * groups {
+                for (first, count, from, to) in self.blocks(start, length) {
+                    let keys = to - from;
+                    let at = (start + first) * q_head.stride + head * spec.head_dim;
+                    let kv = kv + from * kv_head.stride;
+                    p.resize(count * keys, 0.0);
+                    ds.resize(count * keys, 0.0);
+                    head_scores(&q[at..], q_head, &k[kv..], kv_head, &mut p, count, keys);
+                    head_scores(&g[at..], q_head, &v[kv..], kv_head, &mut ds, count, keys);
+                    for i in 0..count {
+                        let token = start + first + i;
+                        let (low, high) = spec.visible(positions, first + i);
+                        let log_sum = log_sums[token * spec.heads + head];
+                        let row = token * q_head.stride + head * spec.head_dim;
+                        let inner: f32 = g[row..row + spec.head_dim].iter().zip(&out[row..]).map(|(a, b)| a * b).sum();
+                        let (p, ds) = (&mut p[i * keys..(i + 1) * keys], &mut ds[i * keys..(i + 1) * keys]);
+                        for j in 0..keys {
+                            if (low - from..high - from).contains(&j) {
+                                p[j] = (p[j] * spec.scale - log_sum).exp();
+                                ds[j] = spec.scale * p[j] * (ds[j] - inner);
+                            } else {
+                                (p[j], ds[j]) = (0.0, 0.0);
+                            }
+                        }
+                    }
+                    head_mix(&ds, &k[kv..], kv_head, dq.from(at), q_head, false, count, keys);
+                    head_mix_transposed(&ds, &q[at..], q_head, dk.from(kv), kv_head, true, count, keys);
+                    head_mix_transposed(&p, &g[at..], q_head, dv.from(kv), kv_head, true, count, keys);
+                }
+            }
+        });
+        Ok(())
+    }
+}
+
+/// Turns scores `low..high` of a row into probabilities and the rest into zeros; returns the log-sum-exp.
+fn softmax(row: &mut [f32], low: usize, high: usize, scale: f32) -> f32 {
+    row[..low].fill(0.0);
+    row[high..].fill(0.0);
+    let row = &mut row[low..high];
+    let largest = row.iter().fold(f32::NEG_INFINITY, |m, v| m.max(*v)) * scale;
+    let mut sum = 0f32;
+    for v in row.iter_mut() {
+        *v = (*v * scale - largest).exp();
+        sum += *v;
+    }
+    let factor = 1.0 / sum;
+    row.iter_mut().for_each(|v| *v *= factor);
+    largest + sum.ln()
+}
+
+/// One new token of a sequence against its cached keys and values `[cached, kv_heads * head_dim]`, without gradient.
+///
+/// `q` and `out` are `[heads * head_dim]`; `first` is the first cached token that the window shows.
+pub fn attend_cached(q: &[f32], keys: &[f32], values: &[f32], first: usize, spec: &AttentionSpec, out: &mut [f32]) {
+    let width = spec.kv_heads * spec.head_dim;
+    let cached = keys.len() / width;
+    let groups = spec.heads / spec.kv_heads;
+    let mut weights = vec![0f32; cached - first];
+    for head in 0..spec.heads {
+        let q = &q[head * spec.head_dim..(head + 1) * spec.head_dim];
+        let column = head / groups * spec.head_dim;
+        for (i, weight) in weights.iter_mut().enumerate() {
+            let at = (first + i) * width + column;
+            *weight = q.iter().zip(&keys[at..at + spec.head_dim]).map(|(a, b)| a * b).sum();
+        }
+        let all = weights.len();
+        softmax(&mut weights, 0, all, spec.scale);
+        let out = &mut out[head * spec.head_dim..(head + 1) * spec.head_dim];
+        out.fill(0.0);
+        for (i, weight) in weights.iter().enumerate() {
+            let at = (first + i) * width + column;
+            out.iter_mut().zip(&values[at..at + spec.head_dim]).for_each(|(o, v)| *o += weight * v);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::{Parameter, backward};
+    use crate::ops::check::{difference, tensor};
+    use crate::ops::with_fused;
+
+    fn spec(heads: usize, kv_heads: usize, head_dim: usize, window: Option<usize>, segments: &[usize]) -> AttentionSpec {
+        let positions = segments.iter().flat_map(|n| 0..*n as u32).collect();
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        AttentionSpec { heads, kv_heads, head_dim, scale, window, segments: segments.to_vec(), positions }
+    }
+
+    fn run(fused: bool, spec: &AttentionSpec) -> Vec<Tensor> {
+        with_fused(fused, || {
+            let tokens: usize = spec.segments.iter().sum();
+            let make = |heads: usize, seed| Parameter::new(&tensor(&[tokens, heads * spec.head_dim], seed)).unwrap();
+            let (q, k, v) = (make(spec.heads, 1), make(spec.kv_heads, 2), make(spec.kv_heads, 3));
+            let y = attention(&q.tensor(), &k.tensor(), &v.tensor(), spec.clone()).unwrap();
+            backward(&(&y * &tensor(y.dims(), 4)).unwrap().sum_all().unwrap()).unwrap();
+            let grads = [&q, &k, &v].map(|p| p.grad().unwrap().unwrap());
+            std::iter::once(y.detach()).chain(grads).collect()
+        })
+    }
+
+    #[test]
+    fn fused_equals_composed_over_groups_windows_and_lengths() {
+        let cases = [
+            spec(1, 1, 1, None, &[1]),
+            spec(4, 2, 8, None, &[5, 1, 9]),
+            spec(6, 2, 4, Some(3), &[11, 2]),
+            spec(3, 1, 16, None, &[150]),
+            spec(2, 2, 5, Some(70), &[200, 3]),
+        ];
+        for case in cases {
+            for (a, b) in run(true, &case).iter().zip(&run(false, &case)) {
+                assert!(difference(a, b) < 2e-5, "{case:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_cached_step_equals_the_last_row() {
+        for window in [None, Some(4)] {
+            let spec = spec(4, 2, 8, window, &[9]);
+            let (q, k, v) = (tensor(&[9, 32], 1), tensor(&[9, 16], 2), tensor(&[9, 16], 3));
+            let whole = attention(&q, &k, &v, spec.clone()).unwrap().to_vec2::<f32>().unwrap();
+            let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let mut out = vec![0f32; 32];
+            let first = window.map_or(0, |w| 9 - w);
+            attend_cached(&flat(&q)[8 * 32..], &flat(&k), &flat(&v), first, &spec, &mut out);
+            out.iter().zip(&whole[8]).for_each(|(a, b)| assert!((a - b).abs() < 1e-5));
+        }
+    }
+}

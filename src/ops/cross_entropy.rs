@@ -1,0 +1,207 @@
+//! Language-model head and cross-entropy in one: `loss = sum over targets of (logsumexp(z) - z[target]) / divisor`, `z = h W^T`.
+//!
+//! Rows without a target are skipped. Logits exist a chunk of rows at a time; backward computes them again:
+//! `dz = (softmax(z) - onehot) / divisor`, `dh = dz W`, `dW = dz^T h`.
+
+use super::matrix::{self, Weight};
+use crate::nn::Parameter;
+use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+/// Elements of logits that are held at once (64 MiB).
+const CHUNK_ELEMENTS: usize = 1 << 24;
+
+/// The label that carries no loss.
+pub const IGNORE_INDEX: i64 = -100;
+
+/// Cross-entropy of the next tokens, in nats: the sum over all targets, divided by `divisor`.
+///
+/// `hidden` is [tokens, hidden]; `targets` has one entry a token, already shifted, [`IGNORE_INDEX`] where there is none;
+/// `weight` is [vocab, hidden]. The result is a scalar.
+///
+/// # Errors
+/// A target is outside the vocabulary, or the shapes do not fit.
+pub fn head_cross_entropy(hidden: &Tensor, weight: &Parameter, targets: &[i64], divisor: f64) -> Result<Tensor> {
+    let dims = weight.dims();
+    if hidden.dims() != [targets.len(), dims[1]] {
+        candle_core::bail!("cross-entropy: {} targets for hidden states of shape {:?}", targets.len(), hidden.dims());
+    }
+    let bad = |t: &&i64| **t != IGNORE_INDEX && !(0..dims[0] as i64).contains(*t);
+    if let Some(target) = targets.iter().find(bad) {
+        candle_core::bail!("label {target} is outside the vocabulary of {}; labels to ignore must be -100", dims[0]);
+    }
+    if !super::fused_for(hidden) {
+        return composed(hidden, weight, targets, divisor);
+    }
+    let rows: Vec<(usize, usize)> =
+        targets.iter().enumerate().filter(|(_, t)| **t != IGNORE_INDEX).map(|(i, t)| (i, *t as usize)).collect();
+    let op = |no_input_gradient| HeadCrossEntropy { weight: weight.clone(), rows, divisor, no_input_gradient };
+    let hidden = hidden.contiguous()?;
+    if weight.tracked() {
+        let (hidden, promoted) = super::tracked(&hidden)?;
+        hidden.apply_op1(op(promoted))
+    } else if hidden.track_op() && crate::nn::grad_enabled() {
+        hidden.apply_op1(op(false))
+    } else {
+        hidden.apply_op1_no_bwd(&op(false))
+    }
+}
+
+/// The same by candle's operations.
+fn composed(hidden: &Tensor, weight: &Parameter, targets: &[i64], divisor: f64) -> Result<Tensor> {
+    cross_entropy(&hidden.matmul(&weight.tensor().to_dtype(hidden.dtype())?.t()?)?, targets, divisor)
+}
+
+/// Cross-entropy of given logits [tokens, vocab], by candle's operations; as [`head_cross_entropy`] otherwise.
+///
+/// # Errors
+/// A target is outside the vocabulary, or the shapes do not fit.
+pub fn cross_entropy(logits: &Tensor, targets: &[i64], divisor: f64) -> Result<Tensor> {
+    let kept: Vec<u32> = (0..targets.len()).filter(|i| targets[*i] != IGNORE_INDEX).map(|i| i as u32).collect();
+    let wanted: Vec<u32> = kept.iter().map(|i| targets[*i as usize] as u32).collect();
+    let device = logits.device();
+    let logits = logits.index_select(&Tensor::from_slice(&kept, kept.len(), device)?, 0)?.to_dtype(DType::F32)?;
+    let largest = logits.max_keepdim(D::Minus1)?.detach();
+    let log_sum = (logits.broadcast_sub(&largest)?.exp()?.sum_keepdim(D::Minus1)?.log()? + largest)?;
+    let chosen = logits.gather(&Tensor::from_vec(wanted, (kept.len(), 1), device)?, 1)?;
+    (log_sum - chosen)?.sum_all()? / divisor
+}
+
+struct HeadCrossEntropy {
+    weight: Parameter,
+    /// Row of the hidden states, and target.
+    rows: Vec<(usize, usize)>,
+    divisor: f64,
+    no_input_gradient: bool,
+}
+
+/// Loss of one row of logits, and its log-sum-exp.
+fn row_loss(logits: &[f32], target: usize) -> (f64, f32) {
+    let largest = logits.iter().fold(f32::NEG_INFINITY, |m, v| m.max(*v));
+    let mut sums = [0f32; 16];
+    let chunks = logits.chunks_exact(16);
+    let rest: f32 = chunks.remainder().iter().map(|v| (v - largest).exp()).sum();
+    chunks.for_each(|chunk| sums.iter_mut().zip(chunk).for_each(|(s, v)| *s += (v - largest).exp()));
+    let log_sum = largest + (sums.iter().sum::<f32>() + rest).ln();
+    (f64::from(log_sum) - f64::from(logits[target]), log_sum)
+}
+
+impl HeadCrossEntropy {
+    /// Calls `work` with chunks of rows, their hidden states and their logits.
+    fn by_chunk(
+        &self,
+        hidden: &[f32],
+        weight: Weight<'_>,
+        mut work: impl FnMut(&[(usize, usize)], &[f32], &mut [f32]) -> Result<()>,
+    ) -> Result<()> {
+        let dims = self.weight.dims();
+        let (vocabulary, width) = (dims[0], dims[1]);
+        let mut logits = Vec::new();
+        for rows in self.rows.chunks((CHUNK_ELEMENTS / vocabulary).max(1)) {
+            let states: Vec<f32> = rows.iter().flat_map(|(row, _)| &hidden[row * width..(row + 1) * width]).copied().collect();
+            logits.resize(rows.len() * vocabulary, 0.0);
+            matrix::times_weight_transposed(&states, weight, &mut logits, rows.len(), width, vocabulary);
+            work(rows, &states, &mut logits)?;
+        }
+        Ok(())
+    }
+}
+
+impl CustomOp1 for HeadCrossEntropy {
+    fn name(&self) -> &'static str {
+        "head_cross_entropy"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let hidden = super::elements(storage, layout)?;
+        let vocabulary = self.weight.dims()[0];
+        let mut losses = Vec::with_capacity(self.rows.len());
+        super::linear::with_weight(&self.weight, |weight| {
+            self.by_chunk(hidden, weight, |rows, _, logits| {
+                let chunk: Vec<f64> =
+                    logits.par_chunks(vocabulary).zip(rows).map(|(z, (_, target))| row_loss(z, *target).0).collect();
+                losses.extend(chunk);
+                Ok(())
+            })
+        })?;
+        let loss = losses.iter().sum::<f64>() / self.divisor;
+        Ok((CpuStorage::F32(vec![loss as f32]), Shape::from(())))
+    }
+
+    fn bwd(&self, hidden: &Tensor, _: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
+        let factor = (f64::from(g.to_dtype(DType::F32)?.to_scalar::<f32>()?) / self.divisor) as f32;
+        let dims = self.weight.dims();
+        let (vocabulary, width) = (dims[0], dims[1]);
+        let mut dhidden = vec![0f32; hidden.elem_count()];
+        super::with_elements(hidden, |hidden| {
+            super::linear::with_weight(&self.weight, |weight| {
+                let mut gradients = Vec::new();
+                self.by_chunk(hidden, weight, |rows, states, logits| {
+                    logits.par_chunks_mut(vocabulary).zip(rows).for_each(|(z, (_, target))| {
+                        let log_sum = row_loss(z, *target).1;
+                        z.iter_mut().for_each(|v| *v = factor * (*v - log_sum).exp());
+                        z[*target] -= factor;
+                    });
+                    if self.weight.requires_grad() {
+                        let add = |dw: &mut [f32], filled| {
+                            matrix::weight_gradient(logits, states, dw, filled, rows.len(), width, vocabulary)
+                        };
+                        self.weight.accumulate_with(add).map_err(candle_core::Error::wrap)?;
+                    }
+                    if !self.no_input_gradient {
+                        gradients.resize(states.len(), 0.0);
+                        matrix::times_weight(logits, weight, &mut gradients, rows.len(), width, vocabulary);
+                        for ((row, _), gradient) in rows.iter().zip(gradients.chunks_exact(width)) {
+                            dhidden[row * width..(row + 1) * width].copy_from_slice(gradient);
+                        }
+                    }
+                    Ok(())
+                })
+            })
+        })?;
+        if self.rows.is_empty() && self.weight.requires_grad() {
+            self.weight
+                .accumulate_with(|dw, filled| {
+                    if !filled {
+                        dw.fill(0.0)
+                    }
+                })
+                .map_err(candle_core::Error::wrap)?;
+        }
+        if self.no_input_gradient { Ok(None) } else { Ok(Some(Tensor::from_vec(dhidden, hidden.shape(), hidden.device())?)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::backward;
+    use crate::ops::check::{difference, tensor};
+    use crate::ops::with_fused;
+
+    fn run(fused: bool, vocabulary: usize, targets: &[i64]) -> Vec<Tensor> {
+        with_fused(fused, || {
+            let hidden = Parameter::new(&tensor(&[targets.len(), 6], 1)).unwrap();
+            let weight = Parameter::new(&tensor(&[vocabulary, 6], 2)).unwrap();
+            let loss = head_cross_entropy(&hidden.tensor(), &weight, targets, 2.5).unwrap();
+            backward(&(&loss * 3.0).unwrap()).unwrap();
+            vec![loss.detach(), hidden.grad().unwrap().unwrap(), weight.grad().unwrap().unwrap()]
+        })
+    }
+
+    #[test]
+    fn fused_equals_composed_with_ignored_rows() {
+        for (vocabulary, targets) in [(3, vec![2]), (37, vec![-100, 5, 0, -100, 36]), (CHUNK_ELEMENTS / 16, (0..20).collect())] {
+            for (a, b) in run(true, vocabulary, &targets).iter().zip(&run(false, vocabulary, &targets)) {
+                assert!(difference(a, b) < 1e-5, "{vocabulary}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_label_outside_the_vocabulary_is_named() {
+        let weight = Parameter::new(&tensor(&[3, 2], 1)).unwrap();
+        let error = head_cross_entropy(&tensor(&[1, 2], 2), &weight, &[3], 1.0).unwrap_err().to_string();
+        assert!(error.contains("label 3"), "{error}");
+    }
+}

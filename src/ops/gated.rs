@@ -1,0 +1,95 @@
+//! SwiGLU's activation (Shazeer 2020, arXiv 2002.05202): `y = silu(gate) * up`, with `silu(x) = x * sigmoid(x)`.
+//!
+//! Backward: `d up = g silu(gate)`, `d gate = g up s (1 + gate (1 - s))` with `s = sigmoid(gate)`.
+
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+const BLOCK: usize = 1 << 13;
+
+/// `silu(gate) * up`, element by element.
+///
+/// # Errors
+/// The shapes differ.
+pub fn silu_mul(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    if gate.dims() != up.dims() {
+        candle_core::bail!("silu_mul: shapes {:?} and {:?} differ", gate.dims(), up.dims());
+    }
+    if !super::fused_for(gate) {
+        return gate.silu()? * up;
+    }
+    let (gate, up) = (gate.contiguous()?, up.contiguous()?);
+    if (gate.track_op() || up.track_op()) && crate::nn::grad_enabled() {
+        gate.apply_op2(&up, SiluMul)
+    } else {
+        gate.apply_op2_no_bwd(&up, &SiluMul)
+    }
+}
+
+struct SiluMul;
+
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+impl CustomOp2 for SiluMul {
+    fn name(&self) -> &'static str {
+        "silu_mul"
+    }
+
+    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (gate, up) = (super::elements(s1, l1)?, super::elements(s2, l2)?);
+        let mut out = vec![0f32; gate.len()];
+        out.par_chunks_mut(BLOCK).zip(gate.par_chunks(BLOCK)).zip(up.par_chunks(BLOCK)).for_each(|((out, gate), up)| {
+            out.iter_mut().zip(gate).zip(up).for_each(|((o, g), u)| *o = g * sigmoid(*g) * u);
+        });
+        Ok((CpuStorage::F32(out), l1.shape().clone()))
+    }
+
+    fn bwd(&self, gate: &Tensor, up: &Tensor, _: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let (dgate, dup) = super::with_elements(g, |g| {
+            super::with_elements(gate, |gate| {
+                super::with_elements(up, |up| {
+                    let (mut dgate, mut dup) = (vec![0f32; g.len()], vec![0f32; g.len()]);
+                    let outputs = dgate.par_chunks_mut(BLOCK).zip(dup.par_chunks_mut(BLOCK));
+                    let inputs = gate.par_chunks(BLOCK).zip(up.par_chunks(BLOCK)).zip(g.par_chunks(BLOCK));
+                    outputs.zip(inputs).for_each(|((dgate, dup), ((gate, up), g))| {
+                        for i in 0..g.len() {
+                            let s = sigmoid(gate[i]);
+                            dup[i] = g[i] * gate[i] * s;
+                            dgate[i] = g[i] * up[i] * s * (1.0 + gate[i] * (1.0 - s));
+                        }
+                    });
+                    Ok((dgate, dup))
+                })
+            })
+        })?;
+        let tensor = |values| Tensor::from_vec(values, gate.shape(), gate.device());
+        Ok((Some(tensor(dgate)?), Some(tensor(dup)?)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::{Parameter, backward};
+    use crate::ops::check::{difference, tensor};
+    use crate::ops::with_fused;
+
+    #[test]
+    fn fused_equals_composed() {
+        for shape in [vec![1, 1], vec![3, 67], vec![130, 129]] {
+            let run = |fused| {
+                with_fused(fused, || {
+                    let (a, b) = (Parameter::new(&tensor(&shape, 1)).unwrap(), Parameter::new(&tensor(&shape, 2)).unwrap());
+                    let y = silu_mul(&a.tensor(), &b.tensor()).unwrap();
+                    backward(&(&y * &tensor(&shape, 3)).unwrap().sum_all().unwrap()).unwrap();
+                    [y.detach(), a.grad().unwrap().unwrap(), b.grad().unwrap().unwrap()]
+                })
+            };
+            for (a, b) in run(true).iter().zip(&run(false)) {
+                assert!(difference(a, b) < 1e-5);
+            }
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! Matrix products on slices: f32 through the `gemm` crate; bf16 and f16 right operands are widened a panel at a time.
+
+use candle_core::{CpuStorage, Result};
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+/// Rows of a half-precision weight that are widened at once: large enough to feed the product, small enough for the cache.
+const PANEL: usize = 256;
+
+/// A row-major weight in the dtype in which it is stored.
+#[derive(Clone, Copy)]
+pub enum Weight<'a> {
+    /// 32-bit floats.
+    F32(&'a [f32]),
+    /// Brain floats.
+    Bf16(&'a [bf16]),
+    /// IEEE half floats.
+    F16(&'a [f16]),
+}
+
+impl<'a> Weight<'a> {
+    /// The weight's elements between two offsets of a storage.
+    ///
+    /// # Errors
+    /// The dtype is not a float of 16 or 32 bits.
+    pub fn from_storage(storage: &'a CpuStorage, start: usize, end: usize) -> Result<Self> {
+        match storage {
+            CpuStorage::F32(v) => Ok(Self::F32(&v[start..end])),
+            CpuStorage::BF16(v) => Ok(Self::Bf16(&v[start..end])),
+            CpuStorage::F16(v) => Ok(Self::F16(&v[start..end])),
+            other => candle_core::bail!("a weight of dtype {:?} cannot be multiplied", dtype(other)),
+        }
+    }
+
+    /// Rows `from..to` of a matrix with `columns` columns, widened to f32 into `scratch` where needed.
+    fn rows<'s>(&'s self, from: usize, to: usize, columns: usize, scratch: &'s mut Vec<f32>) -> &'s [f32] {
+        let range = from * columns..to * columns;
+        match self {
+            Self::F32(v) => &v[range],
+            Self::Bf16(v) => widen(&v[range], scratch, bf16::to_f32),
+            Self::F16(v) => widen(&v[range], scratch, f16::to_f32),
+        }
+    }
+
+    /// How many rows to take at once.
+    fn panel(&self, rows: usize) -> usize {
+        if matches!(self, Self::F32(_)) { rows.max(1) } else { PANEL }
+    }
+
+    /// Copies a row, widened.
+    pub fn copy_row(&self, row: usize, out: &mut [f32]) {
+        let range = row * out.len()..(row + 1) * out.len();
+        match self {
+            Self::F32(v) => out.copy_from_slice(&v[range]),
+            Self::Bf16(v) => out.iter_mut().zip(&v[range]).for_each(|(o, x)| *o = x.to_f32()),
+            Self::F16(v) => out.iter_mut().zip(&v[range]).for_each(|(o, x)| *o = x.to_f32()),
+        }
+    }
+}
+
+fn dtype(storage: &CpuStorage) -> candle_core::DType {
+    use candle_core::backend::BackendStorage;
+    storage.dtype()
+}
+
+fn widen<'s, T: Copy + Sync>(from: &[T], scratch: &'s mut Vec<f32>, to_f32: impl Fn(T) -> f32 + Sync) -> &'s [f32] {
+    scratch.resize(from.len(), 0.0);
+    scratch.par_chunks_mut(1 << 15).zip(from.par_chunks(1 << 15)).for_each(|(out, values)| {
+        out.iter_mut().zip(values).for_each(|(o, v)| *o = to_f32(*v));
+    });
+    scratch
+}
+
+/// How a matrix lies in its slice: element (row, column) is at `row * row_stride + column * column_stride`.
+#[derive(Clone, Copy)]
+struct Strides {
+    row: isize,
+    column: isize,
+}
+
+/// Row-major with this many columns.
+fn by_row(columns: usize) -> Strides {
+    Strides { row: columns as isize, column: 1 }
+}
+
+/// The transpose of a row-major matrix with this many columns.
+fn transposed(columns: usize) -> Strides {
+    Strides { row: 1, column: columns as isize }
+}
+
+/// `out = (add ? out : 0) + lhs * rhs` with `lhs` [m, k] and `rhs` [k, n].
+#[allow(clippy::too_many_arguments)] // the shape of a matrix product
+fn product(
+    (m, n, k): (usize, usize, usize),
+    out: &mut [f32],
+    out_strides: Strides,
+    add: bool,
+    lhs: &[f32],
+    lhs_strides: Strides,
+    rhs: &[f32],
+    rhs_strides: Strides,
+    parallel: bool,
+) {
+    if m == 0 || n == 0 {
+        return;
+    }
+    let last = |s: Strides, rows: usize, columns: usize| (rows - 1) as isize * s.row + (columns - 1) as isize * s.column;
+    assert!(last(out_strides, m, n) < out.len() as isize);
+    if k > 0 {
+        assert!(last(lhs_strides, m, k) < lhs.len() as isize && last(rhs_strides, k, n) < rhs.len() as isize);
+    }
+    let parallelism = if parallel && m * n * k > 1 << 16 { gemm::Parallelism::Rayon(0) } else { gemm::Parallelism::None };
+    // SAFETY: the furthest element of each operand was just checked to lie within its slice; `out` is borrowed mutably.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            out.as_mut_ptr(),
+            out_strides.column,
+            out_strides.row,
+            add,
+            lhs.as_ptr(),
+            lhs_strides.column,
+            lhs_strides.row,
+            rhs.as_ptr(),
+            rhs_strides.column,
+            rhs_strides.row,
+            1.0f32,
+            1.0f32,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}
+
+/// `out [rows, outputs] = x [rows, inputs] * weight [outputs, inputs]^T`.
+pub fn times_weight_transposed(x: &[f32], weight: Weight<'_>, out: &mut [f32], rows: usize, inputs: usize, outputs: usize) {
+    if rows <= 2 {
+        return few_rows(x, weight, out, rows, inputs, outputs);
+    }
+    let mut scratch = Vec::new();
+    let panel = weight.panel(outputs);
+    for from in (0..outputs).step_by(panel) {
+        let to = (from + panel).min(outputs);
+        let w = weight.rows(from, to, inputs, &mut scratch);
+        let shape = (rows, to - from, inputs);
+        product(shape, &mut out[from..], by_row(outputs), false, x, by_row(inputs), w, transposed(inputs), true);
+    }
+}
+
+/// One or two rows: every weight is read once, so this is bound by memory; plain dot products, in parallel over outputs.
+fn few_rows(x: &[f32], weight: Weight<'_>, out: &mut [f32], rows: usize, inputs: usize, outputs: usize) {
+    let block = (outputs / (4 * rayon::current_num_threads())).max(16);
+    for row in 0..rows {
+        let x = &x[row * inputs..(row + 1) * inputs];
+        let out = &mut out[row * outputs..(row + 1) * outputs];
+        out.par_chunks_mut(block).enumerate().for_each(|(i, out)| {
+            for (j, o) in out.iter_mut().enumerate() {
+                let at = (i * block + j) * inputs;
+                *o = match weight {
+                    Weight::F32(w) => dot(x, &w[at..at + inputs], |v| v),
+                    Weight::Bf16(w) => dot(x, &w[at..at + inputs], bf16::to_f32),
+                    Weight::F16(w) => dot(x, &w[at..at + inputs], f16::to_f32),
+                };
+            }
+        });
+    }
+}
+
+/// A dot product in 32 independent sums, so that the compiler can use vector registers.
+#[inline]
+fn dot<T: Copy>(x: &[f32], w: &[T], to_f32: impl Fn(T) -> f32) -> f32 {
+    const LANES: usize = 32;
+    let mut sums = [0f32; LANES];
+    let (xs, ws) = (x.chunks_exact(LANES), w.chunks_exact(LANES));
+    let rest: f32 = xs.remainder().iter().zip(ws.remainder()).map(|(a, b)| a * to_f32(*b)).sum();
+    for (a, b) in xs.zip(ws) {
+        for lane in 0..LANES {
+            sums[lane] += a[lane] * to_f32(b[lane]);
+        }
+    }
+    sums.iter().sum::<f32>() + rest
+}
+
+/// `out [rows, inputs] = g [rows, outputs] * weight [outputs, inputs]`: the gradient of a linear layer's input.
+pub fn times_weight(g: &[f32], weight: Weight<'_>, out: &mut [f32], rows: usize, inputs: usize, outputs: usize) {
+    let mut scratch = Vec::new();
+    let panel = weight.panel(outputs);
+    for from in (0..outputs).step_by(panel) {
+        let to = (from + panel).min(outputs);
+        let w = weight.rows(from, to, inputs, &mut scratch);
+        let shape = (rows, inputs, to - from);
+        product(shape, out, by_row(inputs), from > 0, &g[from..], by_row(outputs), w, by_row(inputs), true);
+    }
+}
+
+/// `out [outputs, inputs] = (add ? out : 0) + g [rows, outputs]^T * x [rows, inputs]`: the gradient of a linear layer's weight.
+pub fn weight_gradient(g: &[f32], x: &[f32], out: &mut [f32], add: bool, rows: usize, inputs: usize, outputs: usize) {
+    let shape = (outputs, inputs, rows);
+    product(shape, out, by_row(inputs), add, g, transposed(outputs), x, by_row(inputs), true);
+}
+
+/// Where a head's rows lie inside a `[tokens, heads * head_dim]` matrix.
+#[derive(Clone, Copy)]
+pub struct Head {
+    /// Elements from one token to the next.
+    pub stride: usize,
+    /// The head's width.
+    pub width: usize,
+}
+
+/// `scores [m, n] = q [m, width] * k [n, width]^T` within one thread.
+pub fn head_scores(q: &[f32], q_head: Head, k: &[f32], k_head: Head, scores: &mut [f32], m: usize, n: usize) {
+    let shape = (m, n, q_head.width);
+    product(shape, scores, by_row(n), false, q, by_row(q_head.stride), k, transposed(k_head.stride), false);
+}
+
+/// `out [m, width] = (add ? out : 0) + p [m, n] * v [n, width]` within one thread.
+pub fn head_mix(p: &[f32], v: &[f32], v_head: Head, out: &mut [f32], out_head: Head, add: bool, m: usize, n: usize) {
+    let shape = (m, v_head.width, n);
+    product(shape, out, by_row(out_head.stride), add, p, by_row(n), v, by_row(v_head.stride), false);
+}
+
+/// `out [n, width] = (add ? out : 0) + p [m, n]^T * g [m, width]` within one thread.
+pub fn head_mix_transposed(p: &[f32], g: &[f32], g_head: Head, out: &mut [f32], out_head: Head, add: bool, m: usize, n: usize) {
+    let shape = (n, g_head.width, m);
+    product(shape, out, by_row(out_head.stride), add, p, transposed(n), g, by_row(g_head.stride), false);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::check::values;
+
+    /// The definition, in f64.
+    fn naive(x: &[f32], w: &[f32], rows: usize, inputs: usize, outputs: usize) -> Vec<f32> {
+        let at =
+            |r: usize, o: usize| (0..inputs).map(|i| f64::from(x[r * inputs + i]) * f64::from(w[o * inputs + i])).sum::<f64>();
+        (0..rows * outputs).map(|i| at(i / outputs, i % outputs) as f32).collect()
+    }
+
+    fn close(a: &[f32], b: &[f32], tolerance: f32) {
+        assert_eq!(a.len(), b.len());
+        a.iter().zip(b).for_each(|(x, y)| assert!((x - y).abs() <= tolerance * (1.0 + y.abs()), "{x} {y}"));
+    }
+
+    #[test]
+    fn products_of_odd_sizes_equal_the_definition() {
+        for (rows, inputs, outputs) in [(1, 1, 1), (2, 7, 3), (3, 33, 17), (5, 64, 300), (40, 31, 513)] {
+            let (x, w) = (values(rows * inputs, 1), values(outputs * inputs, 2));
+            let expected = naive(&x, &w, rows, inputs, outputs);
+            let mut out = vec![f32::NAN; rows * outputs];
+            times_weight_transposed(&x, Weight::F32(&w), &mut out, rows, inputs, outputs);
+            close(&out, &expected, 1e-5);
+            // Half floats: exact against the widened weight.
+            let narrow: Vec<bf16> = w.iter().map(|v| bf16::from_f32(*v)).collect();
+            let widened: Vec<f32> = narrow.iter().map(|v| v.to_f32()).collect();
+            times_weight_transposed(&x, Weight::Bf16(&narrow), &mut out, rows, inputs, outputs);
+            close(&out, &naive(&x, &widened, rows, inputs, outputs), 1e-5);
+            // The two backward products, against the same definition with roles changed.
+            let g = values(rows * outputs, 3);
+            let transpose = |m: &[f32], r: usize, c: usize| -> Vec<f32> { (0..r * c).map(|i| m[(i % r) * c + i / r]).collect() };
+            let mut dx = vec![f32::NAN; rows * inputs];
+            times_weight(&g, Weight::Bf16(&narrow), &mut dx, rows, inputs, outputs);
+            close(&dx, &naive(&g, &transpose(&widened, outputs, inputs), rows, outputs, inputs), 1e-5);
+            let mut dw = vec![1.0; outputs * inputs];
+            weight_gradient(&g, &x, &mut dw, true, rows, inputs, outputs);
+            let expected = naive(&transpose(&g, rows, outputs), &transpose(&x, rows, inputs), outputs, rows, inputs);
+            close(&dw, &expected.iter().map(|v| v + 1.0).collect::<Vec<_>>(), 1e-5);
+        }
+    }
+}

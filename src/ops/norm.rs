@@ -1,0 +1,133 @@
+//! Root mean square normalisation (Zhang and Sennrich 2019, arXiv 1910.07467): `y = x / sqrt(mean(x^2) + eps) * w`.
+//!
+//! With `r = 1 / sqrt(mean(x^2) + eps)` and `n = x r`, backward is `dx = r (g w - n mean(g w n))`, `dw` = column sums of `g n`.
+
+use crate::nn::Parameter;
+use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+/// Normalises the last dimension of `x` [.., hidden] and scales it by `weight` [hidden].
+///
+/// # Errors
+/// The last dimension is not the weight's length.
+pub fn rms_norm(x: &Tensor, weight: &Parameter, eps: f64) -> Result<Tensor> {
+    if weight.dims().first() != x.dims().last() {
+        candle_core::bail!("rms_norm: weight {:?} does not fit a tensor of shape {:?}", weight.dims(), x.dims());
+    }
+    if !super::fused_for(x) {
+        return composed(x, weight, eps);
+    }
+    let x = x.contiguous()?;
+    let scale = weight.value().to_dtype(DType::F32)?.to_vec1::<f32>()?;
+    let op = |no_input_gradient| RmsNorm { weight: weight.clone(), scale, eps, no_input_gradient };
+    if weight.tracked() {
+        let (x, promoted) = super::tracked(&x)?;
+        x.apply_op1(op(promoted))
+    } else if x.track_op() && crate::nn::grad_enabled() {
+        x.apply_op1(op(false))
+    } else {
+        x.apply_op1_no_bwd(&op(false))
+    }
+}
+
+/// The same by candle's operations; the mean is taken in f32, as transformers does.
+fn composed(x: &Tensor, weight: &Parameter, eps: f64) -> Result<Tensor> {
+    let wide = x.to_dtype(DType::F32)?;
+    let mean = wide.sqr()?.mean_keepdim(D::Minus1)?;
+    let normal = wide.broadcast_div(&(mean + eps)?.sqrt()?)?.to_dtype(x.dtype())?;
+    normal.broadcast_mul(&weight.tensor().to_dtype(x.dtype())?)
+}
+
+struct RmsNorm {
+    weight: Parameter,
+    /// The weight's values in f32.
+    scale: Vec<f32>,
+    eps: f64,
+    no_input_gradient: bool,
+}
+
+impl RmsNorm {
+    fn reciprocal(&self, x: &[f32]) -> f32 {
+        let squares: f64 = x.iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
+        (1.0 / (squares / x.len() as f64 + self.eps).sqrt()) as f32
+    }
+}
+
+impl CustomOp1 for RmsNorm {
+    fn name(&self) -> &'static str {
+        "rms_norm"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = super::elements(storage, layout)?;
+        let hidden = self.scale.len();
+        let mut out = vec![0f32; x.len()];
+        out.par_chunks_mut(hidden).zip(x.par_chunks(hidden)).with_min_len(16).for_each(|(out, x)| {
+            let r = self.reciprocal(x);
+            out.iter_mut().zip(x).zip(&self.scale).for_each(|((o, v), w)| *o = v * r * w);
+        });
+        Ok((CpuStorage::F32(out), layout.shape().clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
+        let hidden = self.scale.len();
+        let gradient = super::with_elements(g, |g| {
+            super::with_elements(x, |x| {
+                if self.weight.requires_grad() {
+                    let add = |dw: &mut [f32], filled: bool| {
+                        if !filled {
+                            dw.fill(0.0);
+                        }
+                        for (x, g) in x.chunks_exact(hidden).zip(g.chunks_exact(hidden)) {
+                            let r = self.reciprocal(x);
+                            dw.iter_mut().zip(x).zip(g).for_each(|((d, x), g)| *d += x * r * g);
+                        }
+                    };
+                    self.weight.accumulate_with(add).map_err(candle_core::Error::wrap)?;
+                }
+                if self.no_input_gradient {
+                    return Ok(None);
+                }
+                let mut dx = vec![0f32; x.len()];
+                let rows = dx.par_chunks_mut(hidden).zip(x.par_chunks(hidden)).zip(g.par_chunks(hidden));
+                rows.with_min_len(16).for_each(|((dx, x), g)| {
+                    let r = self.reciprocal(x);
+                    let products = x.iter().zip(g).zip(&self.scale).map(|((x, g), w)| f64::from(x * r * g * w));
+                    let mean = (products.sum::<f64>() / hidden as f64) as f32;
+                    for (((d, x), g), w) in dx.iter_mut().zip(x).zip(g).zip(&self.scale) {
+                        *d = r * (g * w - x * r * mean);
+                    }
+                });
+                Ok(Some(dx))
+            })
+        })?;
+        gradient.map(|dx| Tensor::from_vec(dx, x.shape(), x.device())).transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::backward;
+    use crate::ops::check::{difference, tensor};
+    use crate::ops::with_fused;
+
+    fn run(fused: bool, shape: &[usize]) -> Vec<Tensor> {
+        with_fused(fused, || {
+            let x = Parameter::new(&tensor(shape, 1)).unwrap();
+            let weight = Parameter::new(&tensor(&shape[shape.len() - 1..], 2)).unwrap();
+            let y = rms_norm(&x.tensor(), &weight, 1e-5).unwrap();
+            backward(&(&y * &tensor(shape, 3)).unwrap().sum_all().unwrap()).unwrap();
+            vec![y.detach(), x.grad().unwrap().unwrap(), weight.grad().unwrap().unwrap()]
+        })
+    }
+
+    #[test]
+    fn fused_equals_composed_in_odd_sizes() {
+        for shape in [vec![1, 2], vec![1, 7], vec![3, 5, 33], vec![40, 65]] {
+            for (a, b) in run(true, &shape).iter().zip(&run(false, &shape)) {
+                assert!(difference(a, b) < 1e-4, "{shape:?}");
+            }
+        }
+    }
+}

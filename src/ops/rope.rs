@@ -1,0 +1,126 @@
+//! Rotary position embedding (Su et al. 2021, arXiv 2104.09864) in the half-split form of Hugging Face checkpoints:
+//! with `(a, b)` the two halves of a head, `(a cos - b sin, b cos + a sin)`. Backward is the rotation by the negative angle.
+
+use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+use std::sync::Arc;
+
+/// Cosines and sines of every token of a batch, `[tokens, head_dim / 2]` each.
+#[derive(Debug, Clone)]
+pub struct RopeTable {
+    cos: Arc<Vec<f32>>,
+    sin: Arc<Vec<f32>>,
+    half: usize,
+}
+
+impl RopeTable {
+    /// The table for these positions, given the inverse frequencies `[head_dim / 2]`.
+    pub fn new(positions: &[u32], inverse_frequencies: &[f32]) -> Self {
+        // In f32, as transformers computes the angles.
+        let angles = positions.iter().flat_map(|p| inverse_frequencies.iter().map(move |f| *p as f32 * f));
+        let (sin, cos) = angles.map(f32::sin_cos).unzip();
+        Self { cos: Arc::new(cos), sin: Arc::new(sin), half: inverse_frequencies.len() }
+    }
+}
+
+/// Rotates every head of `x` [tokens, heads * head_dim].
+///
+/// # Errors
+/// The table is for another number of tokens or another head width.
+pub fn rope(x: &Tensor, table: &RopeTable) -> Result<Tensor> {
+    let (tokens, width) = x.dims2()?;
+    if table.half == 0 || tokens * table.half != table.cos.len() || width % (2 * table.half) != 0 {
+        candle_core::bail!("rope: a table of {} angles does not fit a tensor of shape {:?}", table.cos.len(), x.dims());
+    }
+    if !super::fused_for(x) {
+        return composed(x, table);
+    }
+    let op = Rope { table: table.clone(), sign: 1.0 };
+    let x = x.contiguous()?;
+    if x.track_op() && crate::nn::grad_enabled() { x.apply_op1(op) } else { x.apply_op1_no_bwd(&op) }
+}
+
+/// The same by candle's operations.
+fn composed(x: &Tensor, table: &RopeTable) -> Result<Tensor> {
+    let (tokens, width) = x.dims2()?;
+    let heads = width / (2 * table.half);
+    let angle = |values: &[f32]| {
+        Tensor::from_slice(values, (tokens, 1, table.half), x.device())?
+            .to_dtype(x.dtype())?
+            .broadcast_as((tokens, heads, table.half))
+    };
+    let (cos, sin) = (angle(&table.cos)?, angle(&table.sin)?);
+    let x = x.reshape((tokens, heads, 2 * table.half))?;
+    let (a, b) = (x.narrow(D::Minus1, 0, table.half)?, x.narrow(D::Minus1, table.half, table.half)?);
+    let first = ((&a * &cos)? - (&b * &sin)?)?;
+    let second = ((&b * &cos)? + (&a * &sin)?)?;
+    Tensor::cat(&[first, second], D::Minus1)?.reshape((tokens, width))
+}
+
+struct Rope {
+    table: RopeTable,
+    /// 1 for the rotation, -1 for its inverse.
+    sign: f32,
+}
+
+impl CustomOp1 for Rope {
+    fn name(&self) -> &'static str {
+        "rope"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = super::elements(storage, layout)?;
+        let half = self.table.half;
+        let tokens = self.table.cos.len() / half;
+        let width = x.len() / tokens.max(1);
+        let mut out = vec![0f32; x.len()];
+        out.par_chunks_mut(width).zip(x.par_chunks(width)).enumerate().with_min_len(16).for_each(|(token, (out, x))| {
+            let at = token * half..(token + 1) * half;
+            let (cos, sin) = (&self.table.cos[at.clone()], &self.table.sin[at]);
+            for (out, x) in out.chunks_exact_mut(2 * half).zip(x.chunks_exact(2 * half)) {
+                let ((first, second), (a, b)) = (out.split_at_mut(half), x.split_at(half));
+                for i in 0..half {
+                    let sin = sin[i] * self.sign;
+                    first[i] = a[i] * cos[i] - b[i] * sin;
+                    second[i] = b[i] * cos[i] + a[i] * sin;
+                }
+            }
+        });
+        Ok((CpuStorage::F32(out), layout.shape().clone()))
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
+        let inverse = Rope { table: self.table.clone(), sign: -self.sign };
+        Ok(Some(g.contiguous()?.apply_op1_no_bwd(&inverse)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::{Parameter, backward};
+    use crate::ops::check::{difference, tensor};
+    use crate::ops::with_fused;
+
+    #[test]
+    fn fused_equals_composed_and_keeps_lengths() {
+        for (tokens, heads, half) in [(1, 1, 1), (3, 2, 4), (35, 3, 5)] {
+            let positions: Vec<u32> = (0..tokens as u32).map(|p| p * 3).collect();
+            let frequencies: Vec<f32> = (0..half).map(|i| 100f32.powf(-(i as f32) / half as f32)).collect();
+            let table = RopeTable::new(&positions, &frequencies);
+            let run = |fused| {
+                with_fused(fused, || {
+                    let x = Parameter::new(&tensor(&[tokens, heads * half * 2], 1)).unwrap();
+                    let y = rope(&x.tensor(), &table).unwrap();
+                    backward(&(&y * &tensor(y.dims(), 2)).unwrap().sum_all().unwrap()).unwrap();
+                    (y.detach(), x.grad().unwrap().unwrap())
+                })
+            };
+            let (fused, composed) = (run(true), run(false));
+            assert!(difference(&fused.0, &composed.0) < 1e-5 && difference(&fused.1, &composed.1) < 1e-5);
+            let norm = |t: &Tensor| t.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+            let x = tensor(&[tokens, heads * half * 2], 1);
+            assert!((norm(&fused.0) - norm(&x)).abs() < 1e-3 * norm(&x));
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Adam (Kingma and Ba 2015) and AdamW (Loshchilov and Hutter 2019) as `torch.optim` computes them.
+//!
+//! They are one algorithm and differ in where the weight decay enters: Adam adds it to the gradient, AdamW shrinks the parameter.
+
+use super::host::{self, Kernel, Slot};
+use super::{Optimizer, ParamGroup, check_at_least_zero, check_fraction, check_groups};
+use crate::error::Result;
+use candle_core::Tensor;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+/// The options of AdamW.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdamWOptions {
+    /// The learning rate. Default 0.001.
+    pub lr: f64,
+    /// How fast the averages of the gradient and of its square forget. Default [0.9, 0.999].
+    pub betas: [f64; 2],
+    /// Added to the denominator. Default 1e-8.
+    pub eps: f64,
+    /// The share of a parameter, times the learning rate, by which a step shrinks it. Default 0.01.
+    pub weight_decay: f64,
+}
+
+impl Default for AdamWOptions {
+    fn default() -> Self {
+        Self { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.01 }
+    }
+}
+
+/// The options of Adam.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdamOptions {
+    /// The learning rate. Default 0.001.
+    pub lr: f64,
+    /// How fast the averages of the gradient and of its square forget. Default [0.9, 0.999].
+    pub betas: [f64; 2],
+    /// Added to the denominator. Default 1e-8.
+    pub eps: f64,
+    /// Added to the gradient, times the parameter (L2 penalty). Default 0.
+    pub weight_decay: f64,
+}
+
+impl Default for AdamOptions {
+    fn default() -> Self {
+        Self { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0 }
+    }
+}
+
+impl AdamWOptions {
+    /// Checks every field's range.
+    ///
+    /// # Errors
+    /// Names the field, what was given and what is allowed.
+    pub fn validate(&self) -> Result<()> {
+        check_at_least_zero("learning rate", self.lr)?;
+        check_fraction("betas[0]", self.betas[0])?;
+        check_fraction("betas[1]", self.betas[1])?;
+        check_at_least_zero("eps", self.eps)?;
+        check_at_least_zero("weight_decay", self.weight_decay)
+    }
+}
+
+impl AdamOptions {
+    /// Checks every field's range.
+    ///
+    /// # Errors
+    /// Names the field, what was given and what is allowed.
+    pub fn validate(&self) -> Result<()> {
+        AdamWOptions::from(self.clone()).validate()
+    }
+}
+
+impl From<AdamOptions> for AdamWOptions {
+    fn from(options: AdamOptions) -> Self {
+        let AdamOptions { lr, betas, eps, weight_decay } = options;
+        Self { lr, betas, eps, weight_decay }
+    }
+}
+
+/// `torch.optim.Adam` and `torch.optim.AdamW`.
+#[derive(Debug)]
+pub struct Adam {
+    options: AdamWOptions,
+    decoupled: bool,
+    groups: Vec<ParamGroup>,
+    slots: Vec<Slot>,
+}
+
+const NAMES: [&str; 2] = ["exp_avg", "exp_avg_sq"];
+
+impl Adam {
+    /// Adam on these groups.
+    ///
+    /// # Errors
+    /// Options out of range, no parameters, or one twice.
+    pub fn new(groups: Vec<ParamGroup>, options: AdamOptions) -> Result<Self> {
+        Self::build(groups, options.into(), false)
+    }
+
+    /// AdamW on these groups.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn adamw(groups: Vec<ParamGroup>, options: AdamWOptions) -> Result<Self> {
+        Self::build(groups, options, true)
+    }
+
+    fn build(groups: Vec<ParamGroup>, options: AdamWOptions, decoupled: bool) -> Result<Self> {
+        options.validate()?;
+        check_groups(&groups)?;
+        let slots = groups.iter().flat_map(|group| &group.parameters).map(|_| Slot::default()).collect();
+        Ok(Self { options, decoupled, groups, slots })
+    }
+}
+
+impl Optimizer for Adam {
+    fn step(&mut self) -> Result<()> {
+        let AdamWOptions { lr, betas: [beta1, beta2], eps, weight_decay } = self.options;
+        let mut slots = self.slots.iter_mut();
+        for group in &self.groups {
+            let (lr, decay) = (lr * group.lr_scale, group.weight_decay.unwrap_or(weight_decay));
+            for (parameter, slot) in group.parameters.iter().zip(&mut slots) {
+                if !parameter.has_grad() {
+                    continue;
+                }
+                slot.prepare(parameter, 2)?;
+                slot.step += 1;
+                let step = slot.step as f64;
+                let kernel = Update {
+                    shrink: if self.decoupled { (1.0 - lr * decay) as f32 } else { 1.0 },
+                    decay: if self.decoupled { 0.0 } else { decay as f32 },
+                    enter1: (1.0 - beta1) as f32,
+                    beta2: beta2 as f32,
+                    enter2: (1.0 - beta2) as f32,
+                    step_size: (lr / (1.0 - beta1.powf(step))) as f32,
+                    root_correction: (1.0 - beta2.powf(step)).sqrt() as f32,
+                    eps: eps as f32,
+                };
+                slot.update(parameter, &kernel)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn lr(&self) -> f64 {
+        self.options.lr
+    }
+
+    fn set_lr(&mut self, lr: f64) -> Result<()> {
+        check_at_least_zero("learning rate", lr)?;
+        self.options.lr = lr;
+        Ok(())
+    }
+
+    fn groups(&self) -> &[ParamGroup] {
+        &self.groups
+    }
+
+    fn name(&self) -> &'static str {
+        if self.decoupled { "AdamW" } else { "Adam" }
+    }
+
+    fn state_dict(&self) -> Result<BTreeMap<String, Tensor>> {
+        host::save_all(self.options.lr, &self.slots, &self.parameters(), NAMES)
+    }
+
+    fn load_state_dict(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
+        let (lr, slots) = host::load_all(state, &self.parameters(), NAMES)?;
+        self.set_lr(lr.unwrap_or(self.options.lr))?;
+        self.slots = slots;
+        Ok(())
+    }
+}
+
+/// p *= shrink;  g += decay p;  m += enter1 (g - m);  v = beta2 v + enter2 g^2;  p -= step_size m / (sqrt(v) / root_correction + eps).
+struct Update {
+    shrink: f32,
+    decay: f32,
+    enter1: f32,
+    beta2: f32,
+    enter2: f32,
+    step_size: f32,
+    root_correction: f32,
+    eps: f32,
+}
+
+impl Kernel for Update {
+    fn apply(&self, value: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [f32]) {
+        for (((p, g), m), v) in value.iter_mut().zip(gradient).zip(first).zip(second) {
+            let shrunk = *p * self.shrink;
+            let g = g + self.decay * shrunk;
+            *m += self.enter1 * (g - *m);
+            *v = self.beta2 * *v + self.enter2 * g * g;
+            *p = shrunk - self.step_size * *m / (v.sqrt() / self.root_correction + self.eps);
+        }
+    }
+
+    fn compose(&self, value: &Tensor, gradient: &Tensor, state: &mut [Option<Tensor>; 2]) -> candle_core::Result<Tensor> {
+        let [Some(m), Some(v)] = &*state else { candle_core::bail!("Adam's moments are missing") };
+        let shrunk = (value * f64::from(self.shrink))?;
+        let g = (gradient + (&shrunk * f64::from(self.decay))?)?;
+        let m = (m + ((&g - m)? * f64::from(self.enter1))?)?;
+        let v = ((v * f64::from(self.beta2))? + (g.sqr()? * f64::from(self.enter2))?)?;
+        let root = ((v.sqrt()? / f64::from(self.root_correction))? + f64::from(self.eps))?;
+        let new = (shrunk - ((&m * f64::from(self.step_size))? / root)?)?;
+        *state = [Some(m), Some(v)];
+        Ok(new)
+    }
+}

@@ -1,0 +1,35 @@
+//! Gradient clipping by the norm over all parameters.
+
+use super::host;
+use crate::error::{Error, Result};
+use crate::nn::Parameter;
+
+/// The 2-norm of all gradients together, in f64; parameters without a gradient count nothing.
+///
+/// # Errors
+/// A gradient cannot be read.
+pub fn grad_norm(parameters: &[Parameter]) -> Result<f64> {
+    let mut total = 0.0;
+    for parameter in parameters {
+        total += parameter.with_grad(host::sum_of_squares)?.unwrap_or(0.0);
+    }
+    Ok(total.sqrt())
+}
+
+/// Scales all gradients down so that their common norm is at most `max_norm`, and returns the norm before: PyTorch's
+/// `clip_grad_norm_`, which multiplies by min(1, max_norm / (norm + 1e-6)).
+///
+/// # Errors
+/// `max_norm` is negative or NaN.
+pub fn clip_grad_norm(parameters: &[Parameter], max_norm: f64) -> Result<f64> {
+    if max_norm.is_nan() || max_norm < 0.0 {
+        return Err(Error::argument(format!("max_norm must be a number >= 0, got {max_norm}")));
+    }
+    let norm = grad_norm(parameters)?;
+    let factor = max_norm / (norm + 1e-6);
+    // A norm that is not a number makes the gradients so too, as in PyTorch.
+    if factor < 1.0 || factor.is_nan() {
+        parameters.iter().try_for_each(|parameter| parameter.scale_grad(factor as f32))?;
+    }
+    Ok(norm)
+}

@@ -1,0 +1,191 @@
+//! The one pass over a parameter that every optimiser makes: value, gradient and up to two state vectors, without temporaries.
+
+use crate::error::{Error, Result};
+use crate::nn::Parameter;
+use candle_core::{DType, Device, Tensor};
+use rayon::prelude::*;
+use std::collections::BTreeMap;
+
+/// Up to this many elements are updated by one thread: starting others takes longer.
+const CHUNK: usize = 1 << 14;
+
+/// Updates `value` by `gradient` with up to two state vectors (empty where not needed).
+pub(super) trait Kernel: Sync {
+    /// On slices of equal length (or empty state).
+    fn apply(&self, value: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [f32]);
+
+    /// The same as a composition of tensor operations, for devices without access to memory: the new value.
+    fn compose(&self, value: &Tensor, gradient: &Tensor, state: &mut [Option<Tensor>; 2]) -> candle_core::Result<Tensor>;
+}
+
+/// The state of one parameter.
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    /// The updates made so far.
+    pub step: u64,
+    /// The state vectors on the CPU; empty before the first update where unused.
+    pub host: [Vec<f32>; 2],
+    /// The state vectors on other devices.
+    pub device: [Option<Tensor>; 2],
+    /// The exact value of a bf16 or f16 parameter.
+    pub master: Vec<f32>,
+}
+
+impl Slot {
+    /// Makes sure that the first `count` state vectors exist.
+    pub fn prepare(&mut self, parameter: &Parameter, count: usize) -> Result<()> {
+        let on_cpu = parameter.device().is_cpu();
+        for at in 0..count {
+            if on_cpu && self.host[at].is_empty() {
+                self.host[at] = vec![0.0; parameter.elem_count()];
+            } else if !on_cpu && self.device[at].is_none() {
+                self.device[at] = Some(Tensor::zeros(parameter.dims(), DType::F32, &parameter.device())?);
+            }
+        }
+        if on_cpu && parameter.dtype() != DType::F32 && self.master.is_empty() {
+            self.master = parameter.value().to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+        }
+        Ok(())
+    }
+
+    /// Runs the kernel over the parameter, which has a gradient.
+    pub fn update(&mut self, parameter: &Parameter, kernel: &impl Kernel) -> Result<()> {
+        if !parameter.device().is_cpu() {
+            let Some(gradient) = parameter.grad()? else { return Ok(()) };
+            let value = parameter.value().to_dtype(DType::F32)?;
+            let gradient = gradient.to_device(value.device())?;
+            return parameter.set(&kernel.compose(&value, &gradient, &mut self.device)?);
+        }
+        let [first, second] = &mut self.host;
+        let master = &mut self.master;
+        let updated = parameter.with_grad(|gradient| {
+            let mut run = |value: &mut [f32]| split(kernel, value, gradient, first, second);
+            if master.is_empty() { parameter.update_f32(run) } else { parameter.update_half(master, &mut run) }
+        })?;
+        updated.unwrap_or(Ok(()))
+    }
+
+    /// Adds the state to a state dict.
+    pub fn save(&self, at: usize, parameter: &Parameter, names: [&str; 2], state: &mut BTreeMap<String, Tensor>) -> Result<()> {
+        if self.step == 0 {
+            return Ok(());
+        }
+        state.insert(format!("state.{at}.step"), Tensor::new(self.step as f64, &Device::Cpu)?);
+        let dims = parameter.dims();
+        for (which, name) in names.iter().enumerate() {
+            if let Some(tensor) = &self.device[which] {
+                state.insert(format!("state.{at}.{name}"), tensor.copy()?);
+            } else if !self.host[which].is_empty() {
+                state.insert(format!("state.{at}.{name}"), Tensor::from_slice(&self.host[which], dims.as_slice(), &Device::Cpu)?);
+            }
+        }
+        if !self.master.is_empty() {
+            state.insert(format!("state.{at}.master"), Tensor::from_slice(&self.master, dims.as_slice(), &Device::Cpu)?);
+        }
+        Ok(())
+    }
+
+    /// Sets one entry from a state dict.
+    pub fn load(&mut self, key: &str, parameter: &Parameter, names: [&str; 2], value: &Tensor) -> Result<()> {
+        if key == "step" {
+            self.step = value.to_dtype(DType::F64)?.to_scalar::<f64>()? as u64;
+            return Ok(());
+        }
+        let which = names.iter().position(|name| *name == key);
+        if which.is_none() && key != "master" {
+            return Err(Error::argument(format!("unknown state \"{key}\"; this optimizer keeps step, {}", names.join(", "))));
+        }
+        if value.dims() != parameter.dims() {
+            return Err(Error::argument(format!(
+                "state \"{key}\" has shape {:?}, its parameter {:?}",
+                value.dims(),
+                parameter.dims()
+            )));
+        }
+        let wide = value.to_dtype(DType::F32)?;
+        match which {
+            Some(which) if !parameter.device().is_cpu() => self.device[which] = Some(wide.to_device(&parameter.device())?),
+            Some(which) => self.host[which] = wide.flatten_all()?.to_vec1()?,
+            None => self.master = wide.flatten_all()?.to_vec1()?,
+        }
+        Ok(())
+    }
+}
+
+/// All slots' state and the learning rate.
+pub(super) fn save_all(lr: f64, slots: &[Slot], parameters: &[Parameter], names: [&str; 2]) -> Result<BTreeMap<String, Tensor>> {
+    let mut state = BTreeMap::from([("lr".to_string(), Tensor::new(lr, &Device::Cpu)?)]);
+    for (at, (slot, parameter)) in slots.iter().zip(parameters).enumerate() {
+        slot.save(at, parameter, names, &mut state)?;
+    }
+    Ok(state)
+}
+
+/// The slots and the learning rate (if there) of a state dict.
+pub(super) fn load_all(
+    state: &BTreeMap<String, Tensor>,
+    parameters: &[Parameter],
+    names: [&str; 2],
+) -> Result<(Option<f64>, Vec<Slot>)> {
+    let mut slots: Vec<Slot> = parameters.iter().map(|_| Slot::default()).collect();
+    let mut lr = None;
+    for (name, value) in state {
+        if name == "lr" {
+            lr = Some(value.to_dtype(DType::F64)?.to_scalar::<f64>()?);
+            continue;
+        }
+        let parts: Vec<&str> = name.split('.').collect();
+        let at = parts.get(1).and_then(|at| at.parse::<usize>().ok());
+        match (parts.as_slice(), at.and_then(|at| Some((parameters.get(at)?, slots.get_mut(at)?)))) {
+            (["state", _, key], Some((parameter, slot))) => slot.load(key, parameter, names, value)?,
+            _ => {
+                return Err(Error::argument(format!(
+                    "the optimizer's state dict has an entry \"{name}\", which does not belong to any of the {} parameters",
+                    parameters.len()
+                )));
+            }
+        }
+    }
+    Ok((lr, slots))
+}
+
+/// Halves until the pieces are small; elementwise work, so that the split does not change a bit of the result.
+fn split(kernel: &impl Kernel, value: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [f32]) {
+    if value.len() <= CHUNK {
+        return kernel.apply(value, gradient, first, second);
+    }
+    let middle = value.len() / 2;
+    let (value, value_right) = value.split_at_mut(middle);
+    let (gradient, gradient_right) = gradient.split_at(middle);
+    let (first, first_right) = first.split_at_mut(middle.min(first.len()));
+    let (second, second_right) = second.split_at_mut(middle.min(second.len()));
+    rayon::join(
+        || split(kernel, value, gradient, first, second),
+        || split(kernel, value_right, gradient_right, first_right, second_right),
+    );
+}
+
+/// Whether no element is NaN or infinite.
+pub(super) fn all_finite(values: &[f32]) -> bool {
+    // A sum of zeros times each element is NaN as soon as one is not finite, and has no branch.
+    let finite = |part: &[f32]| part.iter().map(|v| v * 0.0).sum::<f32>() == 0.0;
+    if values.len() <= CHUNK { finite(values) } else { values.par_chunks(CHUNK).all(finite) }
+}
+
+/// The sum of squares in f64; chunks are added in order, so that it is the same for any number of threads.
+pub(super) fn sum_of_squares(values: &[f32]) -> f64 {
+    let squares = |part: &[f32]| {
+        let (eights, rest) = part.as_chunks::<8>();
+        let mut sums = [0f64; 8];
+        for eight in eights {
+            for k in 0..8 {
+                sums[k] += f64::from(eight[k]) * f64::from(eight[k]);
+            }
+        }
+        sums.iter().sum::<f64>() + rest.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>()
+    };
+    if values.len() <= CHUNK {
+        return squares(values);
+    }
+    values.par_chunks(CHUNK).map(squares).collect::<Vec<f64>>().into_iter().sum()
+}

@@ -1,0 +1,219 @@
+//! The script's modules: the layers of [`crate::nn`], sequences of them, and a user's own: a map of children and a closure.
+//!
+//! A module is a shared handle that scripts never change in place, so that a closure may use a module while one of its methods runs.
+
+use super::error::{IntoScript, ScriptResult};
+use super::tensor::TensorValue;
+use super::tensor_data::read_data;
+use crate::error::{Error, Result};
+use crate::nn::losses::{self, Reduction};
+use crate::nn::module::prefixed;
+use crate::nn::{self, Parameter};
+use candle_core::Tensor;
+use rhai::{Array, Dynamic, FnPtr, Map, NativeCallContext};
+use std::cell::Cell;
+use std::fmt;
+use std::rc::Rc;
+
+/// A module as scripts hold it.
+#[derive(Clone)]
+pub struct ModuleValue(Rc<Node>);
+
+struct Node {
+    kind: Kind,
+    training: Cell<bool>,
+}
+
+/// What a module does.
+pub enum Kind {
+    /// A layer of the library.
+    Layer(Box<dyn nn::Module>),
+    /// The mean squared error.
+    SquaredError(Reduction),
+    /// The cross entropy, and the class that it ignores.
+    CrossEntropy(Reduction, i64),
+    /// Modules that run one after the other.
+    Sequential(Vec<ModuleValue>),
+    /// A user's module.
+    User {
+        /// Modules, tensors, arrays of them, and plain values.
+        children: Map,
+        /// Called with the module and the arguments of `forward`.
+        forward: FnPtr,
+    },
+}
+
+impl fmt::Debug for ModuleValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl ModuleValue {
+    /// A module in training mode.
+    pub fn new(kind: Kind) -> Self {
+        Self(Rc::new(Node { kind, training: Cell::new(true) }))
+    }
+
+    /// A layer of the library in training mode.
+    pub fn layer(layer: impl nn::Module + 'static) -> Self {
+        Self::new(Kind::Layer(Box::new(layer)))
+    }
+
+    /// The parameters with their names, in the order of registration; a user's children come in the alphabetical order of their
+    /// names, because a Rhai map keeps no other.
+    pub fn named_parameters(&self) -> Vec<(String, Parameter)> {
+        match &self.0.kind {
+            Kind::Layer(layer) => layer.named_parameters(),
+            Kind::SquaredError(_) | Kind::CrossEntropy(..) => Vec::new(),
+            Kind::Sequential(layers) => {
+                let numbered = layers.iter().enumerate();
+                numbered.flat_map(|(at, layer)| prefixed(&at.to_string(), layer.named_parameters())).collect()
+            }
+            Kind::User { children, .. } => {
+                let mut found: Vec<(String, Parameter)> = Vec::new();
+                for (name, child) in children {
+                    for (name, parameter) in value_parameters(name, child) {
+                        // Shared by two children, it is one parameter under its first name, as in PyTorch.
+                        if !found.iter().any(|(_, known)| known.same(&parameter)) {
+                            found.push((name, parameter));
+                        }
+                    }
+                }
+                found
+            }
+        }
+    }
+
+    /// Whether the module is in training mode.
+    pub fn training(&self) -> bool {
+        self.0.training.get()
+    }
+
+    /// Switches this module and all below it between training and evaluation.
+    pub fn set_training(&self, training: bool) {
+        self.0.training.set(training);
+        match &self.0.kind {
+            Kind::Layer(layer) => layer.set_training(training),
+            Kind::SquaredError(_) | Kind::CrossEntropy(..) => {}
+            Kind::Sequential(layers) => layers.iter().for_each(|layer| layer.set_training(training)),
+            Kind::User { children, .. } => children.values().for_each(|child| each_module(child, &|m| m.set_training(training))),
+        }
+    }
+
+    /// A child, or a parameter of a layer, by name.
+    pub fn child(&self, name: &str) -> Result<Dynamic> {
+        let found = match &self.0.kind {
+            Kind::User { children, .. } => children.get(name).cloned(),
+            Kind::Sequential(layers) => name.parse().ok().and_then(|at: usize| layers.get(at).cloned()).map(Dynamic::from),
+            _ => {
+                let own = self.named_parameters().into_iter().find(|(own, _)| own == name);
+                own.map(|(_, parameter)| Dynamic::from(TensorValue::from_parameter(parameter)))
+            }
+        };
+        found.ok_or_else(|| {
+            let names: Vec<String> = match &self.0.kind {
+                Kind::User { children, .. } => children.keys().map(ToString::to_string).collect(),
+                Kind::Sequential(layers) => (0..layers.len()).map(|at| at.to_string()).collect(),
+                _ => self.named_parameters().into_iter().map(|(name, _)| name).collect(),
+            };
+            Error::argument(format!("this module has no child \"{name}\"; it has {}", names.join(", ")))
+        })
+    }
+
+    /// A layer of a sequence, negative from the end.
+    pub fn layer_at(&self, at: i64) -> Result<ModuleValue> {
+        let Kind::Sequential(layers) = &self.0.kind else {
+            return Err(Error::argument("only nn::Sequential is indexed by number; use the child's name"));
+        };
+        let size = layers.len() as i64;
+        let place = if at < 0 { at + size } else { at };
+        let layer = usize::try_from(place).ok().and_then(|place| layers.get(place));
+        layer.cloned().ok_or_else(|| Error::argument(format!("index {at} is out of range for {size} layers")))
+    }
+
+    /// Runs the module on the arguments of `forward`.
+    pub fn forward(&self, call: &NativeCallContext, mut arguments: Vec<Dynamic>) -> ScriptResult<Dynamic> {
+        let output = match (&self.0.kind, arguments.as_slice()) {
+            (Kind::User { forward, .. }, _) => {
+                arguments.insert(0, Dynamic::from(self.clone()));
+                return forward.call_raw(call, None, arguments);
+            }
+            (Kind::Sequential(layers), [input]) => {
+                return layers.iter().try_fold(input.clone(), |x, layer| layer.forward(call, vec![x]));
+            }
+            (Kind::Layer(layer), [input]) => {
+                let session = super::context::context(call)?;
+                let input = tensor_argument(input).script()?;
+                layer.forward(&input, &mut session.random.borrow_mut())
+            }
+            (Kind::SquaredError(reduction), [input, target]) => {
+                tensor_argument(input).and_then(|input| losses::mse_loss(&input, &tensor_argument(target)?, *reduction))
+            }
+            (Kind::CrossEntropy(reduction, ignored), [logits, targets]) => tensor_argument(logits)
+                .and_then(|logits| losses::cross_entropy(&logits, &tensor_argument(targets)?, *ignored, *reduction)),
+            (Kind::SquaredError(_) | Kind::CrossEntropy(..), _) => {
+                return Err(format!("the forward of a loss takes 2 tensors, got {} arguments", arguments.len()).into());
+            }
+            _ => return Err(format!("the forward of a layer takes 1 tensor, got {} arguments", arguments.len()).into()),
+        };
+        output.map(|tensor| Dynamic::from(TensorValue::new(tensor))).script()
+    }
+}
+
+/// A tensor from a forward's argument: a tensor, or numbers and arrays of them.
+fn tensor_argument(value: &Dynamic) -> Result<Tensor> {
+    match value.read_lock::<TensorValue>() {
+        Some(tensor) => Ok(tensor.input()),
+        None => read_data(value),
+    }
+}
+
+fn value_parameters(name: &str, value: &Dynamic) -> Vec<(String, Parameter)> {
+    if let Some(module) = value.read_lock::<ModuleValue>() {
+        prefixed(name, module.named_parameters())
+    } else if let Some(tensor) = value.read_lock::<TensorValue>() {
+        tensor.leaf.iter().map(|parameter| (name.to_string(), parameter.clone())).collect()
+    } else if let Some(items) = value.read_lock::<Array>() {
+        items.iter().enumerate().flat_map(|(at, item)| value_parameters(&format!("{name}.{at}"), item)).collect()
+    } else if let Some(items) = value.read_lock::<Map>() {
+        items.iter().flat_map(|(key, item)| value_parameters(&format!("{name}.{key}"), item)).collect()
+    } else {
+        Vec::new()
+    }
+}
+
+fn each_module(value: &Dynamic, work: &dyn Fn(&ModuleValue)) {
+    if let Some(module) = value.read_lock::<ModuleValue>() {
+        work(&module);
+    } else if let Some(items) = value.read_lock::<Array>() {
+        items.iter().for_each(|item| each_module(item, work));
+    } else if let Some(items) = value.read_lock::<Map>() {
+        items.values().for_each(|item| each_module(item, work));
+    }
+}
+
+impl fmt::Display for ModuleValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let children = |f: &mut fmt::Formatter<'_>, name: &str, children: Vec<(String, ModuleValue)>| {
+            writeln!(f, "{name}(")?;
+            for (name, child) in children {
+                writeln!(f, "  ({name}): {}", child.to_string().replace('\n', "\n  "))?;
+            }
+            f.write_str(")")
+        };
+        match &self.0.kind {
+            Kind::Layer(layer) => f.write_str(&layer.describe()),
+            Kind::SquaredError(_) => f.write_str("MSELoss()"),
+            Kind::CrossEntropy(..) => f.write_str("CrossEntropyLoss()"),
+            Kind::Sequential(layers) => {
+                children(f, "Sequential", layers.iter().enumerate().map(|(at, layer)| (at.to_string(), layer.clone())).collect())
+            }
+            Kind::User { children: map, .. } => {
+                let modules =
+                    map.iter().filter_map(|(name, child)| Some((name.to_string(), child.read_lock::<ModuleValue>()?.clone())));
+                children(f, "Module", modules.collect())
+            }
+        }
+    }
+}

@@ -1,0 +1,425 @@
+//! `nn::...`: layers, losses and a user's own modules, and the methods that all of them have.
+
+use super::context::context;
+use super::error::{IntoScript, ScriptResult};
+use super::module::{Kind, ModuleValue};
+use super::options::{Validate, options};
+use super::tensor::TensorValue;
+use super::tensor_shape::LossOptions;
+use crate::error::{Error, Result};
+use crate::nn as layers;
+use crate::nn::activation::Activation;
+use crate::nn::module::{load_state_dict, load_tensors, save_tensors, state_dict};
+use rhai::plugin::*;
+use rhai::{Array, Dynamic, Engine, FnPtr, Map, NativeCallContext};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use ModuleValue as Module;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct LinearOptions {
+    bias: bool,
+}
+
+impl Default for LinearOptions {
+    fn default() -> Self {
+        Self { bias: true }
+    }
+}
+
+impl Validate for LinearOptions {}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct NormOptions {
+    eps: Option<f64>,
+}
+
+impl Validate for NormOptions {
+    fn validate(&self) -> Result<()> {
+        match self.eps {
+            Some(eps) if !eps.is_finite() || eps < 0.0 => {
+                Err(Error::argument(format!("eps must be a finite number >= 0, got {eps}")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn size(layer: &str, what: &str, value: i64) -> ScriptResult<usize> {
+    match usize::try_from(value) {
+        Ok(size) if (1..=1 << 28).contains(&size) => Ok(size),
+        _ => Err(format!("{layer}: {what} must be at least 1 and at most {}, got {value}", 1 << 28).into()),
+    }
+}
+
+fn linear(call: &NativeCallContext, input: i64, output: i64, given: &LinearOptions) -> ScriptResult<Module> {
+    let session = context(call)?;
+    let (input, output) = (size("Linear", "in_features", input)?, size("Linear", "out_features", output)?);
+    let layer = layers::Linear::new(input, output, given.bias, &session.device, &mut session.random.borrow_mut()).script()?;
+    Ok(Module::layer(layer))
+}
+
+/// An activation as a layer.
+struct ActivationLayer(Activation, &'static str);
+
+impl layers::Module for ActivationLayer {
+    fn forward(&self, input: &candle_core::Tensor, _: &mut crate::random::Random) -> Result<candle_core::Tensor> {
+        self.0.apply(input)
+    }
+
+    fn describe(&self) -> String {
+        format!("{}()", self.1)
+    }
+}
+
+#[export_module]
+mod constructors {
+    /// An affine layer: x W^T + b, initialised as PyTorch does.
+    /// ```rhai
+    /// nn::Linear(10, 20).forward(zeros([3, 10])).shape      // => [3, 20]
+    /// ```
+    #[rhai_fn(name = "Linear", return_raw)]
+    pub fn linear_layer(call: NativeCallContext, in_features: i64, out_features: i64) -> ScriptResult<Module> {
+        linear(&call, in_features, out_features, &LinearOptions::default())
+    }
+
+    /// An affine layer. Options: bias (default true).
+    #[rhai_fn(name = "Linear", return_raw)]
+    pub fn linear_with(call: NativeCallContext, in_features: i64, out_features: i64, given: Map) -> ScriptResult<Module> {
+        linear(&call, in_features, out_features, &options("nn::Linear", given)?)
+    }
+
+    /// A table of vectors that integers are looked up in.
+    /// ```rhai
+    /// nn::Embedding(100, 8).forward([1, 2, 3]).shape      // => [3, 8]
+    /// ```
+    #[rhai_fn(name = "Embedding", return_raw)]
+    pub fn embedding(call: NativeCallContext, num_embeddings: i64, embedding_dim: i64) -> ScriptResult<Module> {
+        let session = context(&call)?;
+        let count = size("Embedding", "num_embeddings", num_embeddings)?;
+        let width = size("Embedding", "embedding_dim", embedding_dim)?;
+        let layer = layers::Embedding::new(count, width, &session.device, &mut session.random.borrow_mut());
+        Ok(Module::layer(layer.script()?))
+    }
+
+    /// Layer normalisation over the last dimension.
+    /// ```rhai
+    /// nn::LayerNorm(2).forward(tensor([1.0, 3.0])).shape      // => [2]
+    /// ```
+    #[rhai_fn(name = "LayerNorm", return_raw)]
+    pub fn layer_norm(call: NativeCallContext, normalized_shape: i64) -> ScriptResult<Module> {
+        layer_norm_with(call, normalized_shape, Map::new())
+    }
+
+    /// Layer normalisation over the last dimension. Options: eps (default 1e-5).
+    #[rhai_fn(name = "LayerNorm", return_raw)]
+    pub fn layer_norm_with(call: NativeCallContext, normalized_shape: i64, given: Map) -> ScriptResult<Module> {
+        let given: NormOptions = options("nn::LayerNorm", given)?;
+        let width = size("LayerNorm", "normalized_shape", normalized_shape)?;
+        Ok(Module::layer(layers::LayerNorm::new(width, given.eps.unwrap_or(1e-5), &context(&call)?.device).script()?))
+    }
+
+    /// Normalisation by the root mean square over the last dimension.
+    /// ```rhai
+    /// nn::RMSNorm(2).forward(tensor([3.0, 3.0]))      // => tensor([1., 1.])
+    /// ```
+    #[rhai_fn(name = "RMSNorm", return_raw)]
+    pub fn rms_norm(call: NativeCallContext, normalized_shape: i64) -> ScriptResult<Module> {
+        rms_norm_with(call, normalized_shape, Map::new())
+    }
+
+    /// Normalisation by the root mean square. Options: eps (default: the machine epsilon).
+    #[rhai_fn(name = "RMSNorm", return_raw)]
+    pub fn rms_norm_with(call: NativeCallContext, normalized_shape: i64, given: Map) -> ScriptResult<Module> {
+        let given: NormOptions = options("nn::RMSNorm", given)?;
+        let width = size("RMSNorm", "normalized_shape", normalized_shape)?;
+        Ok(Module::layer(layers::RMSNorm::new(width, given.eps, &context(&call)?.device).script()?))
+    }
+
+    /// Sets elements to 0 with probability `p` in training, and divides the others by 1 - p.
+    /// ```rhai
+    /// nn::Dropout(0.5).eval().forward(ones([2]))      // => tensor([1., 1.])
+    /// ```
+    #[rhai_fn(name = "Dropout", return_raw)]
+    pub fn dropout(p: Dynamic) -> ScriptResult<Module> {
+        let p = super::super::tensor_data::number(&p).script()?;
+        Ok(Module::layer(layers::Dropout::new(p).script()?))
+    }
+
+    /// max(x, 0) as a layer.
+    /// ```rhai
+    /// nn::ReLU().forward(tensor([-1.0, 2.0]))      // => tensor([0., 2.])
+    /// ```
+    #[rhai_fn(name = "ReLU")]
+    pub fn relu() -> Module {
+        Module::layer(ActivationLayer(Activation::Relu, "ReLU"))
+    }
+
+    /// GELU as a layer.
+    /// ```rhai
+    /// nn::GELU().forward(tensor([0.0, 1.0]))      // => tensor([0.0000, 0.8413])
+    /// ```
+    #[rhai_fn(name = "GELU")]
+    pub fn gelu() -> Module {
+        Module::layer(ActivationLayer(Activation::Gelu, "GELU"))
+    }
+
+    /// SiLU as a layer.
+    /// ```rhai
+    /// nn::SiLU().forward(tensor([0.0, 1.0]))      // => tensor([0.0000, 0.7311])
+    /// ```
+    #[rhai_fn(name = "SiLU")]
+    pub fn silu() -> Module {
+        Module::layer(ActivationLayer(Activation::Silu, "SiLU"))
+    }
+
+    /// tanh as a layer.
+    /// ```rhai
+    /// nn::Tanh().forward(tensor([0.0, 1.0]))      // => tensor([0.0000, 0.7616])
+    /// ```
+    #[rhai_fn(name = "Tanh")]
+    pub fn tanh() -> Module {
+        Module::layer(ActivationLayer(Activation::Tanh, "Tanh"))
+    }
+
+    /// The sigmoid as a layer.
+    /// ```rhai
+    /// nn::Sigmoid().forward(tensor([0.0]))      // => tensor([0.5000])
+    /// ```
+    #[rhai_fn(name = "Sigmoid")]
+    pub fn sigmoid() -> Module {
+        Module::layer(ActivationLayer(Activation::Sigmoid, "Sigmoid"))
+    }
+
+    /// Runs modules one after the other.
+    /// ```rhai
+    /// nn::Sequential([nn::Linear(4, 8), nn::ReLU(), nn::Linear(8, 1)]).forward(zeros([4])).shape      // => [1]
+    /// ```
+    #[rhai_fn(name = "Sequential", return_raw)]
+    pub fn sequential(modules: Array) -> ScriptResult<Module> {
+        let modules = modules.into_iter().enumerate().map(|(at, module)| {
+            let kind = module.type_name().to_string();
+            module.try_cast::<Module>().ok_or_else(|| format!("nn::Sequential: element {at} is no module but {kind}"))
+        });
+        Ok(Module::new(Kind::Sequential(modules.collect::<Result<_, String>>()?)))
+    }
+
+    /// The mean squared error as a module.
+    /// ```rhai
+    /// nn::MSELoss().forward(tensor([1.0, 2.0]), tensor([1.0, 4.0])).item()      // => 2.0
+    /// ```
+    #[rhai_fn(name = "MSELoss")]
+    pub fn mse_loss() -> Module {
+        Module::new(Kind::SquaredError(Default::default()))
+    }
+
+    /// The squared error as a module. Options: reduction ("mean", "sum", "none").
+    #[rhai_fn(name = "MSELoss", return_raw)]
+    pub fn mse_loss_with(given: Map) -> ScriptResult<Module> {
+        let given: LossOptions = options("nn::MSELoss", given)?;
+        Ok(Module::new(Kind::SquaredError(given.reduction)))
+    }
+
+    /// The cross entropy of logits and class numbers as a module.
+    /// ```rhai
+    /// nn::CrossEntropyLoss().forward(tensor([[0.0, 0.0]]), tensor([1]))      // => tensor(0.6931)
+    /// ```
+    #[rhai_fn(name = "CrossEntropyLoss")]
+    pub fn cross_entropy_loss() -> Module {
+        Module::new(Kind::CrossEntropy(Default::default(), layers::losses::IGNORE_INDEX))
+    }
+
+    /// The cross entropy as a module. Options: reduction ("mean", "sum", "none"), ignore_index (default -100).
+    #[rhai_fn(name = "CrossEntropyLoss", return_raw)]
+    pub fn cross_entropy_loss_with(given: Map) -> ScriptResult<Module> {
+        let given: LossOptions = options("nn::CrossEntropyLoss", given)?;
+        Ok(Module::new(Kind::CrossEntropy(given.reduction, given.ignore_index)))
+    }
+
+    /// A module of your own: a map of children, and a closure that gets the module and the arguments of `forward`.
+    /// ```rhai
+    /// let m = nn::Module(#{ layer: nn::Linear(2, 1) }, |m, x| relu(m.layer.forward(x)));
+    /// m.forward(zeros([5, 2])).shape      // => [5, 1]
+    /// ```
+    #[rhai_fn(name = "Module")]
+    pub fn module(children: Map, forward: FnPtr) -> Module {
+        Module::new(Kind::User { children, forward })
+    }
+}
+
+fn tensor_map(tensors: BTreeMap<String, candle_core::Tensor>) -> Map {
+    tensors.into_iter().map(|(name, tensor)| (name.into(), Dynamic::from(TensorValue::new(tensor)))).collect()
+}
+
+/// The tensors of a state dict.
+pub(super) fn tensors_of(what: &str, state: &Map) -> Result<BTreeMap<String, candle_core::Tensor>> {
+    let entries = state.iter().map(|(name, value)| match value.read_lock::<TensorValue>() {
+        Some(tensor) => Ok((name.to_string(), tensor.value())),
+        None => Err(Error::argument(format!("{what}: \"{name}\" is no tensor but {}", value.type_name()))),
+    });
+    entries.collect()
+}
+
+macro_rules! forwards {
+    ($($function:ident($($argument:ident),+))*) => {
+        #[export_module]
+        mod forwards {
+            use super::*;
+            $(
+                /// Runs the module on these arguments.
+                #[rhai_fn(name = "forward", return_raw)]
+                pub fn $function(call: NativeCallContext, module: Module, $($argument: Dynamic),+) -> ScriptResult<Dynamic> {
+                    module.forward(&call, vec![$($argument),+])
+                }
+            )*
+        }
+    };
+}
+
+forwards! { forward2(a, b) forward3(a, b, c) forward4(a, b, c, d) forward5(a, b, c, d, e) forward6(a, b, c, d, e, f) }
+
+#[export_module]
+mod methods {
+    /// A layer, a loss or a network.
+    pub type Module = ModuleValue;
+
+    /// Runs the module on an input; a user's module takes up to six arguments.
+    /// ```rhai
+    /// nn::ReLU().forward(tensor([-1.0, 2.0]))      // => tensor([0., 2.])
+    /// ```
+    #[rhai_fn(name = "forward", return_raw)]
+    pub fn forward1(call: NativeCallContext, module: Module, input: Dynamic) -> ScriptResult<Dynamic> {
+        module.forward(&call, vec![input])
+    }
+
+    /// A child of a module, or a parameter of a layer, by its name.
+    #[rhai_fn(index_get, pure, return_raw)]
+    pub fn child(module: &mut Module, name: &str) -> ScriptResult<Dynamic> {
+        module.child(name).script()
+    }
+
+    /// A layer of an nn::Sequential by its number.
+    #[rhai_fn(index_get, pure, return_raw)]
+    pub fn layer_at(module: &mut Module, at: i64) -> ScriptResult<Module> {
+        module.layer_at(at).script()
+    }
+
+    /// The parameters, in a fixed order: that of PyTorch for layers, alphabetical for the children of an nn::Module.
+    /// ```rhai
+    /// nn::Linear(2, 3).parameters().len()      // => 2
+    /// ```
+    pub fn parameters(module: Module) -> Array {
+        let named = module.named_parameters().into_iter();
+        named.map(|(_, parameter)| Dynamic::from(TensorValue::from_parameter(parameter))).collect()
+    }
+
+    /// A map from the parameters' names to the parameters.
+    /// ```rhai
+    /// nn::Sequential([nn::Linear(2, 3)]).named_parameters().keys()      // => ["0.bias", "0.weight"]
+    /// ```
+    pub fn named_parameters(module: Module) -> Map {
+        let named = module.named_parameters().into_iter();
+        named.map(|(name, parameter)| (name.into(), Dynamic::from(TensorValue::from_parameter(parameter)))).collect()
+    }
+
+    /// The number of elements of all parameters.
+    /// ```rhai
+    /// nn::Linear(2, 3).num_parameters()      // => 9
+    /// ```
+    pub fn num_parameters(module: Module) -> i64 {
+        module.named_parameters().iter().map(|(_, parameter)| parameter.elem_count() as i64).sum()
+    }
+
+    /// Copies of all parameters' values by name.
+    /// ```rhai
+    /// nn::Linear(2, 3).state_dict().keys()      // => ["bias", "weight"]
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn state_dict(module: Module) -> ScriptResult<Map> {
+        super::state_dict(&module.named_parameters()).map(tensor_map).script()
+    }
+
+    /// Sets all parameters from a state dict; names and shapes must fit.
+    /// ```rhai
+    /// let m = nn::Linear(2, 3); m.load_state_dict(m.state_dict())      // => ()
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn load_state_dict(module: Module, state: Map) -> ScriptResult<()> {
+        let state = tensors_of("load_state_dict", &state).script()?;
+        super::load_state_dict(&module.named_parameters(), &state).script()
+    }
+
+    /// Writes the parameters to a safetensors file.
+    #[rhai_fn(return_raw)]
+    pub fn save(module: Module, path: &str) -> ScriptResult<()> {
+        super::state_dict(&module.named_parameters()).and_then(|state| save_tensors(&state, Path::new(path))).script()
+    }
+
+    /// Reads the parameters from a safetensors file.
+    #[rhai_fn(return_raw)]
+    pub fn load(module: Module, path: &str) -> ScriptResult<()> {
+        load_tensors(Path::new(path)).and_then(|state| super::load_state_dict(&module.named_parameters(), &state)).script()
+    }
+
+    /// Switches to training mode (dropout drops) and returns the module.
+    /// ```rhai
+    /// nn::Dropout(0.5).train().training      // => true
+    /// ```
+    pub fn train(module: Module) -> Module {
+        module.set_training(true);
+        module
+    }
+
+    /// Switches to training mode, or with false to evaluation mode.
+    #[rhai_fn(name = "train")]
+    pub fn train_mode(module: Module, training: bool) -> Module {
+        module.set_training(training);
+        module
+    }
+
+    /// Switches to evaluation mode (dropout does nothing) and returns the module; written `.eval()`.
+    /// ```rhai
+    /// nn::Dropout(0.5).eval().training      // => false
+    /// ```
+    pub fn eval_mode(module: Module) -> Module {
+        module.set_training(false);
+        module
+    }
+
+    /// Whether the module is in training mode.
+    #[rhai_fn(get = "training", pure)]
+    pub fn training(module: &mut Module) -> bool {
+        module.training()
+    }
+
+    /// Forgets the gradients of all parameters.
+    pub fn zero_grad(module: Module) {
+        module.named_parameters().iter().for_each(|(_, parameter)| parameter.zero_grad());
+    }
+
+    /// Frees (true) or freezes (false) all parameters.
+    /// ```rhai
+    /// let m = nn::Linear(2, 3); m.requires_grad(false); m.weight.requires_grad      // => false
+    /// ```
+    pub fn requires_grad(module: Module, wanted: bool) {
+        module.named_parameters().iter().for_each(|(_, parameter)| parameter.set_requires_grad(wanted));
+    }
+
+    /// The module as PyTorch prints it.
+    #[rhai_fn(name = "to_string", name = "to_debug", pure)]
+    pub fn to_text(module: &mut Module) -> String {
+        module.to_string()
+    }
+}
+
+/// Registers the static module `nn` and the modules' methods.
+pub fn register(engine: &mut Engine) {
+    let _ = engine
+        .register_static_module("nn", exported_module!(constructors).into())
+        .register_global_module(exported_module!(forwards).into())
+        .register_global_module(exported_module!(methods).into());
+}

@@ -1,0 +1,302 @@
+//! Figures, tables and pages: values that the front shows in its own way, and that `save` writes to a file.
+
+use super::convert::{from_json, to_json_lossy, to_number, to_numbers};
+use super::error::{IntoScript, ScriptResult};
+use super::options::options as parse;
+use super::paths::{input_path, output_path};
+use super::show_values::{FigureOptions, TableOptions, bars_of, history_of, points_of, report_of, table_of};
+use crate::error::Error;
+use crate::files::{read_text, write_text};
+use crate::show::{Figure, Plot, Series, Table, terminal_width};
+use rhai::plugin::*;
+use rhai::{Array, Engine, Map};
+use std::path::Path;
+
+/// Adds the functions to the language.
+pub fn register(engine: &mut Engine) {
+    engine.register_type_with_name::<Figure>("Figure").register_type_with_name::<Table>("Table");
+    engine.register_global_module(exported_module!(show_functions).into());
+}
+
+/// A figure with these options.
+fn figure(function: &str, plot: Plot, given: Map) -> ScriptResult<Figure> {
+    let given: FigureOptions = parse(function, given)?;
+    Ok(given.apply(Figure::new(plot)))
+}
+
+/// An array of numbers, or of `[x, y]` pairs, as a line.
+fn series(name: &str, value: &Dynamic) -> ScriptResult<Series> {
+    let wrong = || format!("plot: {name} must be an array of numbers or of [x, y] pairs");
+    let Some(items) = value.read_lock::<Array>() else {
+        return Err(format!("{}, but it is of type {}", wrong(), value.type_name()).into());
+    };
+    if items.first().is_none_or(|item| !item.is_array()) {
+        return Ok(Series::of_values(name, to_numbers(&items, &format!("plot: {name}"))?));
+    }
+    let mut line = Series { name: name.to_string(), x: vec![], y: vec![] };
+    for (i, item) in items.iter().enumerate() {
+        let pair = item.read_lock::<Array>().map(|pair| pair.iter().map(to_number).collect::<Vec<_>>());
+        match pair.as_deref() {
+            Some([Some(x), Some(y)]) => {
+                line.x.push(*x);
+                line.y.push(*y);
+            }
+            _ => return Err(format!("{}, but item {i} is neither", wrong()).into()),
+        }
+    }
+    Ok(line)
+}
+
+/// The lines of `plot`'s first argument.
+fn all_series(value: &Dynamic) -> ScriptResult<Vec<Series>> {
+    match value.read_lock::<Map>() {
+        Some(map) => map.iter().map(|(name, values)| series(name, values)).collect(),
+        None => Ok(vec![Series { name: String::new(), ..series("the argument", value)? }]),
+    }
+}
+
+/// Writes a shown value; the suffix decides which face.
+fn save(path: &Path, faces: &[(&str, &dyn Fn() -> String)]) -> ScriptResult<()> {
+    let suffix = path.extension().and_then(|suffix| suffix.to_str()).unwrap_or_default().to_ascii_lowercase();
+    match faces.iter().find(|(name, _)| *name == suffix) {
+        Some((_, face)) => write_text(path, &face()).script(),
+        None => {
+            let known: Vec<String> = faces.iter().map(|(name, _)| format!(".{name}")).collect();
+            let message = format!("cannot save as {}: the suffix must be one of {}", path.display(), known.join(", "));
+            Err(Error::Argument(message)).script()
+        }
+    }
+}
+
+fn page(title: &str, body: String) -> String {
+    let title = crate::show::escape(if title.is_empty() { "ftrepl" } else { title });
+    format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title></head>\n<body>\n{body}\n</body></html>\n"
+    )
+}
+
+fn pretty(value: &serde_json::Value) -> String {
+    format!("{value:#}\n")
+}
+
+#[allow(missing_docs, clippy::unwrap_used)] // of the code that the macro makes
+#[export_module]
+mod show_functions {
+    /// A line plot: an array of numbers, an array of `[x, y]` pairs, or a map of names to such arrays for several lines.
+    /// Options: `title`, `xlabel`, `ylabel` (name the unit), `ylim` ([low, high]).
+    ///
+    /// ```rhai
+    /// let p = plot(#{ naive: [2.1, 1.4, 0.9], lora: [2.1, 1.6, 1.3] }, #{ title: "Loss", xlabel: "step", ylabel: "loss [nats]" });
+    /// p.svg().starts_with("<svg")    // => true
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn plot(values: Dynamic, options: Map) -> ScriptResult<Figure> {
+        figure("plot", Plot::Lines(all_series(&values)?), options)
+    }
+
+    #[rhai_fn(name = "plot", return_raw)]
+    pub fn plot_default(values: Dynamic) -> ScriptResult<Figure> {
+        plot(values, Map::new())
+    }
+
+    /// Labelled points: an array of maps with `label`, `x`, `y` and, for error bars, `x_low`, `x_high`, `y_low`, `y_high`.
+    /// Options: `title`, `xlabel`, `ylabel`, `ylim`.
+    ///
+    /// ```rhai
+    /// let p = scatter([#{ label: "LoRA", x: 0.02, y: 0.71 }, #{ label: "full", x: 0.15, y: 0.83, y_low: 0.75, y_high: 0.88 }],
+    ///     #{ xlabel: "forgotten", ylabel: "learned" });
+    /// p.svg().contains("LoRA")    // => true
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn scatter(points: Array, options: Map) -> ScriptResult<Figure> {
+        figure("scatter", Plot::Scatter(points_of(&points)?), options)
+    }
+
+    #[rhai_fn(name = "scatter", return_raw)]
+    pub fn scatter_default(points: Array) -> ScriptResult<Figure> {
+        scatter(points, Map::new())
+    }
+
+    /// Bars: a map of names to numbers; a map of names to maps (`#{ math: #{ before: 0.8, after: 0.5 } }`) for several bars
+    /// each; or an array of maps with `label`, `value` and, for whiskers, `low` and `high`, or with `label` and one number a
+    /// bar. Options: `title`, `xlabel`, `ylabel`, `ylim`, `series` (which bars, in this order).
+    ///
+    /// ```rhai
+    /// let p = bars(#{ math: #{ before: 0.8, after: 0.5 }, history: #{ before: 0.9, after: 0.85 } }, #{ series: ["before", "after"] });
+    /// p.svg().contains("history")    // => true
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn bars(values: Dynamic, options: Map) -> ScriptResult<Figure> {
+        let mut given = options;
+        let wanted = given.remove("series");
+        figure("bars", bars_of(&values, wanted.as_ref())?, given)
+    }
+
+    #[rhai_fn(name = "bars", return_raw)]
+    pub fn bars_default(values: Dynamic) -> ScriptResult<Figure> {
+        bars(values, Map::new())
+    }
+
+    /// A table of an array of maps, a Dataset, or a map of names to maps. Options: `columns` (which, in this order), `title`,
+    /// `max_rows` (for a Dataset 20).
+    ///
+    /// ```rhai
+    /// let t = table([#{ method: "full", score: 0.5 }, #{ method: "LoRA", score: 0.75 }], #{ columns: ["method", "score"] });
+    /// t.markdown()    // => "| method | score |\n| --- | ---: |\n| full | 0.50 |\n| LoRA | 0.75 |\n"
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn table(rows: Dynamic, options: Map) -> ScriptResult<Table> {
+        let given: TableOptions = parse("table", options)?;
+        table_of(&rows, given)
+    }
+
+    #[rhai_fn(name = "table", return_raw)]
+    pub fn table_default(rows: Dynamic) -> ScriptResult<Table> {
+        table(rows, Map::new())
+    }
+
+    /// Plots a training run: the loss at every logged step of what `trainer.train()` returned, with `eval_loss` if there is one.
+    ///
+    /// ```rhai
+    /// let result = #{ log_history: [#{ step: 1, loss: 2.5, learning_rate: 0.001 }, #{ step: 2, loss: 1.5, learning_rate: 0.0 }] };
+    /// history(result).svg().contains("loss")    // => true
+    /// ```
+    #[rhai_fn(name = "history", return_raw)]
+    pub fn history_default(result: Map) -> ScriptResult<Figure> {
+        history(result, Map::new())
+    }
+
+    /// As `history(result)`, with `value` for what is shown ("loss", "learning_rate", "grad_norm", ...) and plot's options.
+    ///
+    /// ```rhai
+    /// let result = #{ log_history: [#{ step: 1, loss: 2.5, learning_rate: 0.001 }, #{ step: 2, loss: 1.5, learning_rate: 0.0 }] };
+    /// history(result, #{ value: "learning_rate" }).svg().contains("learning_rate")    // => true
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn history(result: Map, options: Map) -> ScriptResult<Figure> {
+        let mut given = options;
+        let wanted = given.remove("value").map(|name| name.to_string());
+        let lines = history_of(&result, wanted.as_deref())?;
+        let mut shown = figure("history", Plot::Lines(lines), given)?;
+        if shown.xlabel.is_empty() {
+            shown.xlabel = "optimiser step".into();
+        }
+        if shown.ylabel.is_empty() {
+            shown.ylabel = wanted.unwrap_or_else(|| "loss [nats per token]".into());
+        }
+        Ok(shown)
+    }
+
+    /// Writes a page: one HTML file with everything inside. `results` is any map or array, or a map with `title`, `text`,
+    /// `facts` (names and values to be seen first) and `sections`: an array of maps with `heading`, `text`, `code`, `table`,
+    /// `figure` or `content` (anything, or an array of figures, tables and texts). Other keys become facts and sections.
+    ///
+    /// ```rhai
+    /// report(#{ title: "Forgetting", facts: #{ drop: 0.08 }, sections: [#{ heading: "Loss", figure: plot([3, 2, 1]) }] }, "report.html");
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn report(call: NativeCallContext, results: Dynamic, path: &str) -> ScriptResult<()> {
+        write_text(&output_path(&call, path)?, &report_of(&results)?.html()).script()
+    }
+
+    /// Writes a value as JSON. What is not data is written as its text, NaN as null. A relative path is below `--out`.
+    ///
+    /// ```rhai
+    /// save_json(#{ score: 0.5 }, "score.json");
+    /// load_json("score.json")    // => #{ score: 0.5 }
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn save_json(call: NativeCallContext, value: Dynamic, path: &str) -> ScriptResult<()> {
+        write_text(&output_path(&call, path)?, &pretty(&to_json_lossy(&value)?)).script()
+    }
+
+    /// Reads a JSON file: objects become maps, null becomes `()`.
+    ///
+    /// ```rhai
+    /// save_json([1, 2.5, ()], "numbers.json");
+    /// load_json("numbers.json")    // => [1, 2.5, ()]
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn load_json(call: NativeCallContext, path: &str) -> ScriptResult<Dynamic> {
+        let path = input_path(&call, path)?;
+        let text = read_text(&path).script()?;
+        let value: serde_json::Value = serde_json::from_str(&text).map_err(|e| Error::format(&path, e.to_string())).script()?;
+        Ok(from_json(&value))
+    }
+
+    #[rhai_fn(global, name = "to_string", name = "to_debug", pure)]
+    pub fn figure_text(figure: &mut Figure) -> String {
+        figure.text(terminal_width(), false)
+    }
+
+    #[rhai_fn(global, name = "to_string", name = "to_debug", pure)]
+    pub fn table_text(table: &mut Table) -> String {
+        table.text(terminal_width())
+    }
+
+    /// The figure as SVG text.
+    ///
+    /// ```rhai
+    /// plot([1, 2]).svg().ends_with("</svg>")    // => true
+    /// ```
+    #[rhai_fn(global, pure)]
+    pub fn svg(figure: &mut Figure) -> String {
+        figure.svg()
+    }
+
+    /// The figure or table as HTML.
+    ///
+    /// ```rhai
+    /// table([#{ a: 1 }]).html().contains("<table>")    // => true
+    /// ```
+    #[rhai_fn(global, name = "html", pure)]
+    pub fn table_html(table: &mut Table) -> String {
+        table.html()
+    }
+
+    #[rhai_fn(global, name = "html", pure)]
+    pub fn figure_html(figure: &mut Figure) -> String {
+        figure.html()
+    }
+
+    /// The table as Markdown.
+    ///
+    /// ```rhai
+    /// table([#{ a: 1 }]).markdown()    // => "| a |\n| ---: |\n| 1 |\n"
+    /// ```
+    #[rhai_fn(global, pure)]
+    pub fn markdown(table: &mut Table) -> String {
+        table.markdown()
+    }
+
+    /// Writes a figure (.svg, .html, .txt, .json) or a table (.html, .md, .txt, .json); a relative path is below `--out`.
+    ///
+    /// ```rhai
+    /// plot([3, 2, 1]).save("loss.svg");
+    /// ```
+    #[rhai_fn(global, name = "save", return_raw, pure)]
+    pub fn save_figure(call: NativeCallContext, figure: &mut Figure, path: &str) -> ScriptResult<()> {
+        super::save(
+            &output_path(&call, path)?,
+            &[
+                ("svg", &|| figure.svg()),
+                ("html", &|| page(&figure.title, figure.html())),
+                ("txt", &|| figure.text(100, false) + "\n"),
+                ("json", &|| pretty(&figure.json())),
+            ],
+        )
+    }
+
+    #[rhai_fn(global, name = "save", return_raw, pure)]
+    pub fn save_table(call: NativeCallContext, table: &mut Table, path: &str) -> ScriptResult<()> {
+        super::save(
+            &output_path(&call, path)?,
+            &[
+                ("html", &|| page(&table.title, table.html())),
+                ("md", &|| table.markdown()),
+                ("txt", &|| table.text(120) + "\n"),
+                ("json", &|| pretty(&table.json())),
+            ],
+        )
+    }
+}

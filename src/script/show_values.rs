@@ -1,0 +1,300 @@
+//! Script values as figures, tables and pages.
+
+use super::convert::{to_json_lossy, to_number};
+use super::error::ScriptResult;
+use super::options::Validate;
+use crate::data::Dataset;
+use crate::error::{Error, Result};
+use crate::show::report::blocks_of;
+use crate::show::{BarSeries, Block, Figure, Plot, Point, Report, Section, Series, Table, number, reading_order};
+use rhai::{Array, Dynamic, ImmutableString, Map};
+use serde::Deserialize;
+use serde_json::Value;
+
+/// Rows of a data set that a table shows unless told otherwise.
+const DATASET_ROWS: usize = 20;
+
+/// Options of `plot`, `scatter`, `bars` and `history`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FigureOptions {
+    /// Shown above the figure.
+    pub title: String,
+    /// Name and unit of the horizontal axis.
+    pub xlabel: String,
+    /// Name and unit of the vertical axis.
+    pub ylabel: String,
+    /// Lowest and highest value shown.
+    pub ylim: Option<(f64, f64)>,
+}
+
+impl FigureOptions {
+    /// The figure with these options.
+    pub fn apply(self, figure: Figure) -> Figure {
+        Figure { title: self.title, xlabel: self.xlabel, ylabel: self.ylabel, ylim: self.ylim, ..figure }
+    }
+}
+
+impl Validate for FigureOptions {
+    fn validate(&self) -> Result<()> {
+        match self.ylim {
+            Some((low, high)) if low >= high => {
+                Err(Error::argument(format!("ylim is [low, high] with low below high, but it is [{low}, {high}]")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Options of `table`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TableOptions {
+    /// Which columns, in this order; default: all.
+    pub columns: Option<Vec<String>>,
+    /// Shown above the table.
+    pub title: String,
+    /// At most so many rows; default: all, of a data set 20.
+    pub max_rows: Option<usize>,
+}
+
+impl Validate for TableOptions {}
+
+/// The points of `scatter`.
+pub(super) fn points_of(items: &[Dynamic]) -> ScriptResult<Vec<Point>> {
+    let point = |(i, item): (usize, &Dynamic)| {
+        let Some(map) = item.read_lock::<Map>() else {
+            return Err(
+                format!("scatter: point {i} must be a map with label, x and y, but it is of type {}", item.type_name()).into()
+            );
+        };
+        let known = ["label", "x", "y", "x_low", "x_high", "y_low", "y_high"];
+        if let Some(key) = map.keys().find(|key| !known.contains(&key.as_str())) {
+            return Err(format!("scatter: point {i} has the key `{key}`; a point has {}", known.join(", ")).into());
+        }
+        let number = |key: &str| -> ScriptResult<Option<f64>> {
+            match map.get(key).filter(|value| !value.is_unit()) {
+                None => Ok(None),
+                Some(value) => {
+                    to_number(value).map(Some).ok_or_else(|| format!("scatter: point {i}: {key} must be a number").into())
+                }
+            }
+        };
+        let needed =
+            |key: &str| -> ScriptResult<f64> { number(key)?.ok_or_else(|| format!("scatter: point {i} lacks {key}").into()) };
+        let interval = |low: &str, high: &str, middle: f64| -> ScriptResult<Option<(f64, f64)>> {
+            Ok(match (number(low)?, number(high)?) {
+                (None, None) => None,
+                (low, high) => Some((low.unwrap_or(middle), high.unwrap_or(middle))),
+            })
+        };
+        let (x, y): (f64, f64) = (needed("x")?, needed("y")?);
+        let label = map.get("label").map_or(String::new(), ToString::to_string);
+        Ok(Point { label, x, y, x_interval: interval("x_low", "x_high", x)?, y_interval: interval("y_low", "y_high", y)? })
+    };
+    items.iter().enumerate().map(point).collect()
+}
+
+/// The bars of `bars`; `wanted` is the option `series`.
+pub(super) fn bars_of(value: &Dynamic, wanted: Option<&Dynamic>) -> ScriptResult<Plot> {
+    let shapes = "bars takes a map of names to numbers, a map of names to maps of numbers, or an array of maps with a label";
+    let rows: Vec<(String, serde_json::Map<String, Value>)> = match to_json_lossy(value)? {
+        Value::Object(map) => map
+            .into_iter()
+            .map(|(name, value)| match value {
+                Value::Object(fields) => Ok((name, fields)),
+                plain => Ok((name, serde_json::Map::from_iter([("value".to_string(), plain)]))),
+            })
+            .collect::<ScriptResult<_>>()?,
+        Value::Array(items) => items
+            .into_iter()
+            .enumerate()
+            .map(|(i, item)| match item {
+                Value::Object(mut fields) => {
+                    let label = fields.shift_remove("label").or_else(|| fields.shift_remove("name"));
+                    Ok((label.map_or_else(|| i.to_string(), |label| number::value(&label)), fields))
+                }
+                _ => Err(format!("{shapes}, but item {i} is not a map").into()),
+            })
+            .collect::<ScriptResult<_>>()?,
+        _ => return Err(format!("{shapes}, not a value of type {}", value.type_name()).into()),
+    };
+    let names: Vec<String> = match wanted {
+        Some(wanted) => match wanted.read_lock::<Array>() {
+            Some(names) => names.iter().map(ToString::to_string).collect(),
+            None => return Err("bars: series must be an array of names".into()),
+        },
+        None => {
+            let mut names: Vec<String> = Vec::new();
+            for (key, _) in rows.iter().flat_map(|(_, fields)| fields).filter(|(_, value)| value.is_number()) {
+                let limit = ["low", "high"].iter().any(|end| key == end || key.ends_with(&format!("_{end}")));
+                if !limit && !names.contains(key) {
+                    names.push(key.clone());
+                }
+            }
+            // Script maps are sorted by name, which would put "after" before "before".
+            names.sort_by_key(|name| reading_order(name));
+            names
+        }
+    };
+    let series = names.into_iter().map(|name| {
+        let pick = |fields: &serde_json::Map<String, Value>, key: &str| fields.get(key).and_then(Value::as_f64);
+        let limit = |fields: &serde_json::Map<String, Value>, end: &str| {
+            pick(fields, &format!("{name}_{end}")).or_else(|| if name == "value" { pick(fields, end) } else { None })
+        };
+        let values = rows.iter().map(|(_, fields)| pick(fields, &name).unwrap_or(f64::NAN)).collect();
+        let intervals = rows.iter().map(|(_, fields)| limit(fields, "low").zip(limit(fields, "high"))).collect();
+        BarSeries { values, intervals, name }
+    });
+    let series: Vec<BarSeries> = series.collect();
+    Ok(Plot::Bars { categories: rows.into_iter().map(|(name, _)| name).collect(), series })
+}
+
+/// The table of an array of maps, a data set or a map of maps.
+pub(super) fn table_of(value: &Dynamic, given: TableOptions) -> ScriptResult<Table> {
+    let (data, default_rows) = match value.read_lock::<Dataset>() {
+        Some(data) => (data.clone(), DATASET_ROWS),
+        None if value.is_array() => (super::data::to_dataset(&lossy(value)?, "table: rows")?, usize::MAX),
+        None => match blocks_of(&to_json_lossy(value)?).into_iter().next() {
+            Some(Block::Table(table)) => return Ok(Table { title: given.title, ..table }),
+            _ => {
+                let kind = value.type_name();
+                return Err(format!("table takes an array of maps, a Dataset or a map, not a value of type {kind}").into());
+            }
+        },
+    };
+    if let Some(missing) = given.columns.iter().flatten().find(|name| !data.is_empty() && !data.columns().contains(name)) {
+        return Err(format!("table: no row has the column `{missing}`; the columns are: {}", data.columns().join(", ")).into());
+    }
+    let rows = given.max_rows.unwrap_or(default_rows).min(data.len());
+    let note = if rows < data.len() { format!("{rows} of {} rows", data.len()) } else { String::new() };
+    let chosen = given.columns.is_some() || value.is::<Dataset>();
+    let table = Table::from_records(data.iter().take(rows), given.columns);
+    let table = if chosen { table } else { table.in_reading_order() };
+    Ok(Table { title: given.title, note, ..table })
+}
+
+/// The same value with everything that is not data as text.
+fn lossy(value: &Dynamic) -> ScriptResult<Dynamic> {
+    Ok(super::convert::from_json(&to_json_lossy(value)?))
+}
+
+/// The lines of a training run: those of `wanted`, or loss and eval_loss.
+pub(super) fn history_of(result: &Map, wanted: Option<&str>) -> ScriptResult<Vec<Series>> {
+    let Some(log) = result.get("log_history").and_then(|log| log.read_lock::<Array>()) else {
+        return Err("history takes what trainer.train() returns: a map with log_history".into());
+    };
+    let names = wanted.map_or(vec!["loss", "eval_loss"], |name| vec![name]);
+    let mut keys = std::collections::BTreeSet::new();
+    let mut lines: Vec<Series> = names.iter().map(|name| Series { name: (*name).into(), x: vec![], y: vec![] }).collect();
+    for (i, entry) in log.iter().enumerate() {
+        let Some(entry) = entry.read_lock::<Map>() else { continue };
+        let step = entry.get("step").and_then(to_number).unwrap_or(i as f64);
+        keys.extend(entry.keys().map(ToString::to_string));
+        for line in &mut lines {
+            if let Some(value) = entry.get(line.name.as_str()).and_then(to_number) {
+                line.x.push(step);
+                line.y.push(value);
+            }
+        }
+    }
+    lines.retain(|line| !line.y.is_empty());
+    if lines.is_empty() {
+        let keys: Vec<String> = keys.into_iter().collect();
+        return Err(format!("history: no entry of log_history has {}; it has: {}", names.join(" or "), keys.join(", ")).into());
+    }
+    Ok(lines)
+}
+
+/// The page of `report`.
+pub(super) fn report_of(results: &Dynamic) -> ScriptResult<Report> {
+    let Some(map) = results.read_lock::<Map>() else {
+        return Ok(Report { sections: vec![Section::new("", blocks(results)?)], ..Report::new("Results") });
+    };
+    let mut report = Report::new(map.get("title").map_or("Results".to_string(), ToString::to_string));
+    for (key, value) in map.iter() {
+        match key.as_str() {
+            "title" => {}
+            "text" | "intro" => report.intro = value.to_string(),
+            "facts" => match value.read_lock::<Map>() {
+                Some(facts) => {
+                    for (name, fact) in facts.iter() {
+                        report.facts.push((name.to_string(), number::value(&to_json_lossy(fact)?)));
+                    }
+                }
+                None => return Err("report: facts must be a map of names to values".into()),
+            },
+            "sections" => {}
+            _ if is_plain(value) => report.facts.push((key.to_string(), number::value(&to_json_lossy(value)?))),
+            _ => report.sections.push(Section::new(key.as_str(), blocks(value)?)),
+        }
+    }
+    report.facts.sort_by_key(|(name, _)| reading_order(name));
+    if let Some(value) = map.get("sections") {
+        let Some(items) = value.read_lock::<Array>() else {
+            return Err("report: sections must be an array of maps with heading, text, table, figure".into());
+        };
+        let mut sections = items.iter().map(section).collect::<ScriptResult<Vec<_>>>()?;
+        sections.append(&mut report.sections);
+        report.sections = sections;
+    }
+    Ok(report)
+}
+
+fn is_plain(value: &Dynamic) -> bool {
+    let long = value.read_lock::<ImmutableString>().is_some_and(|text| text.len() > 60);
+    !long && (value.is_string() || value.is_bool() || value.is_unit() || to_number(value).is_some())
+}
+
+fn section(value: &Dynamic) -> ScriptResult<Section> {
+    let Some(map) = value.read_lock::<Map>() else {
+        return Ok(Section::new("", blocks(value)?));
+    };
+    let mut made = Section::new(map.get("heading").map_or(String::new(), ToString::to_string), vec![]);
+    for key in ["text", "figure", "table", "content", "code"] {
+        let Some(value) = map.get(key).filter(|value| !value.is_unit()) else { continue };
+        if key == "code" {
+            made.blocks.push(Block::Preformatted(value.to_string()));
+        } else {
+            made.blocks.extend(blocks(value)?);
+        }
+    }
+    // What is under other names is shown rather than lost.
+    for (key, value) in
+        map.iter().filter(|(key, _)| !["heading", "text", "figure", "table", "content", "code"].contains(&key.as_str()))
+    {
+        if !value.is_unit() {
+            made.blocks.push(Block::Text(key.to_string()));
+            made.blocks.extend(blocks(value)?);
+        }
+    }
+    Ok(made)
+}
+
+/// Anything as blocks: shown values as they are, arrays that hold some one after the other, data as tables and texts.
+fn blocks(value: &Dynamic) -> ScriptResult<Vec<Block>> {
+    if let Some(figure) = value.read_lock::<Figure>() {
+        return Ok(vec![Block::Figure(figure.clone())]);
+    }
+    if let Some(table) = value.read_lock::<Table>() {
+        return Ok(vec![Block::Table(table.clone())]);
+    }
+    if value.is::<Dataset>() {
+        return Ok(vec![Block::Table(table_of(value, TableOptions::default())?)]);
+    }
+    let shown = |item: &Dynamic| item.is::<Figure>() || item.is::<Table>() || item.is::<Dataset>();
+    if let Some(items) = value.read_lock::<Array>()
+        && items.iter().any(|item| shown(item) || item.is_string())
+    {
+        return Ok(items.iter().map(blocks).collect::<ScriptResult<Vec<_>>>()?.into_iter().flatten().collect());
+    }
+    if let Some(map) = value.read_lock::<Map>()
+        && map.values().any(shown)
+    {
+        let named = |(key, item): (&rhai::Identifier, &Dynamic)| {
+            Ok(std::iter::once(Block::Text(key.to_string())).chain(blocks(item)?).collect::<Vec<_>>())
+        };
+        return Ok(map.iter().map(named).collect::<ScriptResult<Vec<_>>>()?.into_iter().flatten().collect());
+    }
+    Ok(blocks_of(&to_json_lossy(value)?))
+}

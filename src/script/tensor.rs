@@ -1,0 +1,518 @@
+//! The script's Tensor: what it is, how it is made and what it tells of itself.
+//!
+//! A tensor that requires a gradient is a [`Parameter`], shared by all copies of the value, as Python's references are; every other
+//! value is a plain candle tensor, which is part of a graph where it was computed from a parameter outside `no_grad`.
+
+use super::context::context;
+use super::error::{IntoScript, ScriptResult};
+use super::options::{Validate, options};
+use super::tensor_data::{self, list, number, read_data, shape_of};
+use crate::error::{Error, Result};
+use crate::nn::{self, Parameter};
+use crate::random::Random;
+use candle_core::{Device, Tensor as CandleTensor};
+use rhai::plugin::*;
+use rhai::{Array, Dynamic, Engine, FnPtr, Map, NativeCallContext};
+use serde::Deserialize;
+
+pub(super) use TensorValue as Tensor;
+
+/// A tensor as scripts hold it.
+#[derive(Debug, Clone)]
+pub struct TensorValue {
+    /// The tensor; for a leaf its value when it was made.
+    pub tensor: CandleTensor,
+    /// The parameter behind a tensor that requires a gradient.
+    pub leaf: Option<Parameter>,
+}
+
+impl TensorValue {
+    /// A computed tensor; inside `no_grad` it forgets how it was computed.
+    pub fn new(tensor: CandleTensor) -> Self {
+        Self { tensor: if nn::grad_enabled() { tensor } else { tensor.detach() }, leaf: None }
+    }
+
+    /// A parameter as a tensor.
+    pub fn from_parameter(parameter: Parameter) -> Self {
+        Self { tensor: parameter.value(), leaf: Some(parameter) }
+    }
+
+    /// The tensor to compute with, recorded for `backward` unless inside `no_grad`.
+    pub fn input(&self) -> CandleTensor {
+        match &self.leaf {
+            Some(parameter) => parameter.tensor(),
+            None if nn::grad_enabled() => self.tensor.clone(),
+            None => self.tensor.detach(),
+        }
+    }
+
+    /// The values alone, never recorded.
+    pub fn value(&self) -> CandleTensor {
+        match &self.leaf {
+            Some(parameter) => parameter.value(),
+            None => self.tensor.detach(),
+        }
+    }
+
+    /// Whether `backward` reaches this tensor.
+    pub fn requires_grad(&self) -> bool {
+        self.leaf.as_ref().map_or_else(|| self.tensor.track_op(), Parameter::requires_grad)
+    }
+}
+
+impl From<CandleTensor> for TensorValue {
+    fn from(tensor: CandleTensor) -> Self {
+        Self::new(tensor)
+    }
+}
+
+/// Wraps a computed tensor.
+pub(super) fn wrap(result: Result<CandleTensor>) -> ScriptResult<TensorValue> {
+    result.map(TensorValue::new).script()
+}
+
+/// The options of the functions that make tensors.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TensorOptions {
+    /// Whether a gradient is wanted. Default false.
+    pub requires_grad: bool,
+    /// "f32", "bf16", "f16", "f64", "i64", "u8" or PyTorch's names. Default f32, i64 for integers.
+    pub dtype: Option<String>,
+    /// "cpu", "cuda", "cuda:1", "metal". Default: the session's.
+    pub device: Option<String>,
+}
+
+impl Validate for TensorOptions {}
+
+impl TensorOptions {
+    /// Brings a new tensor to the dtype and device that were asked for.
+    fn finish(&self, tensor: CandleTensor, device: &Device) -> Result<TensorValue> {
+        let device = self.device.as_deref().map_or_else(|| Ok(device.clone()), tensor_data::parse_device)?;
+        let dtype = self.dtype.as_deref().map_or_else(|| Ok(tensor.dtype()), tensor_data::parse_dtype)?;
+        let tensor = tensor.to_dtype(dtype)?.to_device(&device)?;
+        if !self.requires_grad {
+            return Ok(TensorValue::new(tensor));
+        }
+        leaf(&tensor)
+    }
+}
+
+/// A parameter with these values.
+fn leaf(tensor: &CandleTensor) -> Result<TensorValue> {
+    if !tensor.dtype().is_float() {
+        return Err(Error::argument(format!(
+            "only floating-point tensors can require a gradient, this one is {}; write 1.0 instead of 1, or give dtype: \"f32\"",
+            tensor.dtype().as_str()
+        )));
+    }
+    Ok(TensorValue::from_parameter(Parameter::new(&tensor.contiguous()?)?))
+}
+
+/// Makes a tensor of `shape` filled by `fill`, which is given the number of elements.
+fn create(
+    call: &NativeCallContext,
+    shape: &Dynamic,
+    given: &TensorOptions,
+    fill: fn(&mut Random, usize) -> Vec<f32>,
+) -> ScriptResult<TensorValue> {
+    let session = context(call)?;
+    let shape = shape_of(shape).script()?;
+    let count = tensor_data::element_count(&shape).script()?;
+    let values = fill(&mut session.random.borrow_mut(), count);
+    let tensor = CandleTensor::from_vec(values, shape, &Device::Cpu).script()?;
+    given.finish(tensor, &session.device).script()
+}
+
+/// The functions that fill a shape; each takes an array of sizes or up to four sizes, and options last.
+macro_rules! filled {
+    ($module:ident, $name:tt, $fill:expr, $(#[$doc:meta])*) => {
+        #[export_module]
+        mod $module {
+            use super::*;
+            $(#[$doc])*
+            #[rhai_fn(name = $name, return_raw)]
+            pub fn plain(call: NativeCallContext, shape: Dynamic) -> ScriptResult<Tensor> {
+                create(&call, &shape, &TensorOptions::default(), $fill)
+            }
+            $(#[$doc])*
+            #[rhai_fn(name = $name, return_raw)]
+            pub fn with_options(call: NativeCallContext, shape: Dynamic, given: Map) -> ScriptResult<Tensor> {
+                create(&call, &shape, &options($name, given)?, $fill)
+            }
+            /// The same with two sizes instead of an array.
+            #[rhai_fn(name = $name, return_raw)]
+            pub fn two(call: NativeCallContext, rows: i64, columns: i64) -> ScriptResult<Tensor> {
+                create(&call, &vec![rows, columns].into(), &TensorOptions::default(), $fill)
+            }
+            /// The same with three sizes instead of an array.
+            #[rhai_fn(name = $name, return_raw)]
+            pub fn three(call: NativeCallContext, a: i64, b: i64, c: i64) -> ScriptResult<Tensor> {
+                create(&call, &vec![a, b, c].into(), &TensorOptions::default(), $fill)
+            }
+        }
+    };
+}
+
+filled! { zeros_functions, "zeros", |_, count| vec![0.0; count],
+    /// A tensor of zeros. Options: requires_grad, dtype, device.
+    /// ```rhai
+    /// zeros([3])      // => tensor([0., 0., 0.])
+    /// ```
+}
+filled! { ones_functions, "ones", |_, count| vec![1.0; count],
+    /// A tensor of ones. Options: requires_grad, dtype, device.
+    /// ```rhai
+    /// ones([2, 2]).sum().item()      // => 4.0
+    /// ```
+}
+filled! { rand_functions, "rand", Random::rand,
+    /// A tensor of numbers uniform in [0, 1), the same as PyTorch's after the same `manual_seed`. Options: requires_grad, dtype, device.
+    /// ```rhai
+    /// manual_seed(0); rand([2])      // => tensor([0.4963, 0.7682])
+    /// ```
+}
+filled! { randn_functions, "randn", Random::randn,
+    /// A tensor of standard normal numbers, the same as PyTorch's after the same `manual_seed`. Options: requires_grad, dtype, device.
+    /// ```rhai
+    /// manual_seed(0); randn([2])      // => tensor([ 1.5410, -0.2934])
+    /// ```
+}
+
+fn from_data(call: &NativeCallContext, data: &Dynamic, given: &TensorOptions) -> ScriptResult<TensorValue> {
+    let session = context(call)?;
+    let tensor = match data.read_lock::<TensorValue>() {
+        Some(other) => other.value().copy().script()?,
+        None => read_data(data).script()?,
+    };
+    given.finish(tensor, &session.device).script()
+}
+
+#[export_module]
+mod creation {
+    /// Restarts the session's random source: what follows draws the same numbers every time, and the same as PyTorch.
+    /// ```rhai
+    /// manual_seed(0); rand([1]).item() < 0.5      // => true
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn manual_seed(call: NativeCallContext, seed: i64) -> ScriptResult<()> {
+        *context(&call)?.random.borrow_mut() = Random::new(seed as u64);
+        Ok(())
+    }
+
+    /// A tensor from a number or nested arrays of numbers: integers give i64, anything with a float f32.
+    /// ```rhai
+    /// tensor([[1.0, 2.5], [3.0, 4.0]]).shape      // => [2, 2]
+    /// tensor([1, 2])                              // => tensor([1, 2])
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn tensor(call: NativeCallContext, data: Dynamic) -> ScriptResult<Tensor> {
+        from_data(&call, &data, &TensorOptions::default())
+    }
+
+    /// A tensor from a number or nested arrays of numbers. Options: requires_grad, dtype, device.
+    /// ```rhai
+    /// tensor(1.0, #{ requires_grad: true })      // => tensor(1., requires_grad=True)
+    /// ```
+    #[rhai_fn(name = "tensor", return_raw)]
+    pub fn tensor_with_options(call: NativeCallContext, data: Dynamic, given: Map) -> ScriptResult<Tensor> {
+        from_data(&call, &data, &options("tensor", given)?)
+    }
+
+    /// The numbers from 0 to before `end`.
+    /// ```rhai
+    /// arange(4)      // => tensor([0, 1, 2, 3])
+    /// ```
+    #[rhai_fn(name = "arange", return_raw)]
+    pub fn arange_to(call: NativeCallContext, end: Dynamic) -> ScriptResult<Tensor> {
+        arange_step(call, Dynamic::from_int(0), end, Dynamic::from_int(1))
+    }
+
+    /// The numbers from `start` to before `end`; i64 if both are integers, else f32.
+    /// ```rhai
+    /// arange(2, 5)      // => tensor([2, 3, 4])
+    /// ```
+    #[rhai_fn(name = "arange", return_raw)]
+    pub fn arange_between(call: NativeCallContext, start: Dynamic, end: Dynamic) -> ScriptResult<Tensor> {
+        arange_step(call, start, end, Dynamic::from_int(1))
+    }
+
+    /// The numbers from `start` to before `end` in steps of `step`.
+    /// ```rhai
+    /// arange(0.0, 1.0, 0.25)      // => tensor([0.0000, 0.2500, 0.5000, 0.7500])
+    /// ```
+    #[rhai_fn(name = "arange", return_raw)]
+    pub fn arange_step(call: NativeCallContext, start: Dynamic, end: Dynamic, step: Dynamic) -> ScriptResult<Tensor> {
+        let device = context(&call)?.device.clone();
+        let tensor = tensor_data::arange(&start, &end, &step).script()?;
+        TensorOptions::default().finish(tensor, &device).script()
+    }
+
+    /// `count` numbers at equal distances from `start` to `end`, both included.
+    /// ```rhai
+    /// linspace(0.0, 1.0, 3)      // => tensor([0.0000, 0.5000, 1.0000])
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn linspace(call: NativeCallContext, start: Dynamic, end: Dynamic, count: i64) -> ScriptResult<Tensor> {
+        let device = context(&call)?.device.clone();
+        let shape = shape_of(&Dynamic::from_int(count)).script()?;
+        let count = tensor_data::element_count(&shape).script()?;
+        let (start, end) = (number(&start).script()?, number(&end).script()?);
+        let step = (end - start) / count.saturating_sub(1).max(1) as f64;
+        let values = (0..count).map(|at| (start + step * at as f64) as f32).collect::<Vec<_>>();
+        wrap(CandleTensor::from_vec(values, count, &device).map_err(Error::from))
+    }
+
+    /// A tensor of one value: an integer gives i64, a float f32.
+    /// ```rhai
+    /// full([2], 7.0)      // => tensor([7., 7.])
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn full(call: NativeCallContext, shape: Dynamic, value: Dynamic) -> ScriptResult<Tensor> {
+        let session = context(&call)?;
+        let shape = shape_of(&shape).script()?;
+        tensor_data::element_count(&shape).script()?;
+        let scalar = read_data(&value).script()?;
+        let filled = scalar.broadcast_as(shape).and_then(|wide| wide.contiguous()).script()?;
+        TensorOptions::default().finish(filled, &session.device).script()
+    }
+
+    /// A tensor of zeros with the shape and dtype of another.
+    /// ```rhai
+    /// zeros_like(tensor([1.0, 2.0]))      // => tensor([0., 0.])
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn zeros_like(x: Tensor) -> ScriptResult<Tensor> {
+        wrap(x.value().zeros_like().map_err(Error::from))
+    }
+
+    /// A tensor of ones with the shape and dtype of another.
+    /// ```rhai
+    /// ones_like(tensor([1.0, 2.0]))      // => tensor([1., 1.])
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn ones_like(x: Tensor) -> ScriptResult<Tensor> {
+        wrap(x.value().ones_like().map_err(Error::from))
+    }
+
+    /// The numbers 0 to `count` - 1 in random order, as PyTorch's `randperm`.
+    /// ```rhai
+    /// manual_seed(0); randperm(4).shape      // => [4]
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn randperm(call: NativeCallContext, count: i64) -> ScriptResult<Tensor> {
+        let session = context(&call)?;
+        let shape = shape_of(&Dynamic::from_int(count)).script()?;
+        let count = tensor_data::element_count(&shape).script()?;
+        let order: Vec<i64> = session.random.borrow_mut().randperm(count).into_iter().map(|v| v as i64).collect();
+        wrap(CandleTensor::from_vec(order, count, &session.device).map_err(Error::from))
+    }
+
+    /// Integers drawn from `low` to `high` - 1, as PyTorch's `randint`.
+    /// ```rhai
+    /// manual_seed(0); randint(0, 100, [3])      // => tensor([44, 39, 33])
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn randint(call: NativeCallContext, low: i64, high: i64, shape: Dynamic) -> ScriptResult<Tensor> {
+        let session = context(&call)?;
+        if low >= high {
+            return Err(format!("randint needs low < high, got {low} and {high}").into());
+        }
+        let shape = shape_of(&shape).script()?;
+        let count = tensor_data::element_count(&shape).script()?;
+        let values = session.random.borrow_mut().randint(low, high, count);
+        wrap(CandleTensor::from_vec(values, shape, &session.device).map_err(Error::from))
+    }
+}
+
+#[export_module]
+mod properties {
+    /// A tensor of numbers, with PyTorch's autograd.
+    pub type Tensor = TensorValue;
+
+    /// The sizes of the dimensions.
+    /// ```rhai
+    /// zeros([2, 3]).shape      // => [2, 3]
+    /// ```
+    #[rhai_fn(get = "shape", pure)]
+    pub fn shape(x: &mut Tensor) -> Array {
+        x.tensor.dims().iter().map(|size| Dynamic::from_int(*size as i64)).collect()
+    }
+
+    /// The type of the elements: "f32", "bf16", "f16", "f64", "i64", "u8".
+    /// ```rhai
+    /// zeros([2]).dtype      // => "f32"
+    /// ```
+    #[rhai_fn(get = "dtype", pure)]
+    pub fn dtype(x: &mut Tensor) -> String {
+        x.value().dtype().as_str().to_string()
+    }
+
+    /// Where the elements are: "cpu", "cuda:0", "metal:0".
+    /// ```rhai
+    /// tensor(1.0).to("cpu").device      // => "cpu"
+    /// ```
+    #[rhai_fn(get = "device", pure)]
+    pub fn device(x: &mut Tensor) -> String {
+        tensor_data::device_name(x.value().device())
+    }
+
+    /// The number of dimensions.
+    /// ```rhai
+    /// zeros([2, 3]).ndim      // => 2
+    /// ```
+    #[rhai_fn(get = "ndim", pure)]
+    pub fn ndim(x: &mut Tensor) -> i64 {
+        x.tensor.rank() as i64
+    }
+
+    /// Whether `backward` reaches this tensor; can be set on tensors that were not computed from others.
+    /// ```rhai
+    /// let w = tensor([1.0]); w.requires_grad = true; (w * 2.0).requires_grad      // => true
+    /// ```
+    #[rhai_fn(get = "requires_grad", pure)]
+    pub fn requires_grad(x: &mut Tensor) -> bool {
+        x.requires_grad()
+    }
+
+    /// Switches the recording of gradients for this tensor on or off.
+    #[rhai_fn(set = "requires_grad", return_raw)]
+    pub fn set_requires_grad(x: &mut Tensor, wanted: bool) -> ScriptResult<()> {
+        match &x.leaf {
+            Some(parameter) => parameter.set_requires_grad(wanted),
+            None if x.tensor.track_op() && !wanted => {
+                return Err("requires_grad can only be switched off on a leaf; use .detach() on a computed tensor".into());
+            }
+            None if wanted && !x.tensor.track_op() => *x = leaf(&x.tensor).script()?,
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// The gradient that `backward` gathered, or () before the first.
+    /// ```rhai
+    /// let w = tensor(3.0, #{ requires_grad: true }); (w * w).backward(); w.grad.item()      // => 6.0
+    /// ```
+    #[rhai_fn(get = "grad", pure, return_raw)]
+    pub fn grad(x: &mut Tensor) -> ScriptResult<Dynamic> {
+        let gradient = x.leaf.as_ref().map_or(Ok(None), Parameter::grad).script()?;
+        Ok(gradient.map_or(Dynamic::UNIT, |gradient| Dynamic::from(TensorValue::new(gradient))))
+    }
+
+    /// Sets the gradient, or forgets it where set to ().
+    #[rhai_fn(set = "grad", pure, return_raw)]
+    pub fn set_grad(x: &mut Tensor, gradient: Dynamic) -> ScriptResult<()> {
+        let Some(parameter) = &x.leaf else {
+            return Err("only a tensor made with requires_grad: true has a gradient to set".into());
+        };
+        parameter.zero_grad();
+        match gradient.read_lock::<TensorValue>() {
+            Some(gradient) => parameter.accumulate(&gradient.value()).script(),
+            None if gradient.is_unit() => Ok(()),
+            None => Err(format!("a gradient is a tensor or (), not {}", gradient.type_name()).into()),
+        }
+    }
+
+    /// The only element as a number.
+    /// ```rhai
+    /// tensor([2.5]).item()      // => 2.5
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn item(x: Tensor) -> ScriptResult<Dynamic> {
+        tensor_data::item(&x.value()).script()
+    }
+
+    /// The elements as nested arrays of numbers.
+    /// ```rhai
+    /// tensor([[1, 2], [3, 4]]).to_list()      // => [[1, 2], [3, 4]]
+    /// ```
+    #[rhai_fn(name = "to_list", name = "tolist", return_raw)]
+    pub fn to_list(x: Tensor) -> ScriptResult<Dynamic> {
+        list(&x.value()).script()
+    }
+
+    /// The size of the first dimension.
+    /// ```rhai
+    /// zeros([4, 2]).len()      // => 4
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn len(x: Tensor) -> ScriptResult<i64> {
+        x.tensor.dims().first().map(|size| *size as i64).ok_or_else(|| "a scalar tensor has no len()".into())
+    }
+
+    /// The number of elements.
+    /// ```rhai
+    /// zeros([4, 2]).numel()      // => 8
+    /// ```
+    pub fn numel(x: Tensor) -> i64 {
+        x.tensor.elem_count() as i64
+    }
+
+    /// A copy with memory of its own, through which gradients flow.
+    /// ```rhai
+    /// tensor([1.0, 2.0]).clone()      // => tensor([1., 2.])
+    /// ```
+    #[rhai_fn(name = "clone", return_raw)]
+    pub fn copy(x: Tensor) -> ScriptResult<Tensor> {
+        wrap(x.input().copy().map_err(Error::from))
+    }
+
+    /// The same values without their history: `backward` stops here.
+    /// ```rhai
+    /// tensor([1.0], #{ requires_grad: true }).detach().requires_grad      // => false
+    /// ```
+    pub fn detach(x: Tensor) -> Tensor {
+        TensorValue { tensor: x.value(), leaf: None }
+    }
+
+    /// Converts to a dtype ("bf16", "f32", "i64") or moves to a device ("cpu", "cuda", "cuda:1", "metal").
+    /// ```rhai
+    /// tensor([1.5]).to("i64")      // => tensor([1])
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn to(x: Tensor, target: &str) -> ScriptResult<Tensor> {
+        let input = x.input();
+        if let Ok(dtype) = tensor_data::parse_dtype(target) {
+            return if dtype == input.dtype() { Ok(x) } else { wrap(input.to_dtype(dtype).map_err(Error::from)) };
+        }
+        let device = tensor_data::parse_device(target).script()?;
+        if device.same_device(input.device()) { Ok(x) } else { wrap(input.to_device(&device).map_err(Error::from)) }
+    }
+
+    /// Computes the gradients of this scalar and adds them into `.grad` of every tensor that requires one.
+    /// ```rhai
+    /// let w = tensor([1.0, 2.0], #{ requires_grad: true }); (w * w).sum().backward(); w.grad      // => tensor([2., 4.])
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn backward(x: Tensor) -> ScriptResult<()> {
+        nn::backward(&x.input()).script()
+    }
+
+    /// Runs a closure without recording gradients and returns its result.
+    /// ```rhai
+    /// let w = tensor(2.0, #{ requires_grad: true }); no_grad(|| w * 3.0).requires_grad      // => false
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn no_grad(call: NativeCallContext, work: FnPtr) -> ScriptResult<Dynamic> {
+        nn::no_grad(|| work.call_within_context::<Dynamic>(&call, ()))
+    }
+
+    /// The tensor as PyTorch prints it; more than 1000 elements are summarised.
+    #[rhai_fn(name = "to_string", name = "to_debug", pure)]
+    pub fn to_text(x: &mut Tensor) -> String {
+        x.to_string()
+    }
+}
+
+/// Registers the type, what makes it and what it tells of itself.
+pub fn register(engine: &mut Engine) {
+    let _ = engine
+        .register_global_module(exported_module!(zeros_functions).into())
+        .register_global_module(exported_module!(ones_functions).into())
+        .register_global_module(exported_module!(rand_functions).into())
+        .register_global_module(exported_module!(randn_functions).into())
+        .register_global_module(exported_module!(creation).into())
+        .register_global_module(exported_module!(properties).into());
+    super::tensor_math::register(engine);
+    super::tensor_shape::register(engine);
+}

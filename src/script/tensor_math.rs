@@ -1,0 +1,480 @@
+//! Arithmetic on tensors: operators, elementwise functions, comparison, matrix products.
+
+use super::error::{IntoScript, ScriptResult};
+use super::options::{Validate, options};
+use super::tensor::{Tensor, TensorValue, wrap};
+use crate::error::{Error, Result};
+use crate::nn::activation::{self, Activation};
+use crate::nn::algebra::{self, Binary, Compare, Scalar};
+use rhai::plugin::*;
+use rhai::{Dynamic, Engine, Map};
+use serde::Deserialize;
+
+/// An operator of two tensors, of a tensor and a number, and of a number and a tensor.
+macro_rules! operator {
+    ($module:ident, $name:tt, $operation:expr, $(#[$doc:meta])*) => {
+        #[export_module]
+        mod $module {
+            use super::*;
+            $(#[$doc])*
+            #[rhai_fn(name = $name, return_raw)]
+            pub fn tensors(a: Tensor, b: Tensor) -> ScriptResult<Tensor> {
+                wrap(algebra::binary(&a.input(), &b.input(), $operation))
+            }
+            /// The same with a float on the right.
+            #[rhai_fn(name = $name, return_raw)]
+            pub fn with_float(a: Tensor, b: f64) -> ScriptResult<Tensor> {
+                wrap(algebra::with_scalar(&a.input(), Scalar::Float(b), $operation))
+            }
+            /// The same with an integer on the right.
+            #[rhai_fn(name = $name, return_raw)]
+            pub fn with_int(a: Tensor, b: i64) -> ScriptResult<Tensor> {
+                wrap(algebra::with_scalar(&a.input(), Scalar::Int(b), $operation))
+            }
+            /// The same with a float on the left.
+            #[rhai_fn(name = $name, return_raw)]
+            pub fn of_float(a: f64, b: Tensor) -> ScriptResult<Tensor> {
+                wrap(algebra::scalar_with(Scalar::Float(a), &b.input(), $operation))
+            }
+            /// The same with an integer on the left.
+            #[rhai_fn(name = $name, return_raw)]
+            pub fn of_int(a: i64, b: Tensor) -> ScriptResult<Tensor> {
+                wrap(algebra::scalar_with(Scalar::Int(a), &b.input(), $operation))
+            }
+        }
+    };
+}
+
+operator! { add, "+", Binary::Add,
+    /// Adds elementwise; shapes broadcast, integers with floats give floats.
+    /// ```rhai
+    /// tensor([1.0, 2.0]) + tensor(10.0)      // => tensor([11., 12.])
+    /// ```
+}
+operator! { subtract, "-", Binary::Sub,
+    /// Subtracts elementwise; shapes broadcast.
+    /// ```rhai
+    /// 1.0 - tensor([1.0, 2.0])      // => tensor([ 0., -1.])
+    /// ```
+}
+operator! { multiply, "*", Binary::Mul,
+    /// Multiplies elementwise; shapes broadcast. The matrix product is `a.matmul(b)` or `a @ b`.
+    /// ```rhai
+    /// tensor([1, 2]) * 2.0      // => tensor([2., 4.])
+    /// ```
+}
+operator! { divide, "/", Binary::Div,
+    /// Divides elementwise; of integers too the result is a float.
+    /// ```rhai
+    /// tensor([1, 3]) / 2      // => tensor([0.5000, 1.5000])
+    /// ```
+}
+
+/// A comparison: elementwise, except that two single elements give true or false, so that `if loss < 0.1` works.
+fn compare(a: &TensorValue, b: &TensorValue, operation: Compare) -> ScriptResult<Dynamic> {
+    truth(algebra::compare(&a.value(), &b.value(), operation))
+}
+
+fn truth(result: Result<candle_core::Tensor>) -> ScriptResult<Dynamic> {
+    let result = result.script()?;
+    if result.rank() == 0 {
+        return Ok((result.to_scalar::<u8>().script()? != 0).into());
+    }
+    Ok(Dynamic::from(TensorValue::new(result)))
+}
+
+macro_rules! comparison {
+    ($module:ident, $name:tt, $method:tt, $operation:expr, $(#[$doc:meta])*) => {
+        #[export_module]
+        mod $module {
+            use super::*;
+            $(#[$doc])*
+            #[rhai_fn(name = $name, name = $method, return_raw)]
+            pub fn tensors(a: Tensor, b: Tensor) -> ScriptResult<Dynamic> {
+                compare(&a, &b, $operation)
+            }
+            /// The same with a float.
+            #[rhai_fn(name = $name, name = $method, return_raw)]
+            pub fn with_float(a: Tensor, b: f64) -> ScriptResult<Dynamic> {
+                truth(algebra::compare_scalar(&a.value(), Scalar::Float(b), $operation))
+            }
+            /// The same with an integer.
+            #[rhai_fn(name = $name, name = $method, return_raw)]
+            pub fn with_int(a: Tensor, b: i64) -> ScriptResult<Dynamic> {
+                truth(algebra::compare_scalar(&a.value(), Scalar::Int(b), $operation))
+            }
+        }
+    };
+}
+
+comparison! { less, "<", "lt", Compare::Lt,
+    /// Compares elementwise: a tensor of 0 and 1, or of two scalars true or false.
+    /// ```rhai
+    /// tensor([1.0, 3.0]) < 2.0      // => tensor([1, 0], dtype=u8)
+    /// ```
+}
+comparison! { less_equal, "<=", "le", Compare::Le,
+    /// Compares elementwise: a tensor of 0 and 1, or of two scalars true or false.
+    /// ```rhai
+    /// tensor(2.0) <= 2      // => true
+    /// ```
+}
+comparison! { greater, ">", "gt", Compare::Gt,
+    /// Compares elementwise: a tensor of 0 and 1, or of two scalars true or false.
+    /// ```rhai
+    /// tensor(2.0) > 2      // => false
+    /// ```
+}
+comparison! { greater_equal, ">=", "ge", Compare::Ge,
+    /// Compares elementwise: a tensor of 0 and 1, or of two scalars true or false.
+    /// ```rhai
+    /// tensor([1, 2]) >= 2      // => tensor([0, 1], dtype=u8)
+    /// ```
+}
+
+/// Options of `allclose` and `is_close`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Tolerance {
+    atol: f64,
+    rtol: f64,
+}
+
+impl Default for Tolerance {
+    fn default() -> Self {
+        Self { atol: 1e-8, rtol: 1e-5 }
+    }
+}
+
+impl Validate for Tolerance {}
+
+/// |a - b| <= atol + rtol |b|, elementwise.
+fn is_close(a: &TensorValue, b: &TensorValue, within: &Tolerance) -> Result<candle_core::Tensor> {
+    let (a, b) = (a.value(), b.value().to_dtype(candle_core::DType::F64)?);
+    let distance = algebra::binary(&a.to_dtype(candle_core::DType::F64)?, &b, Binary::Sub)?.abs()?;
+    let allowed = b.abs()?.affine(within.rtol, within.atol)?;
+    let close = algebra::compare(&distance, &allowed, Compare::Le)?;
+    // Infinities are close to themselves alone.
+    let finite = algebra::compare_scalar(&distance, Scalar::Float(f64::INFINITY), Compare::Lt)?;
+    let equal = algebra::compare(&a, &b, Compare::Eq)?;
+    Ok((close * finite)?.maximum(&equal)?)
+}
+
+fn all_close(a: &TensorValue, b: &TensorValue, within: &Tolerance) -> Result<bool> {
+    let close = is_close(a, b, within)?;
+    Ok(close.elem_count() == 0 || close.flatten_all()?.min(0)?.to_scalar::<u8>()? == 1)
+}
+
+#[export_module]
+mod functions {
+    /// The negative of each element.
+    /// ```rhai
+    /// -tensor([1.0, -2.0])      // => tensor([-1.,  2.])
+    /// ```
+    #[rhai_fn(name = "-", name = "neg", return_raw)]
+    pub fn negative(x: Tensor) -> ScriptResult<Tensor> {
+        wrap(algebra::scalar_with(Scalar::Int(0), &x.input(), Binary::Sub))
+    }
+
+    /// The tensor itself.
+    #[rhai_fn(name = "+")]
+    pub fn positive(x: Tensor) -> Tensor {
+        x
+    }
+
+    /// Whether two tensors have the same shape and equal elements.
+    /// ```rhai
+    /// tensor([1, 2]) == tensor([1, 2])      // => true
+    /// ```
+    #[rhai_fn(name = "==", name = "equal", return_raw)]
+    pub fn equal(a: Tensor, b: Tensor) -> ScriptResult<bool> {
+        Ok(a.tensor.dims() == b.tensor.dims() && all_close(&a, &b, &Tolerance { atol: 0.0, rtol: 0.0 }).script()?)
+    }
+
+    /// Whether two tensors differ in shape or in an element.
+    /// ```rhai
+    /// tensor([1, 2]) != tensor([1, 3])      // => true
+    /// ```
+    #[rhai_fn(name = "!=", return_raw)]
+    pub fn not_equal(a: Tensor, b: Tensor) -> ScriptResult<bool> {
+        equal(a, b).map(|same| !same)
+    }
+
+    /// Elementwise equality: a tensor of 0 and 1, or of two scalars true or false.
+    /// ```rhai
+    /// tensor([1, 2]).eq(tensor([1, 3]))      // => tensor([1, 0], dtype=u8)
+    /// ```
+    #[rhai_fn(name = "eq", return_raw)]
+    pub fn elementwise_equal(a: Tensor, b: Tensor) -> ScriptResult<Dynamic> {
+        compare(&a, &b, Compare::Eq)
+    }
+
+    /// Elementwise inequality: a tensor of 0 and 1, or of two scalars true or false.
+    /// ```rhai
+    /// tensor([1, 2]).ne(tensor([1, 3]))      // => tensor([0, 1], dtype=u8)
+    /// ```
+    #[rhai_fn(name = "ne", return_raw)]
+    pub fn elementwise_not_equal(a: Tensor, b: Tensor) -> ScriptResult<Dynamic> {
+        compare(&a, &b, Compare::Ne)
+    }
+
+    /// Whether all elements are close: |a - b| <= atol + rtol |b|, with atol 1e-8 and rtol 1e-5.
+    /// ```rhai
+    /// allclose(tensor([1.0]), tensor([1.000001]))      // => true
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn allclose(a: Tensor, b: Tensor) -> ScriptResult<bool> {
+        all_close(&a, &b, &Tolerance::default()).script()
+    }
+
+    /// Whether all elements are close. Options: atol, rtol.
+    #[rhai_fn(name = "allclose", return_raw)]
+    pub fn allclose_within(a: Tensor, b: Tensor, given: Map) -> ScriptResult<bool> {
+        all_close(&a, &b, &options("allclose", given)?).script()
+    }
+
+    /// Which elements are close: |a - b| <= 1e-8 + 1e-5 |b|; a tensor of 0 and 1.
+    /// ```rhai
+    /// is_close(tensor([1.0, 2.0]), tensor([1.0, 2.1]))      // => tensor([1, 0], dtype=u8)
+    /// ```
+    #[rhai_fn(name = "is_close", name = "isclose", return_raw)]
+    pub fn close(a: Tensor, b: Tensor) -> ScriptResult<Tensor> {
+        wrap(is_close(&a, &b, &Tolerance::default()))
+    }
+
+    /// Which elements are close. Options: atol, rtol.
+    #[rhai_fn(name = "is_close", name = "isclose", return_raw)]
+    pub fn close_within(a: Tensor, b: Tensor, given: Map) -> ScriptResult<Tensor> {
+        wrap(is_close(&a, &b, &options("is_close", given)?))
+    }
+
+    /// The matrix product, as `torch.matmul`: dot product of vectors, matrix products, batches of them with broadcasting.
+    /// ```rhai
+    /// tensor([[1.0, 2.0], [3.0, 4.0]]).matmul(tensor([1.0, 1.0]))      // => tensor([3., 7.])
+    /// ```
+    #[rhai_fn(name = "matmul", name = "mm", name = "@", return_raw)]
+    pub fn matmul(a: Tensor, b: Tensor) -> ScriptResult<Tensor> {
+        wrap(algebra::matmul(&a.input(), &b.input()))
+    }
+
+    /// Each element to a power.
+    /// ```rhai
+    /// tensor([1.0, 3.0]) ** 2      // => tensor([1., 9.])
+    /// ```
+    #[rhai_fn(name = "**", name = "pow", return_raw)]
+    pub fn pow_int(x: Tensor, exponent: i64) -> ScriptResult<Tensor> {
+        wrap(algebra::pow_scalar(&x.input(), Scalar::Int(exponent)))
+    }
+
+    /// Each element to a power.
+    #[rhai_fn(name = "**", name = "pow", return_raw)]
+    pub fn pow_float(x: Tensor, exponent: f64) -> ScriptResult<Tensor> {
+        wrap(algebra::pow_scalar(&x.input(), Scalar::Float(exponent)))
+    }
+
+    /// Each element to the power of the other tensor's, for positive bases.
+    #[rhai_fn(name = "**", name = "pow", return_raw)]
+    pub fn pow_tensor(x: Tensor, exponent: Tensor) -> ScriptResult<Tensor> {
+        wrap(algebra::pow(&x.input(), &exponent.input()))
+    }
+
+    /// A number to the power of each element.
+    #[rhai_fn(name = "**", return_raw)]
+    pub fn pow_of_float(base: f64, exponent: Tensor) -> ScriptResult<Tensor> {
+        wrap(algebra::pow_of_scalar(Scalar::Float(base), &exponent.input()))
+    }
+
+    /// A number to the power of each element.
+    #[rhai_fn(name = "**", return_raw)]
+    pub fn pow_of_int(base: i64, exponent: Tensor) -> ScriptResult<Tensor> {
+        wrap(algebra::pow_of_scalar(Scalar::Int(base), &exponent.input()))
+    }
+
+    /// The square root of each element.
+    /// ```rhai
+    /// tensor([4.0, 9.0]).sqrt()      // => tensor([2., 3.])
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn sqrt(x: Tensor) -> ScriptResult<Tensor> {
+        wrap(float(&x).and_then(|x| Ok(x.sqrt()?)))
+    }
+
+    /// e to the power of each element.
+    /// ```rhai
+    /// tensor([0.0, 1.0]).exp()      // => tensor([1.0000, 2.7183])
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn exp(x: Tensor) -> ScriptResult<Tensor> {
+        wrap(float(&x).and_then(|x| Ok(x.exp()?)))
+    }
+
+    /// The natural logarithm of each element.
+    /// ```rhai
+    /// tensor([1.0]).log()      // => tensor([0.])
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn log(x: Tensor) -> ScriptResult<Tensor> {
+        wrap(float(&x).and_then(|x| Ok(x.log()?)))
+    }
+
+    /// The size of each element without its sign.
+    /// ```rhai
+    /// tensor([-1.0, 2.0]).abs()      // => tensor([1., 2.])
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn abs(x: Tensor) -> ScriptResult<Tensor> {
+        if x.tensor.dtype().is_float() {
+            return wrap(Activation::Abs.apply(&x.input()));
+        }
+        let negative = algebra::scalar_with(Scalar::Int(0), &x.value(), Binary::Sub).script()?;
+        wrap(algebra::binary(&x.value(), &negative, Binary::Maximum))
+    }
+
+    /// Limits each element to the range from `low` to `high`; () leaves a side open.
+    /// ```rhai
+    /// tensor([-2.0, 0.5, 3.0]).clamp(0.0, 1.0)      // => tensor([0.0000, 0.5000, 1.0000])
+    /// ```
+    #[rhai_fn(name = "clamp", name = "clip", return_raw)]
+    pub fn clamp(x: Tensor, low: Dynamic, high: Dynamic) -> ScriptResult<Tensor> {
+        wrap(clamped(&x.input(), &low, &high))
+    }
+
+    /// The larger of two tensors, elementwise.
+    /// ```rhai
+    /// maximum(tensor([1.0, 4.0]), tensor([3.0, 2.0]))      // => tensor([3., 4.])
+    /// ```
+    #[rhai_fn(name = "maximum", name = "max", return_raw)]
+    pub fn maximum(a: Tensor, b: Tensor) -> ScriptResult<Tensor> {
+        wrap(algebra::binary(&a.input(), &b.input(), Binary::Maximum))
+    }
+
+    /// The smaller of two tensors, elementwise.
+    /// ```rhai
+    /// minimum(tensor([1.0, 4.0]), tensor([3.0, 2.0]))      // => tensor([1., 2.])
+    /// ```
+    #[rhai_fn(name = "minimum", name = "min", return_raw)]
+    pub fn minimum(a: Tensor, b: Tensor) -> ScriptResult<Tensor> {
+        wrap(algebra::binary(&a.input(), &b.input(), Binary::Minimum))
+    }
+
+    /// max(x, 0), elementwise.
+    /// ```rhai
+    /// relu(tensor([-1.0, 2.0]))      // => tensor([0., 2.])
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn relu(x: Tensor) -> ScriptResult<Tensor> {
+        wrap(Activation::Relu.apply(&x.input()))
+    }
+
+    /// The Gaussian error linear unit: x times the normal distribution function of x.
+    /// ```rhai
+    /// gelu(tensor([0.0, 1.0]))      // => tensor([0.0000, 0.8413])
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn gelu(x: Tensor) -> ScriptResult<Tensor> {
+        wrap(Activation::Gelu.apply(&x.input()))
+    }
+
+    /// x sigmoid(x), elementwise.
+    /// ```rhai
+    /// silu(tensor([0.0, 1.0]))      // => tensor([0.0000, 0.7311])
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn silu(x: Tensor) -> ScriptResult<Tensor> {
+        wrap(Activation::Silu.apply(&x.input()))
+    }
+
+    /// The hyperbolic tangent of each element.
+    /// ```rhai
+    /// tanh(tensor([0.0, 1.0]))      // => tensor([0.0000, 0.7616])
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn tanh(x: Tensor) -> ScriptResult<Tensor> {
+        wrap(float(&x).and_then(|x| Activation::Tanh.apply(&x)))
+    }
+
+    /// 1 / (1 + exp(-x)), elementwise.
+    /// ```rhai
+    /// sigmoid(tensor([0.0, 1.0]))      // => tensor([0.5000, 0.7311])
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn sigmoid(x: Tensor) -> ScriptResult<Tensor> {
+        wrap(float(&x).and_then(|x| Activation::Sigmoid.apply(&x)))
+    }
+
+    /// exp(x) divided by its sum along a dimension: probabilities from logits.
+    /// ```rhai
+    /// softmax(tensor([0.0, 0.0]), -1)      // => tensor([0.5000, 0.5000])
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn softmax(x: Tensor, dim: i64) -> ScriptResult<Tensor> {
+        wrap(along(&x, dim, activation::softmax))
+    }
+
+    /// The logarithm of the softmax along a dimension.
+    /// ```rhai
+    /// log_softmax(tensor([0.0, 0.0]), -1)      // => tensor([-0.6931, -0.6931])
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn log_softmax(x: Tensor, dim: i64) -> ScriptResult<Tensor> {
+        wrap(along(&x, dim, activation::log_softmax))
+    }
+}
+
+/// The tensor as floats: functions such as exp take integers too, as in PyTorch.
+fn float(x: &TensorValue) -> Result<candle_core::Tensor> {
+    let input = x.input();
+    Ok(if input.dtype().is_float() { input } else { input.to_dtype(candle_core::DType::F32)? })
+}
+
+type Along = fn(&candle_core::Tensor, usize) -> Result<candle_core::Tensor>;
+
+fn along(x: &TensorValue, dim: i64, function: Along) -> Result<candle_core::Tensor> {
+    let input = x.input();
+    if !input.dtype().is_float() {
+        return Err(Error::argument("softmax needs a floating-point tensor; convert with .to(\"f32\")"));
+    }
+    let at = algebra::dimension(dim, input.rank())?;
+    if input.elem_count() == 0 {
+        return Ok(input);
+    }
+    if input.rank() == 0 {
+        return Ok(function(&input.unsqueeze(0)?, 0)?.squeeze(0)?);
+    }
+    function(&input, at)
+}
+
+fn clamped(x: &candle_core::Tensor, low: &Dynamic, high: &Dynamic) -> Result<candle_core::Tensor> {
+    let bound = |value: &Dynamic| -> Result<Option<Scalar>> {
+        match (value.is_unit(), value.as_int(), super::tensor_data::number(value)) {
+            (true, ..) => Ok(None),
+            (_, Ok(integer), _) => Ok(Some(Scalar::Int(integer))),
+            (_, _, float) => Ok(Some(Scalar::Float(float?))),
+        }
+    };
+    // As products with masks, so that the gradient passes on the bounds themselves and not beyond, as in PyTorch.
+    let mut result = x.clone();
+    for (limit, outside) in [(bound(low)?, Compare::Lt), (bound(high)?, Compare::Gt)] {
+        if let Some(limit) = limit {
+            let beyond = algebra::compare_scalar(&result, limit, outside)?;
+            let edge = algebra::with_scalar(&result.zeros_like()?.detach(), limit, Binary::Add)?;
+            let inside = if edge.dtype() == result.dtype() { result } else { result.to_dtype(edge.dtype())? };
+            result = beyond.where_cond(&edge, &inside)?;
+        }
+    }
+    Ok(result)
+}
+
+/// Registers the arithmetic.
+pub fn register(engine: &mut Engine) {
+    let _ = engine
+        .register_global_module(exported_module!(add).into())
+        .register_global_module(exported_module!(subtract).into())
+        .register_global_module(exported_module!(multiply).into())
+        .register_global_module(exported_module!(divide).into())
+        .register_global_module(exported_module!(less).into())
+        .register_global_module(exported_module!(less_equal).into())
+        .register_global_module(exported_module!(greater).into())
+        .register_global_module(exported_module!(greater_equal).into())
+        .register_global_module(exported_module!(functions).into());
+}

@@ -1,0 +1,297 @@
+//! `TrainingArguments`: transformers' names, defaults and meanings; and the lesson's rules of thumb as a review of them.
+
+use crate::error::{Error, Result};
+use crate::optim::Schedule;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Which optimiser trains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OptimizerKind {
+    /// AdamW.
+    #[default]
+    #[serde(alias = "adamw_torch_fused", alias = "adamw")]
+    AdamwTorch,
+    /// Plain stochastic gradient descent.
+    Sgd,
+}
+
+/// When the evaluation set's loss is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EvalStrategy {
+    /// Never.
+    #[default]
+    No,
+    /// Every `eval_steps` optimiser steps.
+    Steps,
+    /// After every epoch.
+    Epoch,
+}
+
+/// Options of a training run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainingArguments {
+    /// Where checkpoints go. Default "trainer_output".
+    pub output_dir: PathBuf,
+    /// Passes over the data; a fraction ends within one. Default 3.
+    pub num_train_epochs: f64,
+    /// Number of optimiser steps; overrides the epochs where it is above 0. Default -1.
+    pub max_steps: i64,
+    /// The highest learning rate of the schedule. Default 5e-5.
+    pub learning_rate: f64,
+    /// Rows of a micro batch. Default 8.
+    pub per_device_train_batch_size: usize,
+    /// Rows of a batch in evaluation. Default 8.
+    pub per_device_eval_batch_size: usize,
+    /// Micro batches whose gradients make one optimiser step. Default 1.
+    pub gradient_accumulation_steps: usize,
+    /// Share of the steps in which the learning rate rises from 0. Default 0.
+    pub warmup_ratio: f64,
+    /// The same as a number of steps; overrides the ratio where it is above 0; below 1 it is a share. Default 0.
+    pub warmup_steps: f64,
+    /// "linear" (default), "cosine", "constant" or "constant_with_warmup".
+    pub lr_scheduler_type: Schedule,
+    /// AdamW's decoupled weight decay; not for biases and norms. Default 0.
+    pub weight_decay: f64,
+    /// Default 0.9.
+    pub adam_beta1: f64,
+    /// Default 0.999.
+    pub adam_beta2: f64,
+    /// Default 1e-8.
+    pub adam_epsilon: f64,
+    /// "adamw_torch" (default) or "sgd".
+    pub optim: OptimizerKind,
+    /// Gradients are scaled down to this norm; 0 switches clipping off. Default 1.
+    pub max_grad_norm: f64,
+    /// Seed of the order of the rows and of dropout. Default 42.
+    pub seed: u64,
+    /// Seed of the order alone, where it should differ.
+    pub data_seed: Option<u64>,
+    /// Steps between entries of the log. Default 10.
+    pub logging_steps: u64,
+    /// Steps between checkpoints; 0 (default): none.
+    pub save_steps: u64,
+    /// Checkpoints to keep, the newest; default all.
+    pub save_total_limit: Option<usize>,
+    /// When to evaluate: "no" (default), "steps", "epoch".
+    pub eval_strategy: EvalStrategy,
+    /// Steps between evaluations with "steps". Default 100.
+    pub eval_steps: u64,
+    /// Keep only the blocks' inputs and compute each block again in the backward pass: less memory, a third more time.
+    pub gradient_checkpointing: bool,
+    /// Longer rows are cut to this many tokens. Default: the model's context.
+    pub max_length: Option<usize>,
+}
+
+impl Default for TrainingArguments {
+    fn default() -> Self {
+        Self {
+            output_dir: "trainer_output".into(),
+            num_train_epochs: 3.0,
+            max_steps: -1,
+            learning_rate: 5e-5,
+            per_device_train_batch_size: 8,
+            per_device_eval_batch_size: 8,
+            gradient_accumulation_steps: 1,
+            warmup_ratio: 0.0,
+            warmup_steps: 0.0,
+            lr_scheduler_type: Schedule::Linear,
+            weight_decay: 0.0,
+            adam_beta1: 0.9,
+            adam_beta2: 0.999,
+            adam_epsilon: 1e-8,
+            optim: OptimizerKind::AdamwTorch,
+            max_grad_norm: 1.0,
+            seed: 42,
+            data_seed: None,
+            logging_steps: 10,
+            save_steps: 0,
+            save_total_limit: None,
+            eval_strategy: EvalStrategy::No,
+            eval_steps: 100,
+            gradient_checkpointing: false,
+            max_length: None,
+        }
+    }
+}
+
+/// What kind of training the rules of thumb are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// All weights.
+    Full,
+    /// A LoRA adapter.
+    Lora,
+    /// A LoRA adapter on a quantised base.
+    Qlora,
+}
+
+/// One piece of advice.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Advice {
+    /// The argument.
+    pub field: &'static str,
+    /// Its value.
+    pub value: f64,
+    /// What speaks against it, and what is usual.
+    pub advice: String,
+}
+
+impl TrainingArguments {
+    /// Checks every field's range.
+    ///
+    /// # Errors
+    /// Names the field, what was given and what is allowed.
+    pub fn validate(&self) -> Result<()> {
+        let refuse = |field: &str, given: &dyn std::fmt::Display, allowed: &str| {
+            Err(Error::Argument(format!("TrainingArguments: {field} must be {allowed}, got {given}")))
+        };
+        let finite = [
+            ("learning_rate", self.learning_rate),
+            ("weight_decay", self.weight_decay),
+            ("adam_epsilon", self.adam_epsilon),
+            ("max_grad_norm", self.max_grad_norm),
+            ("warmup_steps", self.warmup_steps),
+        ];
+        for (field, value) in finite {
+            if !value.is_finite() || value < 0.0 {
+                return refuse(field, &value, "a finite number of at least 0");
+            }
+        }
+        for (field, value) in [("adam_beta1", self.adam_beta1), ("adam_beta2", self.adam_beta2)] {
+            if !(0.0..1.0).contains(&value) {
+                return refuse(field, &value, "at least 0 and below 1");
+            }
+        }
+        if !(0.0..=1.0).contains(&self.warmup_ratio) {
+            return refuse("warmup_ratio", &self.warmup_ratio, "between 0 and 1");
+        }
+        if !self.num_train_epochs.is_finite() || (self.num_train_epochs <= 0.0 && self.max_steps <= 0) {
+            return refuse("num_train_epochs", &self.num_train_epochs, "a finite number above 0");
+        }
+        let counts = [
+            ("per_device_train_batch_size", self.per_device_train_batch_size),
+            ("per_device_eval_batch_size", self.per_device_eval_batch_size),
+            ("gradient_accumulation_steps", self.gradient_accumulation_steps),
+            ("logging_steps", self.logging_steps as usize),
+            ("eval_steps", self.eval_steps as usize),
+            ("max_length", self.max_length.unwrap_or(1)),
+            ("save_total_limit", self.save_total_limit.unwrap_or(1)),
+        ];
+        match counts.iter().find(|(_, count)| *count == 0) {
+            Some((field, _)) => refuse(field, &0, "at least 1"),
+            None => Ok(()),
+        }
+    }
+
+    /// Optimiser steps of an epoch over this many rows; the last micro batches of an epoch make a step of their own.
+    pub fn steps_per_epoch(&self, rows: usize) -> u64 {
+        rows.div_ceil(self.per_device_train_batch_size).div_ceil(self.gradient_accumulation_steps) as u64
+    }
+
+    /// Optimiser steps of the whole run.
+    pub fn total_steps(&self, rows: usize) -> u64 {
+        match u64::try_from(self.max_steps) {
+            Ok(steps) if steps > 0 => steps,
+            _ => (self.num_train_epochs * self.steps_per_epoch(rows) as f64).ceil() as u64,
+        }
+    }
+
+    /// Steps of warm-up in a run of this many steps.
+    pub fn warmup(&self, total: u64) -> u64 {
+        match self.warmup_steps {
+            steps if steps >= 1.0 => steps as u64,
+            share if share > 0.0 => (share * total as f64).ceil() as u64,
+            _ => (self.warmup_ratio * total as f64).ceil() as u64,
+        }
+    }
+
+    /// The lesson's rules of thumb, as advice where these arguments break them. They are habits, not laws: measure.
+    pub fn review(&self, method: Method) -> Vec<Advice> {
+        let mut advice = Vec::new();
+        let mut add = |field, value, text: String| advice.push(Advice { field, value, advice: text });
+        let (name, low, high, low_text, high_text) = match method {
+            Method::Full => ("full fine-tuning", 1e-5, 2e-5, "1e-5", "2e-5"),
+            Method::Lora => ("LoRA", 1e-4, 3e-4, "1e-4", "3e-4"),
+            Method::Qlora => ("QLoRA", 1e-4, 2e-4, "1e-4", "2e-4"),
+        };
+        // Written-out decimals such as 2e-5 are not exact in binary.
+        let slack = 1.0 + 1e-9;
+        if self.learning_rate > high * slack {
+            let text = format!("high for {name}: {low_text} to {high_text} is usual; large steps overwrite what the model knew");
+            add("learning_rate", self.learning_rate, text);
+        } else if self.learning_rate * slack < low {
+            let text = format!("low for {name}: {low_text} to {high_text} is usual; the model may not learn the task");
+            add("learning_rate", self.learning_rate, text);
+        }
+        let most = if method == Method::Full { 3.0 } else { 10.0 };
+        if self.max_steps <= 0 && self.num_train_epochs > most {
+            let text = format!(
+                "many for {name}: up to {most} epochs are usual; every further pass moves the weights away from the base"
+            );
+            add("num_train_epochs", self.num_train_epochs, text);
+        }
+        if self.warmup_ratio == 0.0 && self.warmup_steps == 0.0 {
+            let text = "no warm-up: the first steps are the sharpest; 0.03 to 0.1 of the steps is usual".to_string();
+            add("warmup_ratio", self.warmup_ratio, text);
+        }
+        let rows = self.per_device_train_batch_size * self.gradient_accumulation_steps;
+        if rows < 4 {
+            let text =
+                format!("{rows} row(s) a step make noisy steps; raise the batch or gradient_accumulation_steps to 8 to 32 rows");
+            add("per_device_train_batch_size", self.per_device_train_batch_size as f64, text);
+        }
+        advice
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lessons_risky_arguments_are_warned_of_and_its_safe_ones_are_not() {
+        let risky = TrainingArguments {
+            num_train_epochs: 10.0,
+            learning_rate: 5e-5,
+            per_device_train_batch_size: 1,
+            ..TrainingArguments::default()
+        };
+        let fields: Vec<_> = risky.review(Method::Full).iter().map(|a| a.field).collect();
+        assert_eq!(fields, ["learning_rate", "num_train_epochs", "warmup_ratio", "per_device_train_batch_size"]);
+        let safe = TrainingArguments {
+            learning_rate: 2e-5,
+            per_device_train_batch_size: 4,
+            gradient_accumulation_steps: 4,
+            warmup_ratio: 0.05,
+            weight_decay: 0.01,
+            ..TrainingArguments::default()
+        };
+        assert_eq!(safe.review(Method::Full), []);
+        let adapter = TrainingArguments { learning_rate: 3e-4, ..safe.clone() };
+        assert_eq!(adapter.review(Method::Lora), []);
+        assert_eq!(adapter.review(Method::Qlora).len(), 1);
+    }
+
+    #[test]
+    fn steps_count_the_last_group_and_fractions_of_epochs() {
+        let args = TrainingArguments {
+            per_device_train_batch_size: 2,
+            gradient_accumulation_steps: 4,
+            num_train_epochs: 1.5,
+            warmup_ratio: 0.2,
+            ..TrainingArguments::default()
+        };
+        assert_eq!((args.steps_per_epoch(37), args.total_steps(37), args.warmup(8)), (5, 8, 2));
+    }
+
+    #[test]
+    fn a_learning_rate_that_is_no_number_is_named() {
+        let args = TrainingArguments { learning_rate: f64::NAN, ..TrainingArguments::default() };
+        assert!(args.validate().unwrap_err().to_string().contains("learning_rate"));
+    }
+}

@@ -1,0 +1,114 @@
+//! Checkpoints: model or adapter, optimiser state and the run's progress in one folder that is complete or absent.
+
+use super::arguments::TrainingArguments;
+use super::trainer::LogEntry;
+use crate::adapter::{ModelHandle, storage};
+use crate::error::{Error, Result};
+use crate::files;
+use crate::model::Source;
+use crate::model::weights::save_safetensors;
+use crate::optim::Optimizer;
+use candle_core::Device;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// How far a run has come.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Optimiser steps done.
+    #[serde(rename = "global_step")]
+    pub step: u64,
+    /// Sum of the steps' losses.
+    pub loss_sum: f64,
+    /// Losses since the last entry of the log.
+    pub window: Vec<f64>,
+    /// The log.
+    pub log_history: Vec<LogEntry>,
+}
+
+const STATE: &str = "trainer_state.json";
+
+/// Writes `output_dir/checkpoint-STEP`, and removes the oldest where there are more than `save_total_limit`.
+///
+/// # Errors
+/// The folder cannot be written; no half-written checkpoint is left.
+pub fn save(args: &TrainingArguments, progress: &Progress, model: &ModelHandle, optimizer: &dyn Optimizer) -> Result<()> {
+    let root = &args.output_dir;
+    std::fs::create_dir_all(root).map_err(|e| Error::io("create the folder", root, e))?;
+    let folder =
+        tempfile::Builder::new().prefix(".checkpoint-").tempdir_in(root).map_err(|e| Error::io("write into", root, e))?;
+    model.save_pretrained(folder.path())?;
+    let state: Vec<_> = optimizer.state_dict()?.into_iter().collect();
+    save_safetensors(&folder.path().join("optimizer.safetensors"), &state, &[])?;
+    let text = serde_json::to_string_pretty(progress).map_err(|e| Error::argument(e.to_string()))?;
+    files::write_text(&folder.path().join(STATE), &text)?;
+    let text = serde_json::to_string_pretty(args).map_err(|e| Error::argument(e.to_string()))?;
+    files::write_text(&folder.path().join("training_args.json"), &text)?;
+    let target = root.join(format!("checkpoint-{}", progress.step));
+    if target.exists() {
+        std::fs::remove_dir_all(&target).map_err(|e| Error::io("replace", &target, e))?;
+    }
+    let folder = folder.keep();
+    std::fs::rename(&folder, &target).map_err(|e| Error::io("write", &target, e))?;
+    if let Some(limit) = args.save_total_limit {
+        let mut all = list(root)?;
+        while all.len() > limit {
+            let (_, oldest) = all.remove(0);
+            std::fs::remove_dir_all(&oldest).map_err(|e| Error::io("remove", &oldest, e))?;
+        }
+    }
+    Ok(())
+}
+
+/// The checkpoints of a folder, oldest first.
+fn list(root: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let entries = std::fs::read_dir(root).map_err(|e| Error::io("read", root, e))?;
+    let step = |path: &Path| path.file_name()?.to_str()?.strip_prefix("checkpoint-")?.parse().ok();
+    let mut found: Vec<(u64, PathBuf)> =
+        entries.filter_map(|e| Some(e.ok()?.path())).filter_map(|p| Some((step(&p)?, p))).collect();
+    found.sort();
+    Ok(found)
+}
+
+/// The newest checkpoint of a folder.
+///
+/// # Errors
+/// There is none.
+pub fn latest(root: &Path) -> Result<PathBuf> {
+    let newest = if root.is_dir() { list(root)?.pop() } else { None };
+    newest.map(|(_, path)| path).ok_or_else(|| {
+        Error::Missing(format!("there is no checkpoint to resume from in {}; set save_steps when training", root.display()))
+    })
+}
+
+/// Restores model, optimiser and progress from a checkpoint.
+///
+/// # Errors
+/// A file is missing or damaged, or belongs to another model.
+pub fn resume(folder: &Path, model: &ModelHandle, optimizer: &mut dyn Optimizer, args: &TrainingArguments) -> Result<Progress> {
+    let text = files::read_text(&folder.join(STATE))?;
+    let progress: Progress = serde_json::from_str(&text).map_err(|e| Error::format(folder.join(STATE), e.to_string()))?;
+    let text = files::read_text(&folder.join("training_args.json"))?;
+    let saved: TrainingArguments =
+        serde_json::from_str(&text).map_err(|e| Error::format(folder.join("training_args.json"), e.to_string()))?;
+    let order =
+        |a: &TrainingArguments| (a.data_seed.unwrap_or(a.seed), a.per_device_train_batch_size, a.gradient_accumulation_steps);
+    if order(&saved) != order(args) {
+        return Err(Error::argument(format!(
+            "{} was made with another seed, batch size or gradient_accumulation_steps; resume with the same ones",
+            folder.display()
+        )));
+    }
+    if model.has_adapter() {
+        model.with_adapter(|adapter| storage::restore(adapter, folder))?;
+    } else {
+        let source = Source::open(folder)?;
+        for (name, parameter) in model.named_parameters() {
+            let value = source.load_shaped(&name, &parameter.dims(), Some(parameter.dtype()), &Device::Cpu)?;
+            parameter.set(value.as_tensor())?;
+        }
+    }
+    let state = candle_core::safetensors::load(folder.join("optimizer.safetensors"), &Device::Cpu)?;
+    optimizer.load_state_dict(&state.into_iter().collect())?;
+    Ok(progress)
+}

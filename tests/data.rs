@@ -1,0 +1,281 @@
+//! Data sets: files in, rows out, mixing, and the way to token batches.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use ftrepl::control::{Control, ProgressSink, ProgressUpdate};
+use ftrepl::data::*;
+use ftrepl::random::Random;
+use ftrepl::script::context::{Context, SharedContext};
+use rhai::{Dynamic, Engine};
+use std::cell::RefCell;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+
+#[derive(Default)]
+struct Warnings(Mutex<Vec<String>>);
+
+impl ProgressSink for Warnings {
+    fn update(&self, _: &ProgressUpdate) {}
+    fn warn(&self, message: &str) {
+        self.0.lock().unwrap().push(message.to_string());
+    }
+}
+
+fn engine(out: &Path) -> (Engine, Arc<Warnings>) {
+    let warnings = Arc::new(Warnings::default());
+    let mut engine = Engine::new();
+    ftrepl::script::register(&mut engine);
+    let context = Context {
+        control: Control::new(Arc::new(AtomicBool::new(false)), warnings.clone()),
+        device: candle_core::Device::Cpu,
+        random: RefCell::new(Random::new(0)),
+        parameters: Default::default(),
+        arguments: vec![],
+        out: out.to_path_buf(),
+    };
+    engine.set_default_tag(Dynamic::from(SharedContext(Rc::new(context))));
+    (engine, warnings)
+}
+
+fn eval(code: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    eval_in(folder.path(), code).0
+}
+
+/// The value or the error as text, and the warnings.
+fn eval_in(folder: &Path, code: &str) -> (String, Vec<String>) {
+    let (engine, warnings) = engine(folder);
+    let text = match engine.eval::<Dynamic>(code) {
+        Ok(value) => value.to_string(),
+        Err(error) => error.to_string(),
+    };
+    let warnings = warnings.0.lock().unwrap().clone();
+    (text, warnings)
+}
+
+#[test]
+fn rows_in_and_out() {
+    let ds = "let ds = Dataset::from_list([#{a: 1, b: 2.5}, #{a: 2, b: ()}, #{a: 3, c: [1, #{x: true}]}]);";
+    assert_eq!(eval(&format!("{ds} ds.len()")), "3");
+    assert_eq!(eval(&format!("{ds} ds[-1].c[1].x")), "true");
+    assert_eq!(eval(&format!("{ds} ds.columns")), r#"["a", "b", "c"]"#);
+    assert_eq!(eval(&format!("{ds} ds.column(\"b\")")), "[2.5, (), ()]");
+    assert_eq!(eval(&format!("{ds} ds[\"a\"]")), "[1, 2, 3]");
+    assert_eq!(eval(&format!("{ds} let sum = 0; for row in ds {{ sum += row.a; }} sum")), "6");
+    assert_eq!(eval(&format!("{ds} ds.select(1..3).len() + ds.select(0..=0).len() + ds.select([2, 0, -1]).len()")), "6");
+    assert_eq!(eval(&format!("{ds} ds.map(|row| #{{ n: row.a * 2 }}).filter(|row| row.n > 2).column(\"n\")")), "[4, 6]");
+    assert_eq!(eval(&format!("{ds} concatenate_datasets([ds, ds, [#{{a: 9}}]]).len()")), "7");
+    assert!(eval(&format!("{ds} print(ds); `${{ds}}`")).contains("rows: 3"));
+}
+
+#[test]
+fn mistakes_are_explained() {
+    let ds = "let ds = Dataset::from_list([#{a: 1}, #{a: 2}]);";
+    for (code, words) in [
+        ("Dataset::from_list([1])", "row 0 must be a map"),
+        ("Dataset::from_list([#{f: |x| x}])", "row.f"),
+        ("Dataset::from_list([])[0]", "empty"),
+        ("ds[2]", "has 2 rows, 0 to 1"),
+        ("ds.column(\"b\")", "the columns are: a"),
+        ("ds.map(|row| 1)", "row 0 became a value of type i64"),
+        ("ds.filter(|row| row.a)", "must return true or false"),
+        ("ds.filter(|row| row.a > nothing)", "nothing"),
+        ("ds.select(0..5)", "there is no row 2"),
+        ("ds.train_test_split(#{test_size: 2})", "leaves 0 for training"),
+        ("ds.train_test_split(#{test_size: 1.5})", "test_size is 1.5"),
+        ("ds.train_test_split(#{test_sice: 0.5})", "test_sice"),
+        ("load_dataset(\"drug_quiz\")", "drug_qa"),
+        ("load_dataset(\"json\")", "data_files"),
+        ("load_dataset(\"csv\", #{data_files: \"nowhere.csv\"})", "nowhere.csv"),
+        ("load_dataset(\"general_qa\", #{split: \"train[:\"})", "is not understood"),
+        ("create_replay_dataset(Dataset::from_list([]), ds)", "empty"),
+        ("create_replay_dataset(ds, ds, #{of: \"total\", replay_fraction: 1.0})", "below 1"),
+        ("create_replay_dataset(ds, 7)", "general_data must be a Dataset"),
+    ] {
+        let got = eval(&format!("{ds} {code}"));
+        assert!(got.contains(words), "{code}: {got}");
+    }
+}
+
+#[test]
+fn same_seed_same_order() {
+    let code = "load_dataset(\"general_text\").shuffle(#{seed: 7}).column(\"id\")";
+    assert_eq!(eval(code), eval(code));
+    assert_ne!(eval(code), eval(&code.replace('7', "8")));
+    let split = "let p = load_dataset(\"general_text\").select(0..10).train_test_split(#{test_size: 0.25, seed: 1}); \
+        [p.train.len(), p.test.len(), concatenate_datasets([p.train, p.test]).len()]";
+    assert_eq!(eval(split), "[7, 3, 10]");
+    let kept = "load_dataset(\"general_text\").select(0..10).train_test_split(#{test_size: 4, shuffle: false}).test[0].id";
+    assert_eq!(eval(kept), eval("load_dataset(\"general_text\")[6].id"));
+}
+
+#[test]
+fn replay_counts_as_the_lesson_does() {
+    let rows = |n: usize| Dataset::from_list((0..n).map(|i| Row::from_iter([("i".into(), i.into())])).collect());
+    for (domain, general, fraction, of, replayed, shortfall) in [
+        (40, 300, 0.15, FractionOf::Domain, 6, 0),
+        (100, 20, 0.15, FractionOf::Domain, 15, 0),
+        (100, 300, 0.29, FractionOf::Domain, 28, 0), // int(100 * 0.29) in Python, too
+        (100, 10, 0.5, FractionOf::Domain, 10, 40),
+        (100, 300, 0.15, FractionOf::Total, 18, 0),
+        (10, 0, 0.0, FractionOf::Domain, 0, 0),
+    ] {
+        let mixed = create_replay_dataset(&rows(domain), &rows(general), fraction, 42, of).unwrap();
+        assert_eq!((mixed.replayed, mixed.shortfall, mixed.dataset.len()), (replayed, shortfall, domain + replayed));
+    }
+    let code = "create_replay_dataset([#{text: \"a\"}, #{text: \"b\"}], [#{text: \"c\"}], #{replay_fraction: 1.0}).len()";
+    let folder = tempfile::tempdir().unwrap();
+    let (value, warnings) = eval_in(folder.path(), code);
+    assert_eq!(value, "3");
+    assert!(warnings[0].contains("2 general rows wanted, but there are 1"), "{warnings:?}");
+}
+
+#[test]
+fn files_of_every_kind() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    let read = |code: &str| eval_in(folder.path(), code).0;
+    write("a.jsonl", "\u{feff}{\"text\": \"one\"}\r\n\n{\"text\": \"two\"}\n");
+    write("a.json", "[{\"text\": \"one\", \"n\": 1}, {\"text\": \"two\", \"n\": 2.0}]");
+    write("a.csv", "q,n,price,code,ok\n\"What, now?\",1,2.5,007,True\nline,,3,010,false\n");
+    write("a.txt", "first\nstill first\n\nsecond\n");
+    assert_eq!(
+        read("load_dataset(\"json\", #{data_files: [\"a.jsonl\", \"a.json\"]}).column(\"text\")"),
+        r#"["one", "two", "one", "two"]"#
+    );
+    assert_eq!(read("load_dataset(\"a.json\")[0].n"), "1");
+    assert_eq!(
+        read("load_dataset(\"csv\", #{data_files: \"a.csv\"})[0]"),
+        r#"#{"code": "007", "n": 1, "ok": true, "price": 2.5, "q": "What, now?"}"#
+    );
+    assert_eq!(read("load_dataset(\"csv\", #{data_files: \"a.csv\"})[1].n"), "");
+    assert_eq!(read("load_dataset(\"text\", #{data_files: \"a.txt\"}).len()"), "3");
+    assert_eq!(read("load_dataset(\"text\", #{data_files: \"a.txt\", sample_by: \"paragraph\"})[0].text"), "first\nstill first");
+    assert_eq!(read("load_dataset(\"json\", #{data_files: #{train: \"a.jsonl\", test: \"a.json\"}}).test.len()"), "2");
+    assert_eq!(read("load_dataset(\"json\", #{data_files: #{train: \"a.jsonl\"}, split: \"train[:50%]\"}).len()"), "1");
+    assert_eq!(read("load_dataset(\"a.json\").to_json(\"b.jsonl\"); load_dataset(\"b.jsonl\")[1].text"), "two");
+    write("bad.jsonl", "{\"text\": \"one\"}\n{\"text\": two}\n");
+    let error = read("load_dataset(\"bad.jsonl\")");
+    assert!(error.contains("bad.jsonl: line 2, column 11"), "{error}");
+    write("bad.csv", "a,b\n1,2\n1,2,3\n");
+    let error = read("load_dataset(\"bad.csv\")");
+    assert!(error.contains("line 3 has 3 fields, but the header names 2"), "{error}");
+    write("one.json", "{\n\"text\": \"one\"\n}");
+    assert!(read("load_dataset(\"one.json\")").contains("over several lines"));
+    write("empty.jsonl", "\n");
+    assert!(read("load_dataset(\"empty.jsonl\")").contains("holds no rows"));
+    write("not.parquet", "no");
+    assert!(read("load_dataset(\"not.parquet\")").contains("not readable as Parquet"));
+}
+
+#[test]
+fn parquet_rows() {
+    use parquet::data_type::{ByteArray, ByteArrayType, DoubleType, Int64Type};
+    use parquet::file::{properties::WriterProperties, writer::SerializedFileWriter};
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.parquet");
+    let schema = "message rows { required binary text (UTF8); optional int64 n; required double score; }";
+    let schema = Arc::new(parquet::schema::parser::parse_message_type(schema).unwrap());
+    let properties = WriterProperties::builder().set_compression(parquet::basic::Compression::SNAPPY).build();
+    let file = std::fs::File::create(&path).unwrap();
+    let mut writer = SerializedFileWriter::new(file, schema, Arc::new(properties)).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    let texts = [ByteArray::from("one"), ByteArray::from("zwölf")];
+    let mut column = group.next_column().unwrap().unwrap();
+    column.typed::<ByteArrayType>().write_batch(&texts, None, None).unwrap();
+    column.close().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    column.typed::<Int64Type>().write_batch(&[7], Some(&[1, 0]), None).unwrap();
+    column.close().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    column.typed::<DoubleType>().write_batch(&[0.5, 1.5], None, None).unwrap();
+    column.close().unwrap();
+    group.close().unwrap();
+    writer.close().unwrap();
+    let (value, _) = eval_in(folder.path(), "load_dataset(\"parquet\", #{data_files: \"x.parquet\"}).to_list()");
+    assert_eq!(value, r#"[#{"n": 7, "score": 0.5, "text": "one"}, #{"n": (), "score": 1.5, "text": "zwölf"}]"#);
+}
+
+/// Bytes as tokens; 256 starts, 257 ends.
+struct Bytes;
+
+impl TextTokenizer for Bytes {
+    fn encode(&self, text: &str, add_special_tokens: bool) -> ftrepl::Result<Vec<u32>> {
+        let start = add_special_tokens.then_some(256);
+        Ok(start.into_iter().chain(text.bytes().map(u32::from)).collect())
+    }
+    fn eos_id(&self) -> Option<u32> {
+        Some(257)
+    }
+    fn chat(&self, messages: &[Message]) -> ftrepl::Result<(Vec<u32>, Vec<bool>)> {
+        let turns = messages.iter().flat_map(|m| m.content.bytes().map(|b| (u32::from(b), m.role == "assistant")));
+        Ok(turns.unzip())
+    }
+}
+
+fn encode(json: serde_json::Value, max_length: Option<usize>) -> ftrepl::Result<Encoded> {
+    tokenize(json.as_object().unwrap(), 3, &Bytes, Encoding { max_length, add_eos: true })
+}
+
+#[test]
+fn which_tokens_carry_loss() {
+    use serde_json::json;
+    let row = encode(json!({"text": "ab", "instruction": "x", "output": "y"}), None).unwrap();
+    assert_eq!(row.input_ids, [256, 97, 98, 257]);
+    assert_eq!(row.labels, [256, 97, 98, 257]);
+    let row = encode(json!({"prompt": "a", "completion": "b", "text": "x"}), None).unwrap();
+    assert_eq!(row.input_ids, [256, 97, 98, 257]);
+    assert_eq!(row.labels, [-100, -100, 98, 257]);
+    let row =
+        encode(json!({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}), None).unwrap();
+    assert_eq!(row.labels, [-100, 98]);
+    let row = encode(json!({"instruction": "Add.", "input": "1+1", "output": "2"}), None).unwrap();
+    let prompt = "### Instruction:\nAdd.\n\n### Input:\n1+1\n\n### Response:\n".len();
+    assert_eq!(row.labels.iter().filter(|l| **l == -100).count(), prompt + 1);
+    assert_eq!(row.targets(), 2);
+    let cut = encode(json!({"prompt": "abc", "completion": "d"}), Some(3)).unwrap();
+    assert!(cut.truncated && cut.targets() == 0 && cut.input_ids.len() == 3);
+    let error = encode(json!({"question": "q", "answer": "a"}), None).unwrap_err().to_string();
+    assert!(error.contains("row 3 has the fields question, answer") && error.contains("{prompt, completion}"), "{error}");
+    let error = encode(json!({"text": 3}), None).unwrap_err().to_string();
+    assert!(error.contains("`text` must be a string"), "{error}");
+    let error = encode(json!({"messages": [{"role": "user"}]}), None).unwrap_err().to_string();
+    assert!(error.contains("message 0 lacks"), "{error}");
+}
+
+#[test]
+fn batches_are_padded_on_the_right() {
+    let rows: Vec<Encoded> = ["a", "bcd", "ef"].iter().map(|t| encode(serde_json::json!({"text": t}), None).unwrap()).collect();
+    let loader = DataLoader::new(rows, 2, 0).unwrap();
+    let batches: Vec<Batch> = loader.clone().into_iter().map(|b| b.unwrap()).collect();
+    assert_eq!((batches.len(), loader.len()), (2, 2));
+    assert_eq!((batches[0].batch, batches[0].seq, batches[1].batch), (2, 5, 1));
+    assert_eq!(batches[0].input_ids, [256, 97, 257, 0, 0, 256, 98, 99, 100, 257]);
+    assert_eq!(batches[0].attention_mask, [1, 1, 1, 0, 0, 1, 1, 1, 1, 1]);
+    assert_eq!(batches[0].labels, [256, 97, 257, -100, -100, 256, 98, 99, 100, 257]);
+    assert_eq!((batches[0].targets(), batches[0].tokens()), (6, 8));
+    let shuffled = loader.clone().shuffled(42);
+    assert_eq!(shuffled.order(1), loader.clone().shuffled(43).order(0));
+    let mut even = loader.clone();
+    even.drop_last = true;
+    assert_eq!(even.into_iter().count(), 1);
+    let mut resumed = loader.epoch(0);
+    resumed.skip_batches(1);
+    assert_eq!(resumed.next().unwrap().unwrap(), batches[1]);
+    assert!(DataLoader::new(vec![], 2, 0).is_err());
+}
+
+#[test]
+fn whole_data_sets() {
+    let data =
+        Dataset::from_list(vec![Row::from_iter([("text".into(), "a".into())]), Row::from_iter([("text".into(), "".into())])]);
+    let encoding = Encoding { max_length: Some(1), add_eos: false };
+    let error = tokenize_dataset(&data, &Bytes, encoding, &Control::default()).unwrap_err().to_string();
+    assert!(error.contains("none of the 2 rows"), "{error}");
+    let done = tokenize_dataset(&data, &Bytes, Encoding { max_length: Some(2), add_eos: false }, &Control::default()).unwrap();
+    assert_eq!((done.truncated, done.without_target), (0, 1));
+    assert!(done.warning(Some(2)).unwrap().contains("1 rows have no token"));
+    assert!(tokenize_dataset(&Dataset::default(), &Bytes, encoding, &Control::default()).is_err());
+}

@@ -1,0 +1,123 @@
+//! The decoder against PyTorch: logits, loss, every gradient and greedy continuations of tiny random models.
+
+use candle_core::{DType, Device, Tensor};
+use ftrepl::control::Control;
+use ftrepl::model::batch::shifted_targets;
+use ftrepl::model::generate::{Generation, generate};
+use ftrepl::model::projection::Pass;
+use ftrepl::model::sampling::Sampling;
+use ftrepl::model::{Decoder, Source, TokenBatch};
+use ftrepl::ops::with_fused;
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+const MODELS: [&str; 5] = ["llama", "llama_tied", "llama3", "llama_bias", "mistral"];
+
+fn folder(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny").join(name)
+}
+
+fn golden(name: &str) -> HashMap<String, Tensor> {
+    candle_core::safetensors::load(folder(name).join("golden.safetensors"), &Device::Cpu).unwrap()
+}
+
+fn decoder(name: &str, dtype: Option<DType>) -> Decoder {
+    Decoder::load(&Source::open(&folder(name)).unwrap(), dtype, &Device::Cpu).unwrap()
+}
+
+/// Largest difference relative to the largest value.
+fn difference(a: &Tensor, b: &Tensor) -> f32 {
+    assert_eq!(a.dims(), b.dims());
+    let largest = b.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap().max(1e-6);
+    (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap() / largest
+}
+
+/// The batch of the golden file: rows cut to their real tokens.
+fn batch(golden: &HashMap<String, Tensor>) -> (TokenBatch, Vec<i64>, Vec<usize>) {
+    let rows = golden["input_ids"].to_vec2::<i64>().unwrap();
+    let labels = golden["labels"].to_vec2::<i64>().unwrap();
+    let lengths: Vec<usize> =
+        golden["attention_mask"].to_vec2::<i64>().unwrap().iter().map(|m| m.iter().sum::<i64>() as usize).collect();
+    let cut: Vec<Vec<u32>> = rows.iter().zip(&lengths).map(|(r, n)| r[..*n].iter().map(|id| *id as u32).collect()).collect();
+    let targets = shifted_targets(labels.iter().zip(&lengths).map(|(l, n)| &l[..*n]));
+    (TokenBatch::new(cut.iter().map(Vec::as_slice)), targets, lengths)
+}
+
+fn check(name: &str, fused: bool) {
+    with_fused(fused, || {
+        let golden = golden(name);
+        let decoder = decoder(name, None);
+        let (batch, targets, lengths) = batch(&golden);
+        let hidden = decoder.hidden(&batch, Pass::default()).unwrap();
+        let logits = decoder.logits(&hidden, Pass::default()).unwrap().detach();
+        let mut start = 0;
+        for (row, length) in lengths.iter().enumerate() {
+            let expected = golden["logits"].get(row).unwrap().narrow(0, 0, *length).unwrap();
+            let d = difference(&logits.narrow(0, start, *length).unwrap(), &expected);
+            assert!(d < 1e-5, "{name} row {row}: logits differ by {d}");
+            start += length;
+        }
+        let count = targets.iter().filter(|t| **t >= 0).count() as f64;
+        let expected = golden["loss"].to_vec1::<f32>().unwrap()[0];
+        for checkpointing in [false, true] {
+            let loss = decoder.loss_backward(&batch, &targets, count, Pass::default(), checkpointing).unwrap();
+            assert!((loss - f64::from(expected)).abs() < 1e-5, "{name}: loss {loss}, expected {expected}");
+            for (parameter_name, parameter) in decoder.named_parameters() {
+                let gradient = parameter.grad().unwrap().unwrap_or_else(|| panic!("{name}: no gradient of {parameter_name}"));
+                let d = difference(&gradient, &golden[&format!("grad.{parameter_name}")]);
+                assert!(d < 1e-4, "{name} (checkpointing {checkpointing}): gradient of {parameter_name} differs by {d}");
+                parameter.zero_grad();
+            }
+        }
+        assert_eq!(golden.keys().filter(|k| k.starts_with("grad.")).count(), decoder.named_parameters().len());
+    });
+}
+
+#[test]
+fn logits_loss_and_gradients_equal_pytorch() {
+    for name in MODELS {
+        check(name, true);
+    }
+}
+
+#[test]
+fn the_plain_compositions_equal_pytorch_too() {
+    for name in MODELS {
+        check(name, false);
+    }
+}
+
+#[test]
+fn greedy_continuations_equal_transformers_whatever_the_batch() {
+    for name in MODELS {
+        let golden = golden(name);
+        let decoder = decoder(name, None);
+        let prompt = |i: usize| -> Vec<u32> {
+            golden[&format!("prompt.{i}")].to_vec1::<i64>().unwrap().iter().map(|id| *id as u32).collect()
+        };
+        let expected = golden["greedy"].to_vec2::<i64>().unwrap();
+        for batch_size in [1, 2, 8] {
+            let generation =
+                Generation { max_new_tokens: 12, sampling: Sampling::default(), stop_tokens: vec![], batch_size, seed: 0 };
+            let prompts = [prompt(0), prompt(1), prompt(0)];
+            let out = generate(&decoder, &prompts, &generation, &Control::default(), &|_| false).unwrap();
+            for (i, row) in [0, 1, 0].iter().enumerate() {
+                let ids: Vec<i64> = out[i].iter().map(|id| i64::from(*id)).collect();
+                assert_eq!(ids, expected[*row], "{name}, batch size {batch_size}, prompt {i}");
+            }
+        }
+    }
+}
+
+#[test]
+fn bf16_weights_stay_narrow_and_give_nearly_the_same_loss() {
+    let golden = golden("llama");
+    let decoder = decoder("llama", Some(DType::BF16));
+    assert!(decoder.named_parameters().iter().all(|(_, p)| p.dtype() == DType::BF16));
+    let (batch, targets, _) = batch(&golden);
+    let count = targets.iter().filter(|t| **t >= 0).count() as f64;
+    let loss = decoder.loss_backward(&batch, &targets, count, Pass::default(), false).unwrap();
+    let expected = f64::from(golden["loss"].to_vec1::<f32>().unwrap()[0]);
+    assert!((loss - expected).abs() < 0.02 * expected, "{loss} {expected}");
+    assert!(decoder.named_parameters().iter().all(|(_, p)| p.has_grad()));
+}

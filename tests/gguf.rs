@@ -1,0 +1,237 @@
+//! GGUF files give the model that the Hugging Face layout gives.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use candle_core::quantized::gguf_file::{Value as Meta, write};
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{DType, Device, Tensor};
+use ftrepl::control::Control;
+use ftrepl::model::hub::Cache;
+use ftrepl::model::weights::save_safetensors;
+use ftrepl::model::{ModelConfig, Source, Tokenizer, config::read_json, rope::RopeScaling};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+fn golden(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(path)
+}
+
+fn message<T>(result: ftrepl::Result<T>) -> String {
+    result.err().expect("an error").to_string()
+}
+
+fn values(tensor: &Tensor) -> Vec<f32> {
+    tensor.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// A llama model as llama.cpp's converter writes it: q and k rows permuted.
+fn write_gguf(path: &Path, hf: &Source, dtype: GgmlDType, extra: Vec<(&str, Tensor)>, change: &[(&str, Meta)]) {
+    let config = hf.config();
+    let mut metadata = vec![
+        ("general.architecture", Meta::String("llama".into())),
+        ("llama.block_count", Meta::U32(config.num_hidden_layers as u32)),
+        ("llama.context_length", Meta::U32(config.max_position_embeddings as u32)),
+        ("llama.embedding_length", Meta::U32(config.hidden_size as u32)),
+        ("llama.feed_forward_length", Meta::U32(config.intermediate_size as u32)),
+        ("llama.attention.head_count", Meta::U32(config.num_attention_heads as u32)),
+        ("llama.attention.head_count_kv", Meta::U32(config.num_key_value_heads as u32)),
+        ("llama.attention.key_length", Meta::U32(config.head_dim as u32)),
+        ("llama.rope.freq_base", Meta::F32(config.rope_theta as f32)),
+        ("llama.attention.layer_norm_rms_epsilon", Meta::F32(config.rms_norm_eps as f32)),
+        ("tokenizer.ggml.eos_token_id", Meta::U32(2)),
+    ];
+    metadata.retain(|(key, _)| !change.iter().any(|(changed, _)| changed == key));
+    metadata.extend(change.iter().map(|(key, value)| (*key, value.clone())));
+    let names = [
+        ("model.embed_tokens", "token_embd"),
+        ("lm_head", "output"),
+        ("model.norm", "output_norm"),
+        ("model.layers.", "blk."),
+        ("input_layernorm", "attn_norm"),
+        ("post_attention_layernorm", "ffn_norm"),
+        ("self_attn.q_proj", "attn_q"),
+        ("self_attn.k_proj", "attn_k"),
+        ("self_attn.v_proj", "attn_v"),
+        ("self_attn.o_proj", "attn_output"),
+        ("mlp.gate_proj", "ffn_gate"),
+        ("mlp.up_proj", "ffn_up"),
+        ("mlp.down_proj", "ffn_down"),
+    ];
+    let mut tensors = Vec::new();
+    for name in hf.names() {
+        let tensor = hf.load(name, Some(DType::F32), &Device::Cpu).unwrap().as_detached_tensor();
+        let permuted = name.contains("q_proj") || name.contains("k_proj");
+        let tensor = if permuted { permute(&tensor, config.head_dim) } else { tensor };
+        let fits = tensor.rank() == 2 && tensor.dim(1).unwrap() % dtype.block_size() == 0;
+        let stored = if fits { dtype } else { GgmlDType::F32 };
+        let name = names.iter().fold(name.to_string(), |name, (hf, gguf)| name.replace(hf, gguf));
+        tensors.push((name, QTensor::quantize(&tensor, stored).unwrap()));
+    }
+    tensors
+        .extend(extra.into_iter().map(|(name, tensor)| (name.to_string(), QTensor::quantize(&tensor, GgmlDType::F32).unwrap())));
+    let metadata: Vec<_> = metadata.iter().map(|(key, value)| (*key, value)).collect();
+    let tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    write(&mut std::fs::File::create(path).unwrap(), &metadata, &tensors).unwrap();
+}
+
+/// llama.cpp's `permute`: within a head, the two halves are interleaved.
+fn permute(tensor: &Tensor, head_dim: usize) -> Tensor {
+    let (rows, columns) = (tensor.dim(0).unwrap(), tensor.elem_count() / tensor.dim(0).unwrap());
+    let split = tensor.reshape((rows / head_dim, 2, head_dim / 2, columns)).unwrap();
+    split.transpose(1, 2).unwrap().contiguous().unwrap().reshape(tensor.shape()).unwrap()
+}
+
+#[test]
+fn the_same_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    for name in ["llama", "llama_tied", "llama_bias"] {
+        let hf = Source::open(&golden(&format!("tiny/{name}"))).unwrap();
+        write_gguf(&path, &hf, GgmlDType::F32, vec![], &[]);
+        let gguf = Source::open(&path).unwrap();
+        assert_eq!(gguf.names(), hf.names(), "{name}");
+        let expected = hf.config().clone();
+        assert!((gguf.config().rms_norm_eps / expected.rms_norm_eps - 1.0).abs() < 1e-6);
+        // The file's metadata has neither of these.
+        let rest = ModelConfig { raw: Value::Null, bos_token_id: None, pad_token_id: None, dtype: None, ..expected.clone() };
+        let found = ModelConfig { raw: Value::Null, rms_norm_eps: expected.rms_norm_eps, ..gguf.config().clone() };
+        assert_eq!(found, rest, "{name}");
+        for tensor in hf.names() {
+            let load = |source: &Source| values(source.load(tensor, Some(DType::F32), &Device::Cpu).unwrap().as_tensor());
+            assert_eq!(load(&gguf), load(&hf), "{name} {tensor}");
+        }
+    }
+}
+
+/// Every kind of quantisation is dequantised as candle does it, in the Hugging Face order, also where it stays quantised.
+#[test]
+fn quantised() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, wide) = (folder.path().join("model.gguf"), folder.path().join("wide"));
+    let mut json = read_json(&golden("tiny/llama_tied/config.json")).unwrap();
+    for (key, value) in [("hidden_size", 256), ("num_attention_heads", 8), ("head_dim", 32), ("num_hidden_layers", 1)] {
+        json[key] = value.into();
+    }
+    std::fs::create_dir(&wide).unwrap();
+    std::fs::write(wide.join("config.json"), json.to_string()).unwrap();
+    let q = "model.layers.0.self_attn.q_proj.weight";
+    let numbers: Vec<f32> = (0..256 * 256).map(|i| ((i * 7919) % 1009) as f32 / 1009.0 - 0.5).collect();
+    let numbers = Tensor::from_vec(numbers, (256, 256), &Device::Cpu).unwrap();
+    let tensors = [(q.to_string(), numbers.clone()), ("model.embed_tokens.weight".into(), numbers.clone())];
+    save_safetensors(&wide.join("model.safetensors"), &tensors, &[]).unwrap();
+    let hf = Source::open(&wide).unwrap();
+    use GgmlDType::{BF16, F16, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
+    for dtype in [F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2K, Q3K, Q4K, Q5K, Q6K] {
+        write_gguf(&path, &hf, dtype, vec![], &[]);
+        let expected = QTensor::quantize(&numbers, dtype).unwrap().dequantize(&Device::Cpu).unwrap();
+        let source = Source::open(&path).unwrap();
+        assert_eq!(source.stored_as().unwrap(), format!("{dtype:?}"));
+        assert_eq!(values(source.load(q, Some(DType::F32), &Device::Cpu).unwrap().as_tensor()), values(&expected), "{dtype:?}");
+        let bf16 = source.load(q, Some(DType::BF16), &Device::Cpu).unwrap();
+        assert_eq!(values(bf16.as_tensor()), values(&expected.to_dtype(DType::BF16).unwrap()), "{dtype:?}");
+        let Source::Gguf(gguf) = source else { panic!() };
+        let kept = gguf.quantized(q, &Device::Cpu).unwrap().dequantize(&Device::Cpu).unwrap();
+        assert_eq!(values(&kept), values(&expected), "{dtype:?}");
+    }
+}
+
+#[test]
+fn rotary_factors() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let hf = Source::open(&golden("tiny/llama3")).unwrap();
+    let rule = RopeScaling::Llama3 {
+        factor: 32.0,
+        low_freq_factor: 1.0,
+        high_freq_factor: 4.0,
+        original_max_position_embeddings: 8192.0,
+    };
+    let scaled = ModelConfig { rope_scaling: rule.clone(), ..hf.config().clone() }.inv_freq();
+    let plain = ModelConfig { rope_scaling: RopeScaling::Default, ..hf.config().clone() }.inv_freq();
+    let factors: Vec<f32> = plain.iter().zip(&scaled).map(|(a, b)| a / b).collect();
+    let tensor = |factors: Vec<f32>| vec![("rope_freqs.weight", Tensor::from_vec(factors, 8, &Device::Cpu).unwrap())];
+    write_gguf(&path, &hf, GgmlDType::F32, tensor(factors), &[]);
+    assert_eq!(Source::open(&path).unwrap().config().rope_scaling, rule);
+    write_gguf(&path, &hf, GgmlDType::F32, tensor(vec![3.0; 8]), &[]);
+    assert!(message(Source::open(&path)).contains("rope_freqs.weight holds rotary factors of an unknown rule"));
+}
+
+#[test]
+fn damaged() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let hf = Source::open(&golden("tiny/llama")).unwrap();
+    write_gguf(&path, &hf, GgmlDType::Q8_0, vec![], &[]);
+    let bytes = std::fs::read(&path).unwrap();
+    for len in [3, 4, 10, 100, 500, 1500, bytes.len() / 2, bytes.len() - 64] {
+        std::fs::write(&path, &bytes[..len]).unwrap();
+        let text = message(Source::open(&path));
+        let said = if len < 4 { "not a GGUF file" } else { "cut short" };
+        assert!(text.contains("model.gguf") && text.contains(said), "{len}: {text}");
+    }
+    let text = |text: &str| Meta::String(text.into());
+    for (key, value, said) in [
+        ("general.architecture", text("gemma3"), "\"gemma3\" is not supported"),
+        ("llama.block_count", text("x"), "llama.block_count is missing or no whole number"),
+        ("llama.rope.scaling.type", text("yarn"), "\"yarn\" is not supported"),
+        ("llama.rope.dimension_count", Meta::U32(4), "partial rotary"),
+        ("llama.expert_count", Meta::U32(8), "mixtures of experts"),
+        ("llama.attention.head_count", Meta::U32(0), "num_attention_heads"),
+        ("general.alignment", Meta::U32(0), "general.alignment is 0"),
+    ] {
+        write_gguf(&path, &hf, GgmlDType::F32, vec![], &[(key, value)]);
+        let found = message(Source::open(&path));
+        assert!(found.contains(said), "{found}");
+    }
+    for (metadata, said) in [
+        (vec![], "has no tokenizer"),
+        (vec![("tokenizer.ggml.model", text("llama"))], "\"llama\" is not supported"),
+        (
+            vec![("tokenizer.ggml.model", text("gpt2")), ("tokenizer.ggml.pre", text("viking"))],
+            "ggml.pre: \"viking\" is not supported",
+        ),
+        (vec![("tokenizer.ggml.model", text("gpt2"))], "tokenizer.ggml.tokens is missing"),
+    ] {
+        write_gguf(&path, &hf, GgmlDType::F32, vec![], &metadata);
+        let found = message(Tokenizer::open(&path));
+        assert!(found.contains(said), "{found}");
+    }
+}
+
+/// The sum of absolute values, and the sum of value times index modulo 97, of transformers' dequantised tensors.
+const SUMS: [(&str, f64, f64); 3] = [
+    ("model.layers.7.self_attn.q_proj.weight", 47604.239731, -5441.497601),
+    ("model.layers.29.mlp.down_proj.weight", 126250.914352, 3770.824280),
+    ("model.layers.0.self_attn.k_proj.weight", 29794.781265, -2811.956009),
+];
+
+/// The lessons' model, from the Python package: hard numbers of it.
+#[test]
+fn smollm2_from_the_python_package() {
+    let files = Cache::from_env().unwrap().from_wheel("smollm2-135m-instruct", &Control::default()).unwrap();
+    let source = Source::open(&files.path).unwrap();
+    assert_eq!(source.num_parameters().unwrap(), 134_515_008);
+    assert_eq!((source.stored_as().unwrap().as_str(), source.names().len()), ("Q4_1", 272));
+    for (name, absolute, weighted) in SUMS {
+        let tensor = source.load(name, None, &Device::Cpu).unwrap();
+        let values: Vec<f64> = values(tensor.as_tensor()).into_iter().map(f64::from).collect();
+        let found: f64 = values.iter().map(|x| x.abs()).sum();
+        assert!((found / absolute - 1.0).abs() < 1e-6, "{name}: {found}");
+        let found: f64 = values.iter().enumerate().map(|(i, x)| x * (i % 97) as f64).sum();
+        assert!((found / weighted - 1.0).abs() < 1e-5, "{name}: {found}");
+    }
+}
+
+/// Every tensor against transformers' own dequantisation, saved by it.
+#[test]
+#[ignore = "needs a folder that transformers saved from the GGUF file: FTREPL_TEST_HF"]
+fn every_tensor_equals_transformers() {
+    let files = Cache::from_env().unwrap().from_wheel("smollm2-135m-instruct", &Control::default()).unwrap();
+    let gguf = Source::open(&files.path).unwrap();
+    let hf = Source::open(Path::new(&std::env::var("FTREPL_TEST_HF").unwrap())).unwrap();
+    assert_eq!(gguf.names(), hf.names());
+    for name in hf.names() {
+        let load = |source: &Source| values(source.load(name, None, &Device::Cpu).unwrap().as_tensor());
+        let largest = load(&gguf).iter().zip(load(&hf)).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(largest <= 1e-6, "{name}: {largest}");
+    }
+}

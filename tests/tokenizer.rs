@@ -1,0 +1,195 @@
+//! The tokenizer and the chat template against transformers.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use ftrepl::control::Control;
+use ftrepl::model::{Tokenizer, hub::Cache};
+use serde_json::{Value, json};
+use std::path::Path;
+
+fn golden(name: &str) -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/smollm2").join(name);
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+}
+
+fn smollm2() -> Tokenizer {
+    let files = Cache::from_env().unwrap().from_wheel("smollm2-135m-instruct", &Control::default()).unwrap();
+    Tokenizer::open(&files.path).unwrap()
+}
+
+/// Every string gives transformers' ids; where transformers' conversion drops the file's digit rule, those with the rule.
+#[test]
+fn tokens_equal_transformers() {
+    let tokenizer = smollm2();
+    let strings = golden("tokens.json");
+    let strings = strings["strings"].as_array().unwrap();
+    assert_eq!(strings.len(), 230);
+    let texts: Vec<&str> = strings.iter().map(|case| case["text"].as_str().unwrap()).collect();
+    let batch = tokenizer.encode_batch(&texts, true).unwrap();
+    for (case, batched) in strings.iter().zip(batch) {
+        let text = case["text"].as_str().unwrap();
+        let expected = ids(case.get("ids_digits").unwrap_or(&case["ids"]));
+        assert_eq!(tokenizer.encode(text, true).unwrap(), expected, "{text:?}");
+        assert_eq!(batched, expected, "{text:?}");
+        assert_eq!(tokenizer.decode(&expected, false).unwrap(), case["decoded"].as_str().unwrap(), "{text:?}");
+    }
+}
+
+#[test]
+fn chats_equal_transformers() {
+    let tokenizer = smollm2();
+    for case in golden("chat.json")["cases"].as_array().unwrap() {
+        let messages = case["messages"].as_array().unwrap();
+        let prompt = case["add_generation_prompt"].as_bool().unwrap();
+        assert_eq!(tokenizer.apply_chat_template(messages, prompt).unwrap(), case["text"].as_str().unwrap());
+        assert_eq!(tokenizer.encode_chat(messages, prompt).unwrap(), ids(&case["ids"]));
+    }
+}
+
+/// The masked tokens, decoded, are the assistant's contents with their end-of-turn tokens, and nothing else.
+#[test]
+fn masks_are_the_assistants_words() {
+    let tokenizer = smollm2();
+    for case in golden("chat.json")["cases"].as_array().unwrap() {
+        if case["add_generation_prompt"].as_bool().unwrap() {
+            continue;
+        }
+        let messages = case["messages"].as_array().unwrap();
+        let (found, mask) = tokenizer.encode_chat_with_mask(messages).unwrap();
+        assert_eq!(found, ids(&case["ids"]));
+        let words: Vec<u32> = found.iter().zip(&mask).filter(|(_, written)| **written).map(|(id, _)| *id).collect();
+        let assistant = messages.iter().filter(|message| message["role"] == "assistant");
+        let expected: String = assistant.map(|message| format!("{}<|im_end|>", message["content"].as_str().unwrap())).collect();
+        assert_eq!(tokenizer.decode(&words, false).unwrap(), expected);
+    }
+}
+
+fn tiny(folder: &Path) -> Tokenizer {
+    Tokenizer::open(&Cache::at(folder).resolve("tiny-random", &Control::default()).unwrap().path).unwrap()
+}
+
+#[test]
+fn special_tokens() {
+    let tokenizer = smollm2();
+    assert_eq!(tokenizer.bos().map(|token| (token.content.as_str(), token.id)), Some(("<|im_start|>", 1)));
+    assert_eq!(tokenizer.eos().map(|token| (token.content.as_str(), token.id)), Some(("<|im_end|>", 2)));
+    assert_eq!((tokenizer.pad_id(), tokenizer.vocab_size()), (2, 49152));
+    assert_eq!(tokenizer.decode(&[1, 28120, 2], true).unwrap(), "hello");
+    assert_eq!(tokenizer.tokenize("hello world 42").unwrap(), ["hello", "Ġworld", "Ġ", "4", "2"]);
+    assert!(tokenizer.decode(&[49152], false).unwrap_err().to_string().contains("49152 is not in the vocabulary"));
+}
+
+/// Saved and opened again, from a GGUF file to the Hugging Face layout, it is the same tokenizer.
+#[test]
+fn save_and_open() {
+    let folder = tempfile::tempdir().unwrap();
+    let original = smollm2();
+    original.save(folder.path()).unwrap();
+    let again = Tokenizer::open(folder.path()).unwrap();
+    for text in ["in  1945, <|im_start|> x", "Grüße, 世界 🦀\n\n  def f():"] {
+        assert_eq!(again.encode(text, true).unwrap(), original.encode(text, true).unwrap());
+    }
+    let messages = [json!({ "role": "user", "content": "Hi" })];
+    assert_eq!(again.apply_chat_template(&messages, true).unwrap(), original.apply_chat_template(&messages, true).unwrap());
+    assert_eq!((again.bos(), again.eos(), again.pad()), (original.bos(), original.eos(), original.pad()));
+}
+
+/// A tokenizer.json with a post-processor that adds the start of text, as Llama 3's does.
+fn with_bos(folder: &Path) -> Tokenizer {
+    tiny(folder).save(folder).unwrap();
+    let path = folder.join("tokenizer.json");
+    let mut json: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    let bos = "<|im_start|>";
+    json["post_processor"] = json!({
+        "type": "TemplateProcessing",
+        "single": [{ "SpecialToken": { "id": bos, "type_id": 0 } }, { "Sequence": { "id": "A", "type_id": 0 } }],
+        "pair": [{ "Sequence": { "id": "A", "type_id": 0 } }, { "Sequence": { "id": "B", "type_id": 1 } }],
+        "special_tokens": { bos: { "id": bos, "ids": [1], "tokens": [bos] } },
+    });
+    std::fs::write(&path, json.to_string()).unwrap();
+    Tokenizer::open(folder).unwrap()
+}
+
+#[test]
+fn start_of_text_is_added_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let tokenizer = with_bos(folder.path());
+    let plain = tokenizer.encode("hi", false).unwrap();
+    let expected: Vec<u32> = [&[1], plain.as_slice()].concat();
+    assert_eq!(tokenizer.encode("hi", true).unwrap(), expected);
+    assert_eq!(tokenizer.encode("<|im_start|>hi", true).unwrap(), expected);
+    assert_eq!(tokenizer.encode_batch(&["hi", "<|im_start|>hi"], true).unwrap(), [expected.clone(), expected]);
+    let chat = tokenizer.encode_chat(&[json!({ "role": "user", "content": "x" })], false).unwrap();
+    assert_eq!(chat.iter().filter(|&&id| id == 1).count(), 1);
+}
+
+fn with_template(folder: &Path, template: &str) -> ftrepl::Result<Tokenizer> {
+    tiny(folder).save(folder)?;
+    std::fs::write(folder.join("chat_template.jinja"), template).unwrap();
+    Tokenizer::open(folder)
+}
+
+fn written(tokenizer: &Tokenizer, messages: &[Value]) -> String {
+    let (ids, mask) = tokenizer.encode_chat_with_mask(messages).unwrap();
+    let words: Vec<u32> = ids.into_iter().zip(mask).filter(|(_, written)| *written).map(|(id, _)| id).collect();
+    tokenizer.decode(&words, false).unwrap()
+}
+
+/// Kinds of templates that make the assistant's turns hard to find.
+#[test]
+fn masks_with_other_templates() {
+    let folder = tempfile::tempdir().unwrap();
+    let turn = |role: &str, content: &str| json!({ "role": role, "content": content });
+    let chat = [turn("user", "a?"), turn("assistant", "first"), turn("user", "b?"), turn("assistant", "second one")];
+    // The generation prompt is not the template's business (Llama 2, Mistral).
+    let mistral = "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %} {{ m.content }}{{ eos_token }}{% endif %}{% endfor %}";
+    let tokenizer = with_template(folder.path(), mistral).unwrap();
+    assert_eq!(written(&tokenizer, &chat), " first<|im_end|> second one<|im_end|>");
+    // Refuses what is not a user's turn first, drops reasoning from all turns but the last, has transformers' own block tag.
+    let reasoning = "{%- if messages[0].role != 'user' %}{{ raise_exception('start with the user') }}{% endif -%}
+        {%- for m in messages %}<|im_start|>{{ m.role }}\n
+        {%- if m.role == 'assistant' %}{% generation %}{{ m.content if loop.last else m.content.split('</think>')[-1] }}<|im_end|>{% endgeneration %}
+        {%- else %}{{ m.content }}<|im_end|>{% endif %}\n{% endfor %}
+        {%- if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    let tokenizer = with_template(folder.path(), reasoning).unwrap();
+    assert_eq!(written(&tokenizer, &chat), "first<|im_end|>second one<|im_end|>");
+    let error = tokenizer.encode_chat_with_mask(&chat[1..]).unwrap_err().to_string();
+    assert!(error.contains("start with the user"), "{error}");
+    // The assistant first: there is no prompt to render before it.
+    let tokenizer = tiny(folder.path());
+    assert_eq!(written(&tokenizer, &chat[1..]), "first<|im_end|>second one<|im_end|>");
+    assert_eq!(written(&tokenizer, &chat[..1]), "");
+}
+
+#[test]
+fn templates_as_transformers_renders_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let template = "{% for m in messages %}\n    {% if m.content is string %}\n{{ m | tojson }}\n{{ m | tojson(indent=2) }}\n    {% endif %}\n{% endfor %}\n{{ strftime_now('%Y')|length }} {{ bos_token }}";
+    let tokenizer = with_template(folder.path(), template).unwrap();
+    let text = tokenizer.apply_chat_template(&[json!({ "role": "user", "content": "<ü'>" })], false).unwrap();
+    let expected =
+        "{\"role\": \"user\", \"content\": \"<ü'>\"}\n{\n  \"role\": \"user\",\n  \"content\": \"<ü'>\"\n}\n4 <|im_start|>";
+    assert_eq!(text, expected);
+    let error = with_template(folder.path(), "a\n{% for x in %}").unwrap_err().to_string();
+    assert!(error.contains("chat_template.jinja") && error.contains("line 2"), "{error}");
+    let error = tokenizer.apply_chat_template(&[json!({ "content": "x" })], false).unwrap_err().to_string();
+    assert!(error.contains("message 0"), "{error}");
+}
+
+#[test]
+fn bad_tokenizers() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = Tokenizer::open(folder.path()).unwrap_err().to_string();
+    assert!(error.contains("has no tokenizer; looked for tokenizer.json"), "{error}");
+    std::fs::write(folder.path().join("tokenizer.json"), "{\"version\": \"1.0\",").unwrap();
+    let error = Tokenizer::open(folder.path()).unwrap_err().to_string();
+    assert!(error.contains("tokenizer.json: not a tokenizer that can be read"), "{error}");
+    let tokenizer = tiny(folder.path());
+    tokenizer.save(folder.path()).unwrap();
+    std::fs::remove_file(folder.path().join("chat_template.jinja")).unwrap();
+    let error = Tokenizer::open(folder.path()).unwrap().apply_chat_template(&[], true).unwrap_err().to_string();
+    assert!(error.contains("has no chat template"), "{error}");
+}
