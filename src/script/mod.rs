@@ -1,5 +1,6 @@
 //! The Rhai bindings, one file a section of the language; each parses options, calls the library and wraps the result.
 
+pub mod callable;
 pub mod context;
 pub mod convert;
 pub mod core;
