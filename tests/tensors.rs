@@ -51,8 +51,14 @@ fn operations_have_pytorchs_values_and_gradients() {
         ("softmax_dim0", "x.softmax(0)"),
         ("max_ties", "x.max()"),
         ("abs_at_zero", "x.abs()"),
-        ("layer_norm", "let m = nn::LayerNorm(8); m.load_state_dict(#{ weight: weight, bias: bias }); let y = m.forward(x); wp = m.weight; bp = m.bias; y"),
-        ("rms_norm", "let m = nn::RMSNorm(8, #{ eps: 1e-5 }); m.load_state_dict(#{ weight: weight }); let y = m.forward(x); wp = m.weight; y"),
+        (
+            "layer_norm",
+            "let m = nn::LayerNorm(8); m.load_state_dict(#{ weight: weight, bias: bias }); let y = m.forward(x); wp = m.weight; bp = m.bias; y",
+        ),
+        (
+            "rms_norm",
+            "let m = nn::RMSNorm(8, #{ eps: 1e-5 }); m.load_state_dict(#{ weight: weight }); let y = m.forward(x); wp = m.weight; y",
+        ),
     ];
     for (name, call) in calls {
         let case = &all[name];
@@ -101,7 +107,8 @@ fn the_lessons_tiny_model_gives_pytorchs_numbers() {
         close(&script_numbers(&found["head_a"]), &numbers(&expected["final_head_a"]), 1e-4, "head a");
         let printed: Vec<String> = found["printed"].clone().into_typed_array::<String>().unwrap();
         let lines: Vec<&str> = expected["printed"].as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
-        let wanted: Vec<f64> = lines.iter().map(|line| line.split(": ").nth(1).unwrap().trim_end_matches("x worse").parse().unwrap()).collect();
+        let wanted: Vec<f64> =
+            lines.iter().map(|line| line.split(": ").nth(1).unwrap().trim_end_matches("x worse").parse().unwrap()).collect();
         assert_eq!(format!("{:.4}", printed[0].parse::<f64>().unwrap()), format!("{:.4}", wanted[0]));
         assert_eq!(format!("{:.4}", printed[1].parse::<f64>().unwrap()), format!("{:.4}", wanted[1]));
         assert_eq!(format!("{:.1}", printed[2].parse::<f64>().unwrap()), format!("{:.1}", wanted[2]));
@@ -131,7 +138,8 @@ fn every_example_in_the_documentation_holds() {
     }
     for function in &functions {
         let lines = function["docComments"].as_array().unwrap_or_else(|| panic!("no documentation: {}", function["signature"]));
-        let text = lines.iter().map(|line| line.as_str().unwrap().trim_start_matches("///").trim()).collect::<Vec<_>>().join("\n");
+        let text =
+            lines.iter().map(|line| line.as_str().unwrap().trim_start_matches("///").trim()).collect::<Vec<_>>().join("\n");
         let Some(example) = text.split("```rhai").nth(1).and_then(|rest| rest.split("```").next()) else { continue };
         let mut scope = Scope::new();
         let mut pending = String::new();
@@ -140,7 +148,8 @@ fn every_example_in_the_documentation_holds() {
             pending += code;
             pending.push('\n');
             if let Some(expected) = expected {
-                let value = engine.eval_with_scope::<Dynamic>(&mut scope, &pending).unwrap_or_else(|e| panic!("{e} in {pending}"));
+                let value =
+                    engine.eval_with_scope::<Dynamic>(&mut scope, &pending).unwrap_or_else(|e| panic!("{e} in {pending}"));
                 let shown = if value.is_string() { format!("{:?}", value.to_string()) } else { value.to_string() };
                 assert_eq!(shown, expected, "{pending}");
                 pending.clear();
@@ -159,10 +168,19 @@ fn autograd_has_pytorchs_habits() {
     assert_eq!(run("let w = tensor(0.0, #{ requires_grad: true }); (w**0).backward(); w.grad.item()"), "0.0");
     assert_eq!(run("let w = tensor([0.0, 0.0], #{ requires_grad: true }); w.norm().backward(); w.grad.to_list()"), "[0.0, 0.0]");
     assert_eq!(run("let w = tensor(2.0, #{ requires_grad: true }); (w*w).backward(); w.grad = (); w.grad"), "");
-    assert_eq!(run("let w = tensor([[1.0,2.0]], #{ requires_grad: true }); (w.t().matmul(w)).sum().backward(); w.grad.to_list()"), "[[6.0, 6.0]]");
-    assert_eq!(run("let w = tensor([1.0,-1.0], #{ requires_grad: true }); w.clamp(-0.5, 1.0).sum().backward(); w.grad.to_list()"), "[1.0, 0.0]");
+    assert_eq!(
+        run("let w = tensor([[1.0,2.0]], #{ requires_grad: true }); (w.t().matmul(w)).sum().backward(); w.grad.to_list()"),
+        "[[6.0, 6.0]]"
+    );
+    assert_eq!(
+        run("let w = tensor([1.0,-1.0], #{ requires_grad: true }); w.clamp(-0.5, 1.0).sum().backward(); w.grad.to_list()"),
+        "[1.0, 0.0]"
+    );
     assert_eq!(run("let w = tensor([1.0,3.0], #{ requires_grad: true }); w[-1].backward(); w.grad.to_list()"), "[0.0, 1.0]");
-    assert_eq!(run("let w = tensor([1.0,3.0], #{ requires_grad: true }); w.to(\"bf16\").sum().backward(); w.grad.to_list()"), "[1.0, 1.0]");
+    assert_eq!(
+        run("let w = tensor([1.0,3.0], #{ requires_grad: true }); w.to(\"bf16\").sum().backward(); w.grad.to_list()"),
+        "[1.0, 1.0]"
+    );
     assert_eq!(run("let m = nn::Linear(2, 1); let y = no_grad(|| m.forward(ones([2]))); y.requires_grad"), "false");
     assert!(fails("tensor([1.0, 2.0], #{ requires_grad: true }).backward()").contains("scalar"));
     assert!(fails("tensor(1.0).backward()").contains("requires_grad"));
@@ -173,17 +191,27 @@ fn autograd_has_pytorchs_habits() {
 fn modules_behave_as_in_pytorch() {
     let module = "let m = nn::Module(#{ shared: nn::Linear(2, 3), parts: [nn::Linear(3, 1)], scale: tensor(1.0, #{ requires_grad: true }) }, |m, x| m.parts[0].forward(relu(m.shared.forward(x))) * m.scale);";
     let ask = |rest: &str| run(&format!("{module} {rest}"));
-    assert_eq!(ask("m.named_parameters().keys()"), r#"["parts.0.bias", "parts.0.weight", "scale", "shared.bias", "shared.weight"]"#);
+    assert_eq!(
+        ask("m.named_parameters().keys()"),
+        r#"["parts.0.bias", "parts.0.weight", "scale", "shared.bias", "shared.weight"]"#
+    );
     assert_eq!(ask("m.forward(ones([4, 2])).shape"), "[4, 1]");
     assert_eq!(ask("m.forward(ones([4, 2])).sum().backward(); m.zero_grad(); m.scale.grad"), "");
     assert_eq!(ask("m.eval(); m.training"), "false");
     assert_eq!(ask("m.requires_grad(false); m.forward(ones([2])).requires_grad"), "false");
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("m.safetensors");
-    let script = format!("let x = ones([2]); let a = m.forward(x); m.save({path:?}); for p in m.parameters() {{ p.requires_grad = false; }} let n = nn::Linear(2, 3); m.load({path:?}); m.forward(x) == a");
+    let script = format!(
+        "let x = ones([2]); let a = m.forward(x); m.save({path:?}); for p in m.parameters() {{ p.requires_grad = false; }} let n = nn::Linear(2, 3); m.load({path:?}); m.forward(x) == a"
+    );
     assert_eq!(ask(&script), "true");
     let error = fails(&format!("{module} m.load_state_dict(#{{ scale: tensor([1.0]), odd: tensor(1.0) }})"));
-    assert!(error.contains("missing keys: parts.0.weight") && error.contains("unexpected keys: odd") && error.contains("scale has shape"), "{error}");
+    assert!(
+        error.contains("missing keys: parts.0.weight")
+            && error.contains("unexpected keys: odd")
+            && error.contains("scale has shape"),
+        "{error}"
+    );
     assert!(fails("nn::Linear(2, 3).forward(ones([5]))").contains("[.., 2]"));
     assert!(fails(&format!("{module} m.nothing.forward(1)")).contains("nothing"));
 }
@@ -210,7 +238,14 @@ fn shape() -> impl Strategy<Value = Vec<usize>> {
 fn broadcast(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
     let rank = a.len().max(b.len());
     let at = |s: &[usize], d: usize| if d + s.len() < rank { 1 } else { s[d + s.len() - rank] };
-    (0..rank).map(|d| match (at(a, d), at(b, d)) { (x, y) if x == y => Some(x), (1, y) => Some(y), (x, 1) => Some(x), _ => None }).collect()
+    (0..rank)
+        .map(|d| match (at(a, d), at(b, d)) {
+            (x, y) if x == y => Some(x),
+            (1, y) => Some(y),
+            (x, 1) => Some(x),
+            _ => None,
+        })
+        .collect()
 }
 
 proptest! {

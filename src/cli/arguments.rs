@@ -5,7 +5,12 @@ use std::path::PathBuf;
 
 /// Learn and do fine-tuning of language models: a REPL, a script runner, lessons.
 #[derive(Debug, Parser)]
-#[command(name = "ftrepl", version, about, after_help = "Without a command: a REPL on a terminal, else the script on standard input.")]
+#[command(
+    name = "ftrepl",
+    version,
+    about,
+    after_help = "Without a command: a REPL on a terminal, else the script on standard input."
+)]
 pub struct Arguments {
     #[command(flatten)]
     pub common: Common,

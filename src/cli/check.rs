@@ -201,7 +201,8 @@ impl Calls {
         let script = self.script.get(&name).filter(|_| module.is_empty());
         let native_given = if method { given + 1 } else { given };
         // Called as a method, a script's own function finds the object in `this`.
-        if native.is_some_and(|arities| arities.contains(&native_given)) || script.is_some_and(|arities| arities.contains(&given)) {
+        if native.is_some_and(|arities| arities.contains(&native_given)) || script.is_some_and(|arities| arities.contains(&given))
+        {
             return None;
         }
         if method && self.keys.contains(short) {
@@ -238,4 +239,3 @@ impl Calls {
 fn help(near: Option<&str>) -> String {
     near.map(|near| format!("\nhelp: did you mean `{near}`?")).unwrap_or_default()
 }
-

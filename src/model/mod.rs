@@ -9,12 +9,12 @@ pub mod decoder;
 pub mod generate;
 pub mod gguf;
 mod gguf_config;
-pub mod gguf_tokenizer;
-pub mod lm;
+
 mod gguf_tokenizer;
 pub mod hub;
 pub mod hub_info;
 mod hub_repository;
+pub mod lm;
 mod local_time;
 pub mod projection;
 pub mod rope;

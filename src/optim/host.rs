@@ -96,7 +96,11 @@ impl Slot {
             return Err(Error::argument(format!("unknown state \"{key}\"; this optimizer keeps step, {}", names.join(", "))));
         }
         if value.dims() != parameter.dims() {
-            return Err(Error::argument(format!("state \"{key}\" has shape {:?}, its parameter {:?}", value.dims(), parameter.dims())));
+            return Err(Error::argument(format!(
+                "state \"{key}\" has shape {:?}, its parameter {:?}",
+                value.dims(),
+                parameter.dims()
+            )));
         }
         let wide = value.to_dtype(DType::F32)?;
         match which {

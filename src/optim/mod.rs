@@ -141,7 +141,8 @@ pub fn check_gradients(named: &[(String, Parameter)]) -> Result<()> {
         problems.push(format!("no gradient reached {}: is it used in forward? freeze it if not", missing.join(", ")));
     }
     if !broken.is_empty() {
-        problems.push(format!("the gradient is NaN or infinite in {}: lower the learning rate or clip gradients", broken.join(", ")));
+        problems
+            .push(format!("the gradient is NaN or infinite in {}: lower the learning rate or clip gradients", broken.join(", ")));
     }
     if problems.is_empty() { Ok(()) } else { Err(Error::Training(problems.join("; "))) }
 }

@@ -43,14 +43,8 @@ impl Assistant {
             }
         }
         names.extend(KEYWORDS.iter().map(ToString::to_string));
-        let mut assistant = Self {
-            parser,
-            names,
-            members,
-            own: Vec::new(),
-            files: FilenameCompleter::new(),
-            history: HistoryHinter::new(),
-        };
+        let mut assistant =
+            Self { parser, names, members, own: Vec::new(), files: FilenameCompleter::new(), history: HistoryHinter::new() };
         assistant.refresh(session);
         assistant
     }

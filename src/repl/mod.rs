@@ -34,7 +34,8 @@ enum Next {
 /// The terminal cannot be read.
 pub fn run(mut session: Session, color: bool) -> Result<()> {
     let terminal = |e: ReadlineError| Error::io("read from", "the terminal", std::io::Error::other(e));
-    let config = Config::builder().completion_type(CompletionType::List).history_ignore_space(true).auto_add_history(true).build();
+    let config =
+        Config::builder().completion_type(CompletionType::List).history_ignore_space(true).auto_add_history(true).build();
     let mut editor: Editor<Assistant, FileHistory> = Editor::with_config(config).map_err(terminal)?;
     editor.set_helper(Some(Assistant::new(&session)));
     let history = state::folder().map(|folder| folder.join("history"));

@@ -1,34 +1,38 @@
 //! The Rhai bindings, one file a section of the language; each parses options, calls the library and wraps the result.
 
 pub mod context;
-pub mod core;
-pub mod display;
-pub mod docs;
 pub mod convert;
+pub mod core;
 pub mod data;
 mod data_loading;
 pub mod data_options;
+pub mod display;
+pub mod docs;
 pub mod error;
-pub mod names;
 pub mod module;
+pub mod names;
 pub mod nn;
 pub mod optim;
 pub mod options;
+pub mod paths;
+pub mod show;
+pub mod show_values;
+pub mod statistics;
 pub mod tensor;
 mod tensor_data;
 mod tensor_display;
 mod tensor_math;
 mod tensor_shape;
-pub mod paths;
-pub mod show;
-pub mod show_values;
-pub mod statistics;
 
 use rhai::Engine;
 
 /// Registers every function of the language.
 pub fn register(engine: &mut Engine) {
     core::register(engine);
+    tensor::register(engine);
+    nn::register(engine);
+    optim::register(engine);
+
     data::register(engine);
     show::register(engine);
     statistics::register(engine);

@@ -147,8 +147,9 @@ impl ModuleValue {
                 let input = tensor_argument(input).script()?;
                 layer.forward(&input, &mut session.random.borrow_mut())
             }
-            (Kind::SquaredError(reduction), [input, target]) => tensor_argument(input)
-                .and_then(|input| losses::mse_loss(&input, &tensor_argument(target)?, *reduction)),
+            (Kind::SquaredError(reduction), [input, target]) => {
+                tensor_argument(input).and_then(|input| losses::mse_loss(&input, &tensor_argument(target)?, *reduction))
+            }
             (Kind::CrossEntropy(reduction, ignored), [logits, targets]) => tensor_argument(logits)
                 .and_then(|logits| losses::cross_entropy(&logits, &tensor_argument(targets)?, *ignored, *reduction)),
             (Kind::SquaredError(_) | Kind::CrossEntropy(..), _) => {
@@ -209,7 +210,8 @@ impl fmt::Display for ModuleValue {
                 children(f, "Sequential", layers.iter().enumerate().map(|(at, layer)| (at.to_string(), layer.clone())).collect())
             }
             Kind::User { children: map, .. } => {
-                let modules = map.iter().filter_map(|(name, child)| Some((name.to_string(), child.read_lock::<ModuleValue>()?.clone())));
+                let modules =
+                    map.iter().filter_map(|(name, child)| Some((name.to_string(), child.read_lock::<ModuleValue>()?.clone())));
                 children(f, "Module", modules.collect())
             }
         }

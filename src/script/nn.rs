@@ -41,7 +41,9 @@ struct NormOptions {
 impl Validate for NormOptions {
     fn validate(&self) -> Result<()> {
         match self.eps {
-            Some(eps) if !eps.is_finite() || eps < 0.0 => Err(Error::argument(format!("eps must be a finite number >= 0, got {eps}"))),
+            Some(eps) if !eps.is_finite() || eps < 0.0 => {
+                Err(Error::argument(format!("eps must be a finite number >= 0, got {eps}")))
+            }
             _ => Ok(()),
         }
     }

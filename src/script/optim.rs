@@ -6,7 +6,9 @@ use super::options::{Validate, options};
 use super::tensor::TensorValue;
 use crate::error::{Error, Result};
 use crate::nn::Parameter;
-use crate::optim::{self as library, Adam, AdamOptions, AdamWOptions, ParamGroup, Schedule, Scheduler as LibraryScheduler, Sgd, SgdOptions};
+use crate::optim::{
+    self as library, Adam, AdamOptions, AdamWOptions, ParamGroup, Schedule, Scheduler as LibraryScheduler, Sgd, SgdOptions,
+};
 use rhai::plugin::*;
 use rhai::{Array, Dynamic, Engine, Map};
 use serde::Deserialize;
@@ -91,9 +93,15 @@ fn group(function: &str, value: &Dynamic, lr: f64) -> Result<ParamGroup> {
             "params" => made = Some(parameters(function, value)?),
             "weight_decay" => weight_decay = Some(super::tensor_data::number(value)?),
             "lr" if lr > 0.0 => lr_scale = super::tensor_data::number(value)? / lr,
-            "lr" => return Err(Error::argument(format!("{function}: a group can have its own lr only if the optimizer's is above 0"))),
+            "lr" => {
+                return Err(Error::argument(format!(
+                    "{function}: a group can have its own lr only if the optimizer's is above 0"
+                )));
+            }
             _ => {
-                return Err(Error::argument(format!("{function}: unknown key \"{key}\" in a parameter group; there are params, lr, weight_decay")));
+                return Err(Error::argument(format!(
+                    "{function}: unknown key \"{key}\" in a parameter group; there are params, lr, weight_decay"
+                )));
             }
         }
     }
@@ -237,9 +245,11 @@ mod methods {
             (None, Schedule::Constant | Schedule::ConstantWithWarmup) => 0,
             (None, _) => return Err(format!("get_scheduler: \"{name}\" needs num_training_steps").into()),
         };
-        let made = optimizer.0.try_borrow_mut().map_err(in_use).and_then(|mut optimizer| {
-            LibraryScheduler::new(schedule, &mut *optimizer, given.num_warmup_steps, total)
-        });
+        let made = optimizer
+            .0
+            .try_borrow_mut()
+            .map_err(in_use)
+            .and_then(|mut optimizer| LibraryScheduler::new(schedule, &mut *optimizer, given.num_warmup_steps, total));
         Ok(SchedulerValue { schedule: Rc::new(RefCell::new(made.script()?)), optimizer })
     }
 

@@ -119,7 +119,9 @@ pub fn arange(start: &Dynamic, end: &Dynamic, step: &Dynamic) -> Result<Tensor> 
     let (from, to, by) = (number(start)?, number(end)?, number(step)?);
     let length = ((to - from) / by).ceil();
     if !length.is_finite() || length < 0.0 {
-        return Err(Error::argument(format!("arange from {from} to {to} in steps of {by} has no end; is the step's sign right?")));
+        return Err(Error::argument(format!(
+            "arange from {from} to {to} in steps of {by} has no end; is the step's sign right?"
+        )));
     }
     let count = element_count(&[length as usize])?;
     Ok(match (start.as_int(), end.as_int(), step.as_int()) {

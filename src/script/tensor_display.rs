@@ -146,7 +146,10 @@ mod tests {
         let cpu = &Device::Cpu;
         assert_eq!(print(Tensor::new(1f32, cpu).unwrap()), "tensor(1.)");
         assert_eq!(print(Tensor::new(&[1.5f32, -2.0], cpu).unwrap()), "tensor([ 1.5000, -2.0000])");
-        assert_eq!(print(Tensor::new(&[[1f32, 2.0], [3.0, 4.5]], cpu).unwrap()), "tensor([[1.0000, 2.0000],\n        [3.0000, 4.5000]])");
+        assert_eq!(
+            print(Tensor::new(&[[1f32, 2.0], [3.0, 4.5]], cpu).unwrap()),
+            "tensor([[1.0000, 2.0000],\n        [3.0000, 4.5000]])"
+        );
         assert_eq!(print(Tensor::new(&[1f32, 20000.0], cpu).unwrap()), "tensor([1.0000e+00, 2.0000e+04])");
         assert_eq!(print(Tensor::new(&[1f32, f32::NAN, f32::INFINITY], cpu).unwrap()), "tensor([1., nan, inf])");
         assert_eq!(print(Tensor::new(&[1i64, -20], cpu).unwrap()), "tensor([  1, -20])");

@@ -54,7 +54,9 @@ fn concatenate(values: &Array, dim: i64) -> Result<CandleTensor> {
     let tensors = tensors(values, "cat")?;
     let dim = dimension(dim, tensors[0].rank())?;
     let fits = |other: &CandleTensor| {
-        other.rank() == tensors[0].rank() && other.rank() > 0 && (0..other.rank()).all(|at| at == dim || other.dims()[at] == tensors[0].dims()[at])
+        other.rank() == tensors[0].rank()
+            && other.rank() > 0
+            && (0..other.rank()).all(|at| at == dim || other.dims()[at] == tensors[0].dims()[at])
     };
     match tensors.iter().find(|tensor| !fits(tensor)) {
         Some(other) => Err(Error::argument(format!(

@@ -139,7 +139,8 @@ impl Builder {
         variables.set_var("args", self.arguments.into_iter().map(Dynamic::from).collect::<rhai::Array>());
         engine.register_global_module(variables.into());
         let mut globals = vec!["args".to_string()];
-        globals.extend(stdlib::load(&mut engine).map_err(|e| Error::argument(format!("the standard library does not load: {e}")))?);
+        globals
+            .extend(stdlib::load(&mut engine).map_err(|e| Error::argument(format!("the standard library does not load: {e}")))?);
         Ok(Session {
             engine,
             scope: Scope::new(),
