@@ -4,7 +4,12 @@ use crate::script::error::ScriptResult;
 use rhai::{AST, Engine, Module, Scope, Shared};
 
 /// Names and sources of the files, in the order in which they are run.
-pub const FILES: &[(&str, &str)] = &[("stdlib/text.rhai", include_str!("../../stdlib/text.rhai"))];
+pub const FILES: &[(&str, &str)] = &[
+    ("stdlib/text.rhai", include_str!("../../stdlib/text.rhai")),
+    ("stdlib/options.rhai", include_str!("../../stdlib/options.rhai")),
+    ("stdlib/evaluation.rhai", include_str!("../../stdlib/evaluation.rhai")),
+    ("stdlib/checklist.rhai", include_str!("../../stdlib/checklist.rhai")),
+];
 
 /// The source of an embedded file.
 pub fn source(name: &str) -> Option<&'static str> {
