@@ -330,6 +330,31 @@ pub fn tokens_and_targets(rows: &[&Encoded]) -> (TokenBatch, Vec<i64>) {
     (batch, shifted_targets(rows.iter().map(|r| r.labels.as_slice())))
 }
 
+/// Mean loss of rows over all their targets, in nats a token, without gradient; and the number of targets.
+///
+/// # Errors
+/// No row has a target, or Ctrl-C.
+pub fn mean_loss(decoder: &Decoder, rows: &[Encoded], control: &Control) -> Result<(f64, usize)> {
+    let (mut sum, mut count) = (0.0, 0);
+    for rows in rows.chunks(16) {
+        control.check()?;
+        let (batch, targets) = tokens_and_targets(&rows.iter().collect::<Vec<_>>());
+        let targets_here = targets.iter().filter(|t| **t != IGNORE_INDEX).count();
+        if targets_here == 0 {
+            continue;
+        }
+        sum += crate::nn::no_grad(|| -> Result<f64> {
+            let loss = decoder.loss(&decoder.hidden(&batch, Pass::default())?, &targets, 1.0)?;
+            Ok(f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?))
+        })?;
+        count += targets_here;
+    }
+    if count == 0 {
+        return Err(Error::argument("none of the rows has a token to score"));
+    }
+    Ok((sum / count as f64, count))
+}
+
 /// Whether transformers' Trainer decays a parameter of this name.
 pub fn decays(name: &str) -> bool {
     let name = name.to_lowercase();
