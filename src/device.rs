@@ -38,15 +38,15 @@ pub fn name(device: &Device) -> String {
 }
 
 fn automatic() -> Device {
-    if cfg!(feature = "cuda") {
-        if let Ok(device) = Device::new_cuda(0) {
-            return device;
-        }
+    if cfg!(feature = "cuda")
+        && let Ok(device) = Device::new_cuda(0)
+    {
+        return device;
     }
-    if cfg!(feature = "metal") {
-        if let Ok(device) = Device::new_metal(0) {
-            return device;
-        }
+    if cfg!(feature = "metal")
+        && let Ok(device) = Device::new_metal(0)
+    {
+        return device;
     }
     Device::Cpu
 }

@@ -4,13 +4,9 @@
 
 use ftrepl::control::{Control, ProgressSink, ProgressUpdate};
 use ftrepl::data::*;
-use ftrepl::random::Random;
-use ftrepl::script::context::{Context, SharedContext};
-use rhai::{Dynamic, Engine};
-use std::cell::RefCell;
+use ftrepl::script::display;
+use ftrepl::session::Session;
 use std::path::Path;
-use std::rc::Rc;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 #[derive(Default)]
@@ -23,22 +19,6 @@ impl ProgressSink for Warnings {
     }
 }
 
-fn engine(out: &Path) -> (Engine, Arc<Warnings>) {
-    let warnings = Arc::new(Warnings::default());
-    let mut engine = Engine::new();
-    ftrepl::script::register(&mut engine);
-    let context = Context {
-        control: Control::new(Arc::new(AtomicBool::new(false)), warnings.clone()),
-        device: candle_core::Device::Cpu,
-        random: RefCell::new(Random::new(0)),
-        parameters: Default::default(),
-        arguments: vec![],
-        out: out.to_path_buf(),
-    };
-    engine.set_default_tag(Dynamic::from(SharedContext(Rc::new(context))));
-    (engine, warnings)
-}
-
 fn eval(code: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
     eval_in(folder.path(), code).0
@@ -46,9 +26,11 @@ fn eval(code: &str) -> String {
 
 /// The value or the error as text, and the warnings.
 fn eval_in(folder: &Path, code: &str) -> (String, Vec<String>) {
-    let (engine, warnings) = engine(folder);
-    let text = match engine.eval::<Dynamic>(code) {
-        Ok(value) => value.to_string(),
+    let warnings = Arc::new(Warnings::default());
+    let control = Control::new(Arc::default(), warnings.clone());
+    let mut session = Session::builder().out(folder).device("cpu").control(control).output(|_| {}).build().unwrap();
+    let text = match session.run_script(code, "test") {
+        Ok(value) => display::text(&value),
         Err(error) => error.to_string(),
     };
     let warnings = warnings.0.lock().unwrap().clone();
@@ -125,6 +107,19 @@ fn replay_counts_as_the_lesson_does() {
         let mixed = create_replay_dataset(&rows(domain), &rows(general), fraction, 42, of).unwrap();
         assert_eq!((mixed.replayed, mixed.shortfall, mixed.dataset.len()), (replayed, shortfall, domain + replayed));
     }
+    // Row by row as Python's random.sample and random.shuffle give it.
+    let golden: serde_json::Value = serde_json::from_str(include_str!("golden/python_random.json")).unwrap();
+    for (domain, general, replayed) in [(40, 300, 6), (100, 20, 15), (20, 30, 3)] {
+        let both =
+            &golden["seed 42"][&format!("sample(range({general}), {replayed}) then shuffle(list(range({})))", domain + replayed)];
+        let fraction = replayed as f64 / domain as f64;
+        let mixed = create_replay_dataset(&rows(domain), &rows(general), fraction, 42, FractionOf::Domain).unwrap();
+        let got: Vec<u64> = mixed.dataset.column("i").unwrap().iter().map(|i| i.as_u64().unwrap()).collect();
+        let numbers = |list: &serde_json::Value| list.as_array().unwrap().iter().map(|i| i.as_u64().unwrap()).collect::<Vec<_>>();
+        let (sample, order) = (numbers(&both[0]), numbers(&both[1]));
+        let want = order.iter().map(|i| if *i < domain as u64 { *i } else { sample[*i as usize - domain] });
+        assert_eq!(got, want.collect::<Vec<_>>());
+    }
     let code = "create_replay_dataset([#{text: \"a\"}, #{text: \"b\"}], [#{text: \"c\"}], #{replay_fraction: 1.0}).len()";
     let folder = tempfile::tempdir().unwrap();
     let (value, warnings) = eval_in(folder.path(), code);
@@ -148,9 +143,9 @@ fn files_of_every_kind() {
     assert_eq!(read("load_dataset(\"a.json\")[0].n"), "1");
     assert_eq!(
         read("load_dataset(\"csv\", #{data_files: \"a.csv\"})[0]"),
-        r#"#{"code": "007", "n": 1, "ok": true, "price": 2.5, "q": "What, now?"}"#
+        r#"#{ code: "007", n: 1, ok: true, price: 2.5, q: "What, now?" }"#
     );
-    assert_eq!(read("load_dataset(\"csv\", #{data_files: \"a.csv\"})[1].n"), "");
+    assert_eq!(read("load_dataset(\"csv\", #{data_files: \"a.csv\"})[1].n"), "()");
     assert_eq!(read("load_dataset(\"text\", #{data_files: \"a.txt\"}).len()"), "3");
     assert_eq!(read("load_dataset(\"text\", #{data_files: \"a.txt\", sample_by: \"paragraph\"})[0].text"), "first\nstill first");
     assert_eq!(read("load_dataset(\"json\", #{data_files: #{train: \"a.jsonl\", test: \"a.json\"}}).test.len()"), "2");
@@ -195,7 +190,7 @@ fn parquet_rows() {
     group.close().unwrap();
     writer.close().unwrap();
     let (value, _) = eval_in(folder.path(), "load_dataset(\"parquet\", #{data_files: \"x.parquet\"}).to_list()");
-    assert_eq!(value, r#"[#{"n": 7, "score": 0.5, "text": "one"}, #{"n": (), "score": 1.5, "text": "zwölf"}]"#);
+    assert_eq!(value, r#"[#{ n: 7, score: 0.5, text: "one" }, #{ n: (), score: 1.5, text: "zwölf" }]"#);
 }
 
 /// Bytes as tokens; 256 starts, 257 ends.

@@ -193,3 +193,47 @@ fn bad_tokenizers() {
     let error = Tokenizer::open(folder.path()).unwrap().apply_chat_template(&[], true).unwrap_err().to_string();
     assert!(error.contains("has no chat template"), "{error}");
 }
+
+fn evaluate(code: &str) -> String {
+    let mut session = ftrepl::session::Session::builder().build().unwrap();
+    match session.run_script(&format!("let t = AutoTokenizer::from_pretrained(\"tiny-random\"); {code}"), "test.rhai") {
+        Ok(value) => ftrepl::script::display::json(&value).to_string(),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn scripts() {
+    let messages = "[#{ role: \"user\", content: \"Hi\" }]";
+    for (code, expected) in [
+        ("t.encode(\"on the hill\")", "[264,265,291,108,294]"),
+        ("t.encode(\"on\", #{ add_special_tokens: false })", "[264]"),
+        ("t.tokenize(\"on the hill 42\")", r#"["on","Ġthe","Ġh","i","ll","Ġ","4","2"]"#),
+        ("t.decode(t.encode(\"hello<|im_end|>\"))", r#""hello<|im_end|>""#),
+        ("t.decode(t.encode(\"hello<|im_end|>\"), #{ skip_special_tokens: true })", r#""hello""#),
+        ("[t.eos_token, t.eos_token_id, t.bos_token, t.bos_token_id]", r#"["<|im_end|>",2,"<|im_start|>",1]"#),
+        ("[t.pad_token, t.pad_token_id, t.vocab_size]", r#"["<|endoftext|>",0,300]"#),
+        (
+            "[t.convert_tokens_to_ids(\"Ġthe\"), t.convert_ids_to_tokens(265), t.convert_ids_to_tokens(300)]",
+            r#"[265,"Ġthe",null]"#,
+        ),
+        (
+            &format!("t.apply_chat_template({messages}, #{{ add_generation_prompt: true }})"),
+            r#""<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n""#,
+        ),
+        (&format!("t.apply_chat_template({messages}, #{{ tokenize: true }})[0]"), "1"),
+    ] {
+        assert_eq!(evaluate(code), expected, "{code}");
+    }
+    for (code, said) in [
+        ("t.decode([1, \"x\"])", "element 1 of the ids must be a token id"),
+        ("t.decode([-1])", "element 0 of the ids must be a token id"),
+        ("t.decode([300])", "token id 300 is not in the vocabulary of 300 tokens"),
+        ("t.encode(\"x\", #{ add_special_token: true })", "add_special_tokens"),
+        ("t.apply_chat_template([\"Hi\"])", "message 0: expected an object with role"),
+        ("AutoTokenizer::from_pretrained(\"nothing\")", "no such model"),
+    ] {
+        let found = evaluate(code);
+        assert!(found.contains(said), "{code}: {found}");
+    }
+}

@@ -9,7 +9,7 @@ use super::output::Output;
 use crate::script::docs::{Kind, Reference};
 use crate::script::options::closest;
 use crate::session::{Session, report};
-use rhai::{AST, ASTNode, Expr, FnCallExpr, ParseErrorType, Position, Scope, Stmt};
+use rhai::{AST, ASTNode, Expr, FnCallExpr, Module, ParseErrorType, Position, Scope, Stmt};
 use serde_json::json;
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -75,11 +75,11 @@ pub fn problems(session: &mut Session, source: &str) -> Vec<Problem> {
     let ast = match session.engine().compile(source) {
         Ok(ast) => ast,
         Err(error) => {
-            let message = report::parse_message(session, error.err_type());
+            let message = report::parse_message(session, &error, source);
             return vec![Problem { position: error.position(), message }];
         }
     };
-    let mut found = Calls::new(session.reference(), &ast).problems(&ast);
+    let mut found = Calls::new(session.reference(), &ast, source).problems(&ast);
     found.extend(undefined_variables(session, source));
     found.sort_by_key(|problem| (problem.position.line(), problem.position.position()));
     found.dedup();
@@ -99,11 +99,23 @@ fn undefined_variables(session: &mut Session, source: &str) -> Vec<Problem> {
     let engine = session.engine_mut();
     engine.set_strict_variables(true);
     let mut found = Vec::new();
+    let mut modules = HashSet::new();
     while found.len() < MOST_VARIABLES {
         let Err(error) = engine.compile_with_scope(&known, source) else { break };
-        let ParseErrorType::VariableUndefined(name) = error.err_type() else { break };
-        let near = closest(name, globals.iter().map(String::as_str).chain(declared(source)));
-        let hint = near.map(|near| format!("\nhelp: did you mean `{near}`?")).unwrap_or_default();
+        let name = match error.err_type() {
+            ParseErrorType::VariableUndefined(name) => name,
+            // Reported with the call; declared here so that the parser goes on to the variables behind it.
+            ParseErrorType::ModuleUndefined(module) if !modules.contains(module) => {
+                modules.insert(module.clone());
+                engine.register_static_module(module.clone(), Module::new().into());
+                continue;
+            }
+            _ => break,
+        };
+        let hint = match declared(source).any(|known| known == name) {
+            true => "\nhelp: functions do not see outer variables; pass it as an argument".to_string(),
+            false => help(closest(name, globals.iter().map(String::as_str).chain(declared(source)))),
+        };
         let message = format!("no variable is called `{name}` here{hint}");
         found.push(Problem { position: error.position(), message });
         if known.contains(name) {
@@ -136,6 +148,7 @@ struct Calls {
     imported: HashSet<String>,
     /// Keys of map literals and assigned properties: a closure there is called like a method.
     keys: HashSet<String>,
+    variables: HashSet<String>,
 }
 
 /// What the parser itself understands.
@@ -143,7 +156,7 @@ const BUILT_IN: &[&str] =
     &["Fn", "call", "curry", "eval", "is_def_fn", "is_def_var", "is_shared", "type_of", "print", "debug", "this"];
 
 impl Calls {
-    fn new(reference: Reference, ast: &AST) -> Self {
+    fn new(reference: Reference, ast: &AST, source: &str) -> Self {
         let mut native = Arities::new();
         for entry in reference.entries().iter().filter(|entry| entry.kind == Kind::Function) {
             let arities = native.entry(entry.name.clone()).or_default();
@@ -168,7 +181,8 @@ impl Calls {
             }
             true
         });
-        Self { reference, native, script, imported, keys }
+        let variables = declared(source).map(str::to_string).collect();
+        Self { reference, native, script, imported, keys, variables }
     }
 
     fn problems(&self, ast: &AST) -> Vec<Problem> {
@@ -188,6 +202,8 @@ impl Calls {
 
     fn call(&self, call: &FnCallExpr, position: Position, method: bool) -> Option<Problem> {
         let short = call.name.as_str();
+        // How scripts write it; see `script::names`.
+        let short = if short == "eval_mode" { "eval" } else { short };
         if call.op_token.is_some() || BUILT_IN.contains(&short) || short.starts_with("anon$") || short.contains('$') {
             return None;
         }
@@ -208,6 +224,7 @@ impl Calls {
         if method && self.keys.contains(short) {
             return None;
         }
+        let start = call.namespace.path.first().map_or(position, |part| part.pos);
         let message = match (native, script) {
             (None, None) if !module.is_empty() && !self.reference.modules().contains(&module.join("::").as_str()) => {
                 let module = module.join("::");
@@ -219,6 +236,12 @@ impl Calls {
                 let suffix = format!("::{name}");
                 let elsewhere = self.reference.entries().iter().map(|entry| entry.name.as_str()).find(|n| n.ends_with(&suffix));
                 let near = elsewhere.or_else(|| closest(&name, own)).or_else(|| self.reference.closest(&name));
+                if !method && self.variables.contains(short) {
+                    let message = format!(
+                        "no function is called `{name}`\nhelp: a function in a variable is called with `{name}.call(..)`"
+                    );
+                    return Some(Problem { position, message });
+                }
                 let what = if method { "method" } else { "function" };
                 format!("no {what} is called `{name}`{}", help(near))
             }
@@ -232,7 +255,7 @@ impl Calls {
                 format!("`{name}` takes {takes} argument{}, given {given}", if takes == "1" { "" } else { "s" })
             }
         };
-        Some(Problem { position, message })
+        Some(Problem { position: start, message })
     }
 }
 

@@ -125,11 +125,11 @@ fn hub() -> String {
 
 fn pip() -> String {
     for program in ["pip3", "pip"] {
-        if let Ok(result) = Command::new(program).arg("--version").output() {
-            if result.status.success() {
-                let text = String::from_utf8_lossy(&result.stdout);
-                return text.split(" from ").next().unwrap_or(&text).trim().to_string();
-            }
+        if let Ok(result) = Command::new(program).arg("--version").output()
+            && result.status.success()
+        {
+            let text = String::from_utf8_lossy(&result.stdout);
+            return text.split(" from ").next().unwrap_or(&text).trim().to_string();
         }
     }
     "not found".into()

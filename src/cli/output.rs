@@ -67,7 +67,11 @@ impl Output {
     /// An error that is already in words; with `--json` the document is `{"error": ..}`.
     pub fn error(&self, text: &str) {
         self.note(text);
-        self.document(&serde_json::json!({ "error": text }));
+        if self.json {
+            let plain = without_color(text);
+            let plain = plain.strip_prefix("error: ").unwrap_or(&plain);
+            self.document(&serde_json::json!({ "error": plain }));
+        }
     }
 
     /// What was asked for failed.
@@ -84,7 +88,7 @@ impl Output {
 }
 
 /// To standard output. A reader that has gone away (`| head`) ends the program without a word.
-fn println(text: &str) {
+pub(crate) fn println(text: &str) {
     let mut out = std::io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush());
     if let Err(error) = written {
@@ -96,8 +100,21 @@ fn println(text: &str) {
     }
 }
 
+/// The text without the terminal's colour sequences.
+fn without_color(text: &str) -> String {
+    let mut out = String::new();
+    let mut letters = text.chars();
+    while let Some(letter) = letters.next() {
+        match letter {
+            '\x1b' => drop(letters.by_ref().find(|c| c.is_ascii_alphabetic())),
+            other => out.push(other),
+        }
+    }
+    out
+}
+
 /// To standard error, where nobody can be told about a failure.
-fn eprintln(text: &str) {
+pub(super) fn eprintln(text: &str) {
     let mut err = std::io::stderr().lock();
     let _ = err.write_all(text.as_bytes()).and_then(|()| err.write_all(b"\n"));
 }

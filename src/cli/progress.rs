@@ -95,10 +95,10 @@ impl ProgressSink for Bars {
         }
         let mut tasks = self.tasks();
         // The same task counting from the beginning again is a new one.
-        if tasks.get(&update.task).is_some_and(|task| update.done < task.done) {
-            if let Some(bar) = tasks.remove(&update.task).and_then(|task| task.bar) {
-                bar.finish_and_clear();
-            }
+        if tasks.get(&update.task).is_some_and(|task| update.done < task.done)
+            && let Some(bar) = tasks.remove(&update.task).and_then(|task| task.bar)
+        {
+            bar.finish_and_clear();
         }
         let task = tasks.entry(update.task.clone()).or_insert_with(|| self.start(update));
         task.done = update.done;
@@ -113,7 +113,7 @@ impl ProgressSink for Bars {
             }
         } else if task.shown.elapsed() >= LINE_EVERY || (update.finished && long) {
             task.shown = Instant::now();
-            eprintln!("{}", line(update, task.started.elapsed()));
+            super::output::eprintln(&line(update, task.started.elapsed()));
         }
         if update.finished {
             tasks.remove(&update.task);
@@ -121,7 +121,7 @@ impl ProgressSink for Bars {
     }
 
     fn warn(&self, message: &str) {
-        self.suspend(|| eprintln!("warning: {message}"));
+        self.suspend(|| super::output::eprintln(&format!("warning: {message}")));
     }
 }
 

@@ -80,10 +80,10 @@ impl Dataset {
         Ok(self.iter().map(|row| row.get(name).cloned().unwrap_or(serde_json::Value::Null)).collect())
     }
 
-    /// The rows in random order.
+    /// The rows in random order, that of `torch.randperm`.
     #[must_use]
     pub fn shuffle(&self, random: &mut Random) -> Self {
-        self.gather(&permutation(self.len(), random))
+        self.gather(&random.randperm(self.len()))
     }
 
     /// The rows at these positions, in this order; a negative index counts from the end.
@@ -127,7 +127,7 @@ impl Dataset {
         }
         match random {
             Some(random) => {
-                let order = permutation(n, random);
+                let order = random.randperm(n);
                 Ok((self.gather(&order[test..]), self.gather(&order[..test])))
             }
             None => Ok((self.slice(0, n - test)?, self.slice(n - test, n)?)),
@@ -172,14 +172,4 @@ impl std::fmt::Display for Dataset {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Dataset(columns: [{}], rows: {})", self.columns().join(", "), self.len())
     }
-}
-
-/// A random order of `0..n`: the order that `torch.randperm` gives for the same generator.
-pub fn permutation(n: usize, random: &mut Random) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..n).collect();
-    for i in 0..n.saturating_sub(1) {
-        let step = random.next_u32() as usize % (n - i);
-        order.swap(i, i + step);
-    }
-    order
 }

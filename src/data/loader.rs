@@ -1,6 +1,5 @@
 //! Token rows to padded batches, in an order that a seed fixes.
 
-use super::permutation;
 use super::tokenize::{Encoded, IGNORE};
 use crate::error::{Error, Result};
 use crate::random::Random;
@@ -117,7 +116,7 @@ impl DataLoader {
     /// The rows' order in `epoch`: as transformers' Trainer has it, a permutation drawn from a generator seeded `seed + epoch`.
     pub fn order(&self, epoch: u64) -> Vec<usize> {
         if self.shuffle {
-            permutation(self.rows.len(), &mut Random::new(self.seed.wrapping_add(epoch)))
+            Random::new(self.seed.wrapping_add(epoch)).randperm(self.rows.len())
         } else {
             (0..self.rows.len()).collect()
         }

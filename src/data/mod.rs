@@ -12,7 +12,7 @@ pub mod row;
 mod split;
 pub mod tokenize;
 
-pub use dataset::{Dataset, Row, TestSize, permutation};
+pub use dataset::{Dataset, Row, TestSize};
 pub use loader::{Batch, DataLoader, collate};
 pub use read::{FileFormat, ReadOptions, read_files};
 pub use replay::{FractionOf, Replay, create_replay_dataset};

@@ -1,8 +1,8 @@
 //! Replay: general rows mixed into the rows of a narrow task, so that training keeps rehearsing what it could forget.
 
-use super::{Dataset, permutation};
+use super::Dataset;
 use crate::error::{Error, Result};
-use crate::random::Random;
+use crate::random::PythonRandom;
 use serde::Deserialize;
 
 /// What a replay fraction is a fraction of.
@@ -27,11 +27,12 @@ pub struct Replay {
     pub shortfall: usize,
 }
 
-/// Mixes general rows, drawn without repetition, into the domain rows.
+/// Mixes general rows, drawn without repetition, into the domain rows. The rows and their order are those that the lesson's
+/// Python function gives after `random.seed(seed)`.
 ///
 /// # Errors
 /// The domain set is empty, or the fraction is out of range.
-pub fn create_replay_dataset(domain: &Dataset, general: &Dataset, fraction: f64, seed: u64, of: FractionOf) -> Result<Replay> {
+pub fn create_replay_dataset(domain: &Dataset, general: &Dataset, fraction: f64, seed: i64, of: FractionOf) -> Result<Replay> {
     let n = domain.non_empty("create_replay_dataset")?.len();
     let wanted = match of {
         FractionOf::Domain if fraction >= 0.0 && fraction.is_finite() => (n as f64 * fraction) as usize,
@@ -45,9 +46,11 @@ pub fn create_replay_dataset(domain: &Dataset, general: &Dataset, fraction: f64,
         }
     };
     let replayed = wanted.min(general.len());
-    let mut random = Random::new(seed);
-    let mut drawn = permutation(general.len(), &mut random);
-    drawn.truncate(replayed);
+    // As the lesson does: random.sample of the general rows, then random.shuffle of all.
+    let mut random = PythonRandom::new(seed);
+    let drawn = random.sample(general.len(), replayed);
     let mixed = Dataset::concatenate([domain, &general.gather(&drawn)]);
-    Ok(Replay { dataset: mixed.shuffle(&mut random), replayed, shortfall: wanted - replayed })
+    let mut order: Vec<usize> = (0..mixed.len()).collect();
+    random.shuffle(&mut order);
+    Ok(Replay { dataset: mixed.gather(&order), replayed, shortfall: wanted - replayed })
 }

@@ -99,7 +99,7 @@ pub(super) fn cached(id: &HubId) -> Option<PathBuf> {
     whole.then_some(folder)
 }
 
-/// Endpoints that did not answer in this process: every further model would wait for them again.
+/// Why the hub did not answer in this process: where there is another source, nobody waits for it twice.
 static UNREACHABLE: Mutex<Option<String>> = Mutex::new(None);
 
 /// Fetches a repository; `patience` is how long the hub may take for its first answer.
@@ -113,7 +113,9 @@ pub(super) fn fetch(id: &HubId, patience: Duration, control: &Control) -> Result
         return Err(Failure::Reason("it is not in the hub's cache, and HF_HUB_OFFLINE is set".into()));
     }
     let memory = || UNREACHABLE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    if let Some(reason) = memory().clone() {
+    if patience <= HASTE
+        && let Some(reason) = memory().clone()
+    {
         return Err(Failure::Reason(reason));
     }
     let api = api().map_err(|error| Failure::Reason(error.to_string()))?;

@@ -11,6 +11,7 @@ use editing::Assistant;
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
 use rustyline::{CompletionType, Config, Editor};
+use std::io::Write;
 use std::sync::atomic::Ordering;
 
 const HELP: &str = "\
@@ -34,8 +35,7 @@ enum Next {
 /// The terminal cannot be read.
 pub fn run(mut session: Session, color: bool) -> Result<()> {
     let terminal = |e: ReadlineError| Error::io("read from", "the terminal", std::io::Error::other(e));
-    let config =
-        Config::builder().completion_type(CompletionType::List).history_ignore_space(true).auto_add_history(true).build();
+    let config = Config::builder().completion_type(CompletionType::List).history_ignore_space(true).build();
     let mut editor: Editor<Assistant, FileHistory> = Editor::with_config(config).map_err(terminal)?;
     editor.set_helper(Some(Assistant::new(&session)));
     let history = state::folder().map(|folder| folder.join("history"));
@@ -43,10 +43,12 @@ pub fn run(mut session: Session, color: bool) -> Result<()> {
         // There is none at the first start.
         let _ = editor.load_history(history);
     }
-    println!("ftrepl {}   :help for help, Ctrl-D to quit", env!("CARGO_PKG_VERSION"));
+    say(concat!("ftrepl ", env!("CARGO_PKG_VERSION"), "   :help for help, Ctrl-D to quit"));
     loop {
         match editor.readline("> ") {
             Ok(line) => {
+                // Refused only for what is not to be kept: repeated lines and those that start with a space.
+                let _ = editor.add_history_entry(line.as_str());
                 let next = evaluate(&mut session, line.trim(), color);
                 if let Some(assistant) = editor.helper_mut() {
                     assistant.refresh(&session);
@@ -67,28 +69,33 @@ pub fn run(mut session: Session, color: bool) -> Result<()> {
     Ok(())
 }
 
+/// A line to the terminal. When that is gone there is nobody left to tell.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
 fn evaluate(session: &mut Session, line: &str, color: bool) -> Next {
     if line.is_empty() {
         return Next::Go;
     }
     if let Some(name) = line.strip_prefix('?').or_else(|| line.strip_suffix('?').filter(|name| !name.contains(' '))) {
-        println!("{}", document(session, name));
+        say(&document(session, name));
         return Next::Go;
     }
     if let Some(command) = line.strip_prefix(':') {
         let (word, rest) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
         match word {
             "q" | "quit" | "exit" => return Next::Quit,
-            "h" | "help" if rest.is_empty() => println!("{HELP}"),
-            "help" => println!("{}", document(session, rest.trim())),
+            "h" | "help" if rest.is_empty() => say(HELP),
+            "help" => say(&document(session, rest.trim())),
             "vars" => variables(session),
             "load" => load(session, rest.trim(), color),
             "time" => {
                 let start = std::time::Instant::now();
                 show(session, rest.trim(), color);
-                println!("{:.3} s", start.elapsed().as_secs_f64());
+                say(&format!("{:.3} s", start.elapsed().as_secs_f64()));
             }
-            _ => println!("no command is called `:{word}`; :help lists them"),
+            _ => say(&format!("no command is called `:{word}`; :help lists them")),
         }
         return Next::Go;
     }
@@ -111,7 +118,7 @@ fn show(session: &mut Session, line: &str, color: bool) {
     match session.eval_line(line) {
         Ok(value) => {
             if !value.is_unit() && !line.trim_end().ends_with(';') {
-                println!("{}", display::repr(&value));
+                say(&display::repr(&value));
                 session.set("ans", value);
             }
         }
@@ -126,9 +133,9 @@ fn show(session: &mut Session, line: &str, color: bool) {
 
 fn tell(session: &Session, error: &rhai::EvalAltResult, name: &str, color: bool) {
     if is_interrupt(error) {
-        println!("interrupted");
+        say("interrupted");
     } else {
-        println!("{}", session.report(error, name, color));
+        say(&session.report(error, name, color));
     }
 }
 
@@ -139,7 +146,7 @@ fn load(session: &mut Session, file: &str, color: bool) {
                 tell(session, &error, file, color);
             }
         }
-        Err(error) => println!("error: {error}"),
+        Err(error) => say(&format!("error: {error}")),
     }
     session.control().flag().store(false, Ordering::SeqCst);
 }
@@ -150,6 +157,6 @@ fn variables(session: &Session) {
         if text.chars().count() > 80 {
             text = text.chars().take(77).chain("...".chars()).collect();
         }
-        println!("{name} = {text}");
+        say(&format!("{name} = {text}"));
     }
 }

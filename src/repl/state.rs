@@ -21,5 +21,5 @@ pub(super) fn folder() -> Option<PathBuf> {
 
 /// Keeps the history on disk after every line; a full disk is no reason to stop working.
 pub(super) fn save_history(editor: &mut Editor<Assistant, FileHistory>, path: &Path) {
-    let _ = editor.append_history(path);
+    let _ = if path.exists() { editor.append_history(path) } else { editor.save_history(path) };
 }

@@ -55,3 +55,11 @@ pub fn context(call: &NativeCallContext) -> ScriptResult<Rc<Context>> {
         .map(|shared| shared.0)
         .ok_or_else(|| "this engine has no session".into())
 }
+
+/// Prints a text where the session's `print` goes; a table or a report of a function that is called for what it shows.
+///
+/// # Errors
+/// The output is gone.
+pub fn print(call: &NativeCallContext, text: impl Into<String>) -> ScriptResult<()> {
+    call.call_native_fn::<Dynamic>("print", (text.into(),)).map(|_| ())
+}

@@ -1,5 +1,7 @@
-//! Between the script's values and JSON: integers stay integers, `()` is null, maps and arrays nest.
+//! Between the script's values and the rows of data sets: integers stay integers, `()` is null, maps and arrays nest. What is
+//! not data is refused here; [`super::display::json`] writes anything.
 
+use super::display::from_json;
 use super::error::ScriptResult;
 use crate::data::Row;
 use rhai::{Array, Dynamic, ImmutableString, Map};
@@ -10,15 +12,7 @@ use serde_json::{Number, Value};
 /// # Errors
 /// A value that is not data (a closure, a model, a tensor), or a number that JSON cannot hold; the message says where.
 pub fn to_json(value: &Dynamic) -> ScriptResult<Value> {
-    convert(value, "value", true)
-}
-
-/// A script value as JSON, for files and reports: what is not data is written as its text, NaN and infinity as null.
-///
-/// # Errors
-/// None at present; the type is that of [`to_json`].
-pub fn to_json_lossy(value: &Dynamic) -> ScriptResult<Value> {
-    convert(value, "value", false)
+    convert(value, "value")
 }
 
 /// A script map as a row of a data set.
@@ -26,14 +20,14 @@ pub fn to_json_lossy(value: &Dynamic) -> ScriptResult<Value> {
 /// # Errors
 /// As [`to_json`].
 pub fn to_row(map: &Map) -> ScriptResult<Row> {
-    object(map, "row", true)
+    object(map, "row")
 }
 
-fn object(map: &Map, place: &str, strict: bool) -> ScriptResult<Row> {
-    map.iter().map(|(key, value)| Ok((key.to_string(), convert(value, &format!("{place}.{key}"), strict)?))).collect()
+fn object(map: &Map, place: &str) -> ScriptResult<Row> {
+    map.iter().map(|(key, value)| Ok((key.to_string(), convert(value, &format!("{place}.{key}"))?))).collect()
 }
 
-fn convert(value: &Dynamic, place: &str, strict: bool) -> ScriptResult<Value> {
+fn convert(value: &Dynamic, place: &str) -> ScriptResult<Value> {
     if value.is_unit() {
         return Ok(Value::Null);
     }
@@ -43,8 +37,7 @@ fn convert(value: &Dynamic, place: &str, strict: bool) -> ScriptResult<Value> {
     if let Ok(number) = value.as_float() {
         return match Number::from_f64(number) {
             Some(number) => Ok(Value::Number(number)),
-            None if strict => Err(format!("{place} is {number}, which JSON cannot hold").into()),
-            None => Ok(Value::Null),
+            None => Err(format!("{place} is {number}, which JSON cannot hold").into()),
         };
     }
     if let Ok(flag) = value.as_bool() {
@@ -57,31 +50,13 @@ fn convert(value: &Dynamic, place: &str, strict: bool) -> ScriptResult<Value> {
         return Ok(Value::String(text.to_string()));
     }
     if let Some(items) = value.read_lock::<Array>() {
-        let items = items.iter().enumerate().map(|(i, item)| convert(item, &format!("{place}[{i}]"), strict));
+        let items = items.iter().enumerate().map(|(i, item)| convert(item, &format!("{place}[{i}]")));
         return Ok(Value::Array(items.collect::<ScriptResult<_>>()?));
     }
     if let Some(map) = value.read_lock::<Map>() {
-        return Ok(Value::Object(object(&map, place, strict)?));
+        return Ok(Value::Object(object(&map, place)?));
     }
-    if strict {
-        return Err(format!("{place} is of type {}, which is not data: take it out first", value.type_name()).into());
-    }
-    Ok(Value::String(value.to_string()))
-}
-
-/// JSON as a script value.
-pub fn from_json(value: &Value) -> Dynamic {
-    match value {
-        Value::Null => Dynamic::UNIT,
-        Value::Bool(flag) => Dynamic::from_bool(*flag),
-        Value::Number(number) => match number.as_i64() {
-            Some(integer) => Dynamic::from_int(integer),
-            None => Dynamic::from_float(number.as_f64().unwrap_or(f64::NAN)),
-        },
-        Value::String(text) => Dynamic::from(text.clone()),
-        Value::Array(items) => Dynamic::from_array(items.iter().map(from_json).collect()),
-        Value::Object(row) => Dynamic::from_map(from_row(row)),
-    }
+    Err(format!("{place} is of type {}, which is not data: take it out first", value.type_name()).into())
 }
 
 /// A row of a data set as a script map.

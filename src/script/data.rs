@@ -1,10 +1,11 @@
 //! Data sets: making, reading, cutting and mixing them.
 
 use super::context::context;
-use super::convert::{from_json, from_row, to_row};
+use super::convert::{from_row, to_row};
+use super::display::{self, from_json};
 use super::error::{IntoScript, ScriptResult};
 use super::options::options as parse;
-use super::paths::output_path;
+use super::show_values::TableOptions;
 use crate::data::{Dataset, Row};
 use crate::random::Random;
 use rhai::plugin::*;
@@ -17,6 +18,11 @@ pub use super::data_options::{LoadOptions, ReplayOptions, ShuffleOptions, SplitO
 /// Adds the functions to the language.
 pub fn register(engine: &mut Engine) {
     engine.register_type_with_name::<Dataset>("Dataset");
+    display::register_with_html::<Dataset>(
+        Dataset::to_string,
+        |data| data.iter().cloned().map(serde_json::Value::Object).collect(),
+        |data| super::show_values::table_of_dataset(data, TableOptions::default()).html(),
+    );
     engine.register_static_module("Dataset", exported_module!(dataset_constructors).into());
     let mut module: Module = exported_module!(dataset_functions);
     module.set_iter(TypeId::of::<Dataset>(), |value: Dynamic| {
@@ -79,7 +85,7 @@ mod dataset_constructors {
     ///
     /// ```rhai
     /// let ds = Dataset::from_list([#{ text: "one" }, #{ text: "two" }]);
-    /// ds.len()    // => 2
+    /// ds.len() // => 2
     /// ```
     #[rhai_fn(return_raw)]
     pub fn from_list(rows: Array) -> ScriptResult<Dataset> {
@@ -93,7 +99,7 @@ mod dataset_functions {
     /// Number of rows.
     ///
     /// ```rhai
-    /// Dataset::from_list([#{ text: "one" }]).len()    // => 1
+    /// Dataset::from_list([#{ text: "one" }]).len() // => 1
     /// ```
     #[rhai_fn(global, pure)]
     pub fn len(dataset: &mut Dataset) -> INT {
@@ -103,7 +109,7 @@ mod dataset_functions {
     /// Number of rows.
     ///
     /// ```rhai
-    /// Dataset::from_list([#{ text: "one" }]).num_rows    // => 1
+    /// Dataset::from_list([#{ text: "one" }]).num_rows // => 1
     /// ```
     #[rhai_fn(global, get = "num_rows", pure)]
     pub fn num_rows(dataset: &mut Dataset) -> INT {
@@ -113,7 +119,7 @@ mod dataset_functions {
     /// The field names, in the order in which the rows first name them.
     ///
     /// ```rhai
-    /// Dataset::from_list([#{ a: 1 }, #{ a: 2, b: 3 }]).columns    // => ["a", "b"]
+    /// Dataset::from_list([#{ a: 1 }, #{ a: 2, b: 3 }]).columns // => ["a", "b"]
     /// ```
     #[rhai_fn(global, get = "columns", pure)]
     pub fn columns(dataset: &mut Dataset) -> Array {
@@ -123,7 +129,7 @@ mod dataset_functions {
     /// One field of every row, as an array; `()` where a row lacks it.
     ///
     /// ```rhai
-    /// Dataset::from_list([#{ a: 1 }, #{ a: 2 }]).column("a")    // => [1, 2]
+    /// Dataset::from_list([#{ a: 1 }, #{ a: 2 }]).column("a") // => [1, 2]
     /// ```
     #[rhai_fn(global, return_raw, pure)]
     pub fn column(dataset: &mut Dataset, name: &str) -> ScriptResult<Array> {
@@ -134,7 +140,7 @@ mod dataset_functions {
     ///
     /// ```rhai
     /// let ds = Dataset::from_list([#{ text: "one" }, #{ text: "two" }]);
-    /// [ds[0].text, ds[-1].text]    // => ["one", "two"]
+    /// [ds[0].text, ds[-1].text] // => ["one", "two"]
     /// ```
     #[rhai_fn(global, index_get, return_raw, pure)]
     pub fn get_row(dataset: &mut Dataset, index: INT) -> ScriptResult<Map> {
@@ -149,7 +155,7 @@ mod dataset_functions {
     /// All rows as an array of maps.
     ///
     /// ```rhai
-    /// Dataset::from_list([#{ a: 1 }]).to_list()    // => [#{ a: 1 }]
+    /// Dataset::from_list([#{ a: 1 }]).to_list() // => [#{ a: 1 }]
     /// ```
     #[rhai_fn(global, pure)]
     pub fn to_list(dataset: &mut Dataset) -> Array {
@@ -160,7 +166,7 @@ mod dataset_functions {
     ///
     /// ```rhai
     /// let ds = Dataset::from_list([#{ n: 1 }, #{ n: 2 }, #{ n: 3 }]);
-    /// ds.shuffle(#{ seed: 42 }).len()    // => 3
+    /// ds.shuffle(#{ seed: 42 }).len() // => 3
     /// ```
     #[rhai_fn(global, name = "shuffle", return_raw, pure)]
     pub fn shuffle_with(call: NativeCallContext, dataset: &mut Dataset, options: Map) -> ScriptResult<Dataset> {
@@ -180,7 +186,7 @@ mod dataset_functions {
     ///
     /// ```rhai
     /// let ds = Dataset::from_list([#{ n: 1 }, #{ n: 2 }, #{ n: 3 }]);
-    /// [ds.select(0..2).column("n"), ds.select([2, 0]).column("n")]    // => [[1, 2], [3, 1]]
+    /// [ds.select(0..2).column("n"), ds.select([2, 0]).column("n")] // => [[1, 2], [3, 1]]
     /// ```
     #[rhai_fn(global, return_raw, pure)]
     pub fn select(dataset: &mut Dataset, range: Range<INT>) -> ScriptResult<Dataset> {
@@ -205,7 +211,7 @@ mod dataset_functions {
     /// ```rhai
     /// let ds = load_dataset("general_text").select(0..10);
     /// let parts = ds.train_test_split(#{ test_size: 0.2, seed: 42 });
-    /// [parts.train.len(), parts.test.len()]    // => [8, 2]
+    /// [parts.train.len(), parts.test.len()] // => [8, 2]
     /// ```
     #[rhai_fn(global, return_raw, pure)]
     pub fn train_test_split(call: NativeCallContext, dataset: &mut Dataset, options: Map) -> ScriptResult<Map> {
@@ -230,7 +236,7 @@ mod dataset_functions {
     ///
     /// ```rhai
     /// let ds = Dataset::from_list([#{ q: "2 + 2?", a: "4" }]);
-    /// ds.map(|row| #{ prompt: row.q, completion: row.a })[0]    // => #{ completion: "4", prompt: "2 + 2?" }
+    /// ds.map(|row| #{ prompt: row.q, completion: row.a })[0] // => #{ completion: "4", prompt: "2 + 2?" }
     /// ```
     #[rhai_fn(global, return_raw, pure)]
     pub fn map(call: NativeCallContext, dataset: &mut Dataset, change: FnPtr) -> ScriptResult<Dataset> {
@@ -253,7 +259,7 @@ mod dataset_functions {
     ///
     /// ```rhai
     /// let ds = Dataset::from_list([#{ n: 1 }, #{ n: 2 }, #{ n: 3 }]);
-    /// ds.filter(|row| row.n > 1).column("n")    // => [2, 3]
+    /// ds.filter(|row| row.n > 1).column("n") // => [2, 3]
     /// ```
     #[rhai_fn(global, return_raw, pure)]
     pub fn filter(call: NativeCallContext, dataset: &mut Dataset, keep: FnPtr) -> ScriptResult<Dataset> {
@@ -279,15 +285,10 @@ mod dataset_functions {
     ///
     /// ```rhai
     /// Dataset::from_list([#{ text: "one" }]).to_json("rows.jsonl");
-    /// load_dataset("json", #{ data_files: "rows.jsonl" })[0].text    // => "one"
+    /// load_dataset("json", #{ data_files: "rows.jsonl" })[0].text // => "one"
     /// ```
     #[rhai_fn(global, return_raw, pure)]
     pub fn to_json(call: NativeCallContext, dataset: &mut Dataset, path: &str) -> ScriptResult<()> {
-        dataset.to_json(&output_path(&call, path)?).script()
-    }
-
-    #[rhai_fn(global, name = "to_string", name = "to_debug", pure)]
-    pub fn to_text(dataset: &mut Dataset) -> String {
-        dataset.to_string()
+        dataset.to_json(&context(&call)?.output_path(path)).script()
     }
 }

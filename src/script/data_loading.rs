@@ -3,8 +3,7 @@
 use super::context::context;
 use super::data::{LoadOptions, ReplayOptions, to_dataset};
 use super::error::{IntoScript, ScriptResult};
-use super::options::options as parse;
-use super::paths::input_path;
+use super::options::{OptionMap, options as parse};
 use crate::data::{Dataset, FileFormat, ReadOptions, Split, bundled, create_replay_dataset as replay, read_files};
 use rhai::plugin::*;
 use rhai::{Array, Engine, ImmutableString, Map};
@@ -16,8 +15,9 @@ pub fn register(engine: &mut Engine) {
 }
 
 fn paths(call: &NativeCallContext, files: &Dynamic) -> ScriptResult<Vec<PathBuf>> {
+    let session = context(call)?;
     let text = |value: &Dynamic| match value.read_lock::<ImmutableString>() {
-        Some(path) => input_path(call, &path),
+        Some(path) => Ok(session.input_path(path.as_str())),
         None => {
             Err(format!("data_files must be a path, an array of paths or a map of splits to paths, not {}", value.type_name())
                 .into())
@@ -30,9 +30,10 @@ fn paths(call: &NativeCallContext, files: &Dynamic) -> ScriptResult<Vec<PathBuf>
     }
 }
 
-fn load(call: &NativeCallContext, kind: &str, mut map: Map) -> ScriptResult<Dynamic> {
-    let files = map.remove("data_files");
-    let given: LoadOptions = parse("load_dataset", map)?;
+fn load(call: &NativeCallContext, kind: &str, map: Map) -> ScriptResult<Dynamic> {
+    let mut map = OptionMap::new("load_dataset", map);
+    let files = map.take_any("data_files");
+    let given: LoadOptions = map.parse()?;
     let split = given.split.as_deref().map(Split::parse).transpose().script()?;
     let cut = |data: Dataset| match &split {
         Some(split) => split.apply(&data).script(),
@@ -48,7 +49,7 @@ fn load(call: &NativeCallContext, kind: &str, mut map: Map) -> ScriptResult<Dyna
             return Ok(Dynamic::from(cut(data)?));
         }
         // A path in place of a format: its suffix says what it is.
-        let path = input_path(call, kind)?;
+        let path = context(call)?.input_path(kind);
         return match FileFormat::from_path(&path) {
             Some(format) if files.is_none() => Ok(Dynamic::from(cut(read(format, &[path], &given)?)?)),
             _ => Err(bundled::unknown(kind)).script(),
@@ -89,7 +90,7 @@ mod loading_functions {
     ///
     /// ```rhai
     /// let ds = load_dataset("general_qa", #{ split: "train[:3]" });
-    /// ds.len()    // => 3
+    /// ds.len() // => 3
     /// ```
     #[rhai_fn(return_raw)]
     pub fn load_dataset(call: NativeCallContext, name: &str, options: Map) -> ScriptResult<Dynamic> {
@@ -106,7 +107,7 @@ mod loading_functions {
     /// ```rhai
     /// let a = Dataset::from_list([#{ n: 1 }]);
     /// let b = Dataset::from_list([#{ n: 2 }]);
-    /// concatenate_datasets([a, b]).column("n")    // => [1, 2]
+    /// concatenate_datasets([a, b]).column("n") // => [1, 2]
     /// ```
     #[rhai_fn(return_raw)]
     pub fn concatenate_datasets(datasets: Array) -> ScriptResult<Dataset> {
@@ -122,7 +123,7 @@ mod loading_functions {
     /// ```rhai
     /// let domain = load_dataset("general_text").select(0..20);
     /// let general = load_dataset("general_text").select(20..40);
-    /// create_replay_dataset(domain, general, #{ replay_fraction: 0.15 }).len()    // => 23
+    /// create_replay_dataset(domain, general, #{ replay_fraction: 0.15 }).len() // => 23
     /// ```
     #[rhai_fn(return_raw)]
     pub fn create_replay_dataset(

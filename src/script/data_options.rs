@@ -94,8 +94,8 @@ impl Validate for LoadOptions {
 pub struct ReplayOptions {
     /// How many general rows, as a fraction; default 0.15.
     pub replay_fraction: f64,
-    /// What drawing and order depend on; default 42.
-    pub seed: u64,
+    /// What drawing and order depend on, as Python's `random.seed`; default 42.
+    pub seed: i64,
     /// A fraction of what: "domain" (as the lesson counts, the default) or "total" (of the mixed set).
     pub of: FractionOf,
 }

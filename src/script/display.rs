@@ -9,12 +9,15 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
+/// Reads one face off a value.
+type Face<R> = Rc<dyn Fn(&Dynamic) -> R>;
+
 /// The faces of one type.
 #[derive(Clone)]
 struct Faces {
-    text: Rc<dyn Fn(&Dynamic) -> String>,
-    json: Rc<dyn Fn(&Dynamic) -> Value>,
-    html: Option<Rc<dyn Fn(&Dynamic) -> String>>,
+    text: Face<String>,
+    json: Face<Value>,
+    html: Option<Face<String>>,
 }
 
 thread_local! {
@@ -40,7 +43,7 @@ fn insert<T: 'static>(faces: Faces) {
     REGISTRY.with(|registry| registry.borrow_mut().insert(TypeId::of::<T>(), faces));
 }
 
-fn reader<T: Clone + 'static, R: Default + 'static>(read: impl Fn(&T) -> R + 'static) -> Rc<dyn Fn(&Dynamic) -> R> {
+fn reader<T: Clone + 'static, R: Default + 'static>(read: impl Fn(&T) -> R + 'static) -> Face<R> {
     Rc::new(move |value: &Dynamic| value.read_lock::<T>().map(|value| read(&value)).unwrap_or_default())
 }
 

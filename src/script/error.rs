@@ -25,3 +25,26 @@ impl<T, E: Into<Error>> IntoScript<T> for Result<T, E> {
         })
     }
 }
+
+/// A failed call of a user's function (callback, check, regulariser) as the library's error, for the way through library code
+/// that called it; an interrupt stays an interrupt.
+pub fn into_library(what: &str, error: &EvalAltResult) -> Error {
+    let mut inner = error;
+    while let EvalAltResult::ErrorInFunctionCall(_, _, next, _) | EvalAltResult::ErrorInModule(_, next, _) = inner {
+        inner = next;
+    }
+    match inner {
+        EvalAltResult::ErrorTerminated(..) => Error::Interrupted,
+        other => {
+            let place = match other.position() {
+                position if position.is_none() => String::new(),
+                position => format!(" ({position})"),
+            };
+            let text = match other {
+                EvalAltResult::ErrorRuntime(value, _) => super::display::text(value) + place.as_str(),
+                other => other.to_string(),
+            };
+            Error::Callback(format!("{what}: {text}"))
+        }
+    }
+}

@@ -1,5 +1,6 @@
 //! The Rhai bindings, one file a section of the language; each parses options, calls the library and wraps the result.
 
+pub mod callable;
 pub mod context;
 pub mod convert;
 pub mod core;
@@ -14,7 +15,6 @@ pub mod names;
 pub mod nn;
 pub mod optim;
 pub mod options;
-pub mod paths;
 pub mod show;
 pub mod show_values;
 pub mod statistics;
@@ -23,6 +23,7 @@ mod tensor_data;
 mod tensor_display;
 mod tensor_math;
 mod tensor_shape;
+pub mod tokenizer;
 
 use rhai::Engine;
 
@@ -36,4 +37,5 @@ pub fn register(engine: &mut Engine) {
     data::register(engine);
     show::register(engine);
     statistics::register(engine);
+    tokenizer::register(engine);
 }

@@ -1,20 +1,17 @@
-//! `nn::...`: layers, losses and a user's own modules, and the methods that all of them have.
+//! `nn::...`: what makes layers, losses and a user's own modules.
 
 use super::context::context;
 use super::error::{IntoScript, ScriptResult};
 use super::module::{Kind, ModuleValue};
 use super::options::{Validate, options};
-use super::tensor::TensorValue;
-use super::tensor_shape::LossOptions;
+use super::tensor_data::kind;
+use super::tensor_reduce::LossOptions;
 use crate::error::{Error, Result};
 use crate::nn as layers;
 use crate::nn::activation::Activation;
-use crate::nn::module::{load_state_dict, load_tensors, save_tensors, state_dict};
 use rhai::plugin::*;
 use rhai::{Array, Dynamic, Engine, FnPtr, Map, NativeCallContext};
 use serde::Deserialize;
-use std::collections::BTreeMap;
-use std::path::Path;
 
 use ModuleValue as Module;
 
@@ -202,8 +199,8 @@ mod constructors {
     #[rhai_fn(name = "Sequential", return_raw)]
     pub fn sequential(modules: Array) -> ScriptResult<Module> {
         let modules = modules.into_iter().enumerate().map(|(at, module)| {
-            let kind = module.type_name().to_string();
-            module.try_cast::<Module>().ok_or_else(|| format!("nn::Sequential: element {at} is no module but {kind}"))
+            let found = kind(&module);
+            module.try_cast::<Module>().ok_or_else(|| format!("nn::Sequential: element {at} is no module but {found}"))
         });
         Ok(Module::new(Kind::Sequential(modules.collect::<Result<_, String>>()?)))
     }
@@ -251,175 +248,8 @@ mod constructors {
     }
 }
 
-fn tensor_map(tensors: BTreeMap<String, candle_core::Tensor>) -> Map {
-    tensors.into_iter().map(|(name, tensor)| (name.into(), Dynamic::from(TensorValue::new(tensor)))).collect()
-}
-
-/// The tensors of a state dict.
-pub(super) fn tensors_of(what: &str, state: &Map) -> Result<BTreeMap<String, candle_core::Tensor>> {
-    let entries = state.iter().map(|(name, value)| match value.read_lock::<TensorValue>() {
-        Some(tensor) => Ok((name.to_string(), tensor.value())),
-        None => Err(Error::argument(format!("{what}: \"{name}\" is no tensor but {}", value.type_name()))),
-    });
-    entries.collect()
-}
-
-macro_rules! forwards {
-    ($($function:ident($($argument:ident),+))*) => {
-        #[export_module]
-        mod forwards {
-            use super::*;
-            $(
-                /// Runs the module on these arguments.
-                #[rhai_fn(name = "forward", return_raw)]
-                pub fn $function(call: NativeCallContext, module: Module, $($argument: Dynamic),+) -> ScriptResult<Dynamic> {
-                    module.forward(&call, vec![$($argument),+])
-                }
-            )*
-        }
-    };
-}
-
-forwards! { forward2(a, b) forward3(a, b, c) forward4(a, b, c, d) forward5(a, b, c, d, e) forward6(a, b, c, d, e, f) }
-
-#[export_module]
-mod methods {
-    /// A layer, a loss or a network.
-    pub type Module = ModuleValue;
-
-    /// Runs the module on an input; a user's module takes up to six arguments.
-    /// ```rhai
-    /// nn::ReLU().forward(tensor([-1.0, 2.0]))      // => tensor([0., 2.])
-    /// ```
-    #[rhai_fn(name = "forward", return_raw)]
-    pub fn forward1(call: NativeCallContext, module: Module, input: Dynamic) -> ScriptResult<Dynamic> {
-        module.forward(&call, vec![input])
-    }
-
-    /// A child of a module, or a parameter of a layer, by its name.
-    #[rhai_fn(index_get, pure, return_raw)]
-    pub fn child(module: &mut Module, name: &str) -> ScriptResult<Dynamic> {
-        module.child(name).script()
-    }
-
-    /// A layer of an nn::Sequential by its number.
-    #[rhai_fn(index_get, pure, return_raw)]
-    pub fn layer_at(module: &mut Module, at: i64) -> ScriptResult<Module> {
-        module.layer_at(at).script()
-    }
-
-    /// The parameters, in a fixed order: that of PyTorch for layers, alphabetical for the children of an nn::Module.
-    /// ```rhai
-    /// nn::Linear(2, 3).parameters().len()      // => 2
-    /// ```
-    pub fn parameters(module: Module) -> Array {
-        let named = module.named_parameters().into_iter();
-        named.map(|(_, parameter)| Dynamic::from(TensorValue::from_parameter(parameter))).collect()
-    }
-
-    /// A map from the parameters' names to the parameters.
-    /// ```rhai
-    /// nn::Sequential([nn::Linear(2, 3)]).named_parameters().keys()      // => ["0.bias", "0.weight"]
-    /// ```
-    pub fn named_parameters(module: Module) -> Map {
-        let named = module.named_parameters().into_iter();
-        named.map(|(name, parameter)| (name.into(), Dynamic::from(TensorValue::from_parameter(parameter)))).collect()
-    }
-
-    /// The number of elements of all parameters.
-    /// ```rhai
-    /// nn::Linear(2, 3).num_parameters()      // => 9
-    /// ```
-    pub fn num_parameters(module: Module) -> i64 {
-        module.named_parameters().iter().map(|(_, parameter)| parameter.elem_count() as i64).sum()
-    }
-
-    /// Copies of all parameters' values by name.
-    /// ```rhai
-    /// nn::Linear(2, 3).state_dict().keys()      // => ["bias", "weight"]
-    /// ```
-    #[rhai_fn(return_raw)]
-    pub fn state_dict(module: Module) -> ScriptResult<Map> {
-        super::state_dict(&module.named_parameters()).map(tensor_map).script()
-    }
-
-    /// Sets all parameters from a state dict; names and shapes must fit.
-    /// ```rhai
-    /// let m = nn::Linear(2, 3); m.load_state_dict(m.state_dict())      // => ()
-    /// ```
-    #[rhai_fn(return_raw)]
-    pub fn load_state_dict(module: Module, state: Map) -> ScriptResult<()> {
-        let state = tensors_of("load_state_dict", &state).script()?;
-        super::load_state_dict(&module.named_parameters(), &state).script()
-    }
-
-    /// Writes the parameters to a safetensors file.
-    #[rhai_fn(return_raw)]
-    pub fn save(module: Module, path: &str) -> ScriptResult<()> {
-        super::state_dict(&module.named_parameters()).and_then(|state| save_tensors(&state, Path::new(path))).script()
-    }
-
-    /// Reads the parameters from a safetensors file.
-    #[rhai_fn(return_raw)]
-    pub fn load(module: Module, path: &str) -> ScriptResult<()> {
-        load_tensors(Path::new(path)).and_then(|state| super::load_state_dict(&module.named_parameters(), &state)).script()
-    }
-
-    /// Switches to training mode (dropout drops) and returns the module.
-    /// ```rhai
-    /// nn::Dropout(0.5).train().training      // => true
-    /// ```
-    pub fn train(module: Module) -> Module {
-        module.set_training(true);
-        module
-    }
-
-    /// Switches to training mode, or with false to evaluation mode.
-    #[rhai_fn(name = "train")]
-    pub fn train_mode(module: Module, training: bool) -> Module {
-        module.set_training(training);
-        module
-    }
-
-    /// Switches to evaluation mode (dropout does nothing) and returns the module; written `.eval()`.
-    /// ```rhai
-    /// nn::Dropout(0.5).eval().training      // => false
-    /// ```
-    pub fn eval_mode(module: Module) -> Module {
-        module.set_training(false);
-        module
-    }
-
-    /// Whether the module is in training mode.
-    #[rhai_fn(get = "training", pure)]
-    pub fn training(module: &mut Module) -> bool {
-        module.training()
-    }
-
-    /// Forgets the gradients of all parameters.
-    pub fn zero_grad(module: Module) {
-        module.named_parameters().iter().for_each(|(_, parameter)| parameter.zero_grad());
-    }
-
-    /// Frees (true) or freezes (false) all parameters.
-    /// ```rhai
-    /// let m = nn::Linear(2, 3); m.requires_grad(false); m.weight.requires_grad      // => false
-    /// ```
-    pub fn requires_grad(module: Module, wanted: bool) {
-        module.named_parameters().iter().for_each(|(_, parameter)| parameter.set_requires_grad(wanted));
-    }
-
-    /// The module as PyTorch prints it.
-    #[rhai_fn(name = "to_string", name = "to_debug", pure)]
-    pub fn to_text(module: &mut Module) -> String {
-        module.to_string()
-    }
-}
-
 /// Registers the static module `nn` and the modules' methods.
 pub fn register(engine: &mut Engine) {
-    let _ = engine
-        .register_static_module("nn", exported_module!(constructors).into())
-        .register_global_module(exported_module!(forwards).into())
-        .register_global_module(exported_module!(methods).into());
+    let _ = engine.register_static_module("nn", exported_module!(constructors).into());
+    super::module_methods::register(engine);
 }

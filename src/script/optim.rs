@@ -1,9 +1,12 @@
 //! `optim::...`, learning-rate schedules and gradient clipping.
 
+#![allow(clippy::unwrap_used, reason = "the code that rhai's macro makes of `&mut` arguments")]
+
 use super::error::{IntoScript, ScriptResult};
-use super::nn::tensors_of;
+use super::module_methods::tensors_of;
 use super::options::{Validate, options};
 use super::tensor::TensorValue;
+use super::tensor_data::kind;
 use crate::error::{Error, Result};
 use crate::nn::Parameter;
 use crate::optim::{
@@ -48,7 +51,7 @@ impl Validate for AdamWOptions {
 
 fn parameter(function: &str, at: &str, value: &Dynamic) -> Result<Parameter> {
     let Some(tensor) = value.read_lock::<TensorValue>() else {
-        return Err(Error::argument(format!("{function}: parameter {at} is no tensor but {}", value.type_name())));
+        return Err(Error::argument(format!("{function}: parameter {at} is no tensor but {}", kind(value))));
     };
     match &tensor.leaf {
         Some(parameter) => Ok(parameter.clone()),
@@ -69,7 +72,7 @@ fn parameters(function: &str, values: &Dynamic) -> Result<Vec<Parameter>> {
     if let Some(values) = values.read_lock::<Map>() {
         return values.iter().map(|(name, value)| parameter(function, name, value)).collect();
     }
-    Err(Error::argument(format!("{function} needs an array of tensors, such as model.parameters(), got {}", values.type_name())))
+    Err(Error::argument(format!("{function} needs an array of tensors, such as model.parameters(), got {}", kind(values))))
 }
 
 /// Groups from tensors, or from an array of maps with `params` and settings of their own, as PyTorch takes them.
@@ -84,7 +87,7 @@ fn groups(function: &str, values: &Dynamic, lr: f64) -> Result<Vec<ParamGroup>> 
 
 fn group(function: &str, value: &Dynamic, lr: f64) -> Result<ParamGroup> {
     let Some(map) = value.read_lock::<Map>() else {
-        return Err(Error::argument(format!("{function}: parameter groups are maps, found {}", value.type_name())));
+        return Err(Error::argument(format!("{function}: parameter groups are maps, found {}", kind(value))));
     };
     let mut made = None;
     let (mut weight_decay, mut lr_scale) = (None, 1.0);
@@ -301,5 +304,6 @@ pub fn register(engine: &mut Engine) {
         .combine_flatten(exported_module!(sgd_functions))
         .combine_flatten(exported_module!(adam_functions))
         .combine_flatten(exported_module!(adamw_functions));
+    let _ = engine.register_type_with_name::<OptimizerValue>("Optimizer").register_type_with_name::<SchedulerValue>("Scheduler");
     let _ = engine.register_static_module("optim", all.into()).register_global_module(exported_module!(methods).into());
 }

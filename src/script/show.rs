@@ -1,12 +1,13 @@
 //! Figures, tables and pages: values that the front shows in its own way, and that `save` writes to a file.
 
-use super::convert::{from_json, to_json_lossy, to_number, to_numbers};
+use super::context::context;
+use super::convert::{to_number, to_numbers};
+use super::display;
 use super::error::{IntoScript, ScriptResult};
-use super::options::options as parse;
-use super::paths::{input_path, output_path};
+use super::options::{OptionMap, options as parse};
 use super::show_values::{FigureOptions, TableOptions, bars_of, history_of, points_of, report_of, table_of};
 use crate::error::Error;
-use crate::files::{read_text, write_text};
+use crate::files::write_text;
 use crate::show::{Figure, Plot, Series, Table, terminal_width};
 use rhai::plugin::*;
 use rhai::{Array, Engine, Map};
@@ -15,6 +16,8 @@ use std::path::Path;
 /// Adds the functions to the language.
 pub fn register(engine: &mut Engine) {
     engine.register_type_with_name::<Figure>("Figure").register_type_with_name::<Table>("Table");
+    display::register_with_html::<Figure>(|figure| figure.text(terminal_width(), false), Figure::json, Figure::html);
+    display::register_with_html::<Table>(|table| table.text(terminal_width()), Table::json, Table::html);
     engine.register_global_module(exported_module!(show_functions).into());
 }
 
@@ -87,7 +90,7 @@ mod show_functions {
     ///
     /// ```rhai
     /// let p = plot(#{ naive: [2.1, 1.4, 0.9], lora: [2.1, 1.6, 1.3] }, #{ title: "Loss", xlabel: "step", ylabel: "loss [nats]" });
-    /// p.svg().starts_with("<svg")    // => true
+    /// p.svg().starts_with("<svg") // => true
     /// ```
     #[rhai_fn(return_raw)]
     pub fn plot(values: Dynamic, options: Map) -> ScriptResult<Figure> {
@@ -105,7 +108,7 @@ mod show_functions {
     /// ```rhai
     /// let p = scatter([#{ label: "LoRA", x: 0.02, y: 0.71 }, #{ label: "full", x: 0.15, y: 0.83, y_low: 0.75, y_high: 0.88 }],
     ///     #{ xlabel: "forgotten", ylabel: "learned" });
-    /// p.svg().contains("LoRA")    // => true
+    /// p.svg().contains("LoRA") // => true
     /// ```
     #[rhai_fn(return_raw)]
     pub fn scatter(points: Array, options: Map) -> ScriptResult<Figure> {
@@ -123,13 +126,13 @@ mod show_functions {
     ///
     /// ```rhai
     /// let p = bars(#{ math: #{ before: 0.8, after: 0.5 }, history: #{ before: 0.9, after: 0.85 } }, #{ series: ["before", "after"] });
-    /// p.svg().contains("history")    // => true
+    /// p.svg().contains("history") // => true
     /// ```
     #[rhai_fn(return_raw)]
     pub fn bars(values: Dynamic, options: Map) -> ScriptResult<Figure> {
-        let mut given = options;
-        let wanted = given.remove("series");
-        figure("bars", bars_of(&values, wanted.as_ref())?, given)
+        let mut given = OptionMap::new("bars", options);
+        let wanted = given.take_any("series");
+        Ok(given.parse::<FigureOptions>()?.apply(Figure::new(bars_of(&values, wanted.as_ref())?)))
     }
 
     #[rhai_fn(name = "bars", return_raw)]
@@ -142,7 +145,7 @@ mod show_functions {
     ///
     /// ```rhai
     /// let t = table([#{ method: "full", score: 0.5 }, #{ method: "LoRA", score: 0.75 }], #{ columns: ["method", "score"] });
-    /// t.markdown()    // => "| method | score |\n| --- | ---: |\n| full | 0.50 |\n| LoRA | 0.75 |\n"
+    /// t.markdown() // => "| method | score |\n| --- | ---: |\n| full | 0.50 |\n| LoRA | 0.75 |\n"
     /// ```
     #[rhai_fn(return_raw)]
     pub fn table(rows: Dynamic, options: Map) -> ScriptResult<Table> {
@@ -159,7 +162,7 @@ mod show_functions {
     ///
     /// ```rhai
     /// let result = #{ log_history: [#{ step: 1, loss: 2.5, learning_rate: 0.001 }, #{ step: 2, loss: 1.5, learning_rate: 0.0 }] };
-    /// history(result).svg().contains("loss")    // => true
+    /// history(result).svg().contains("loss") // => true
     /// ```
     #[rhai_fn(name = "history", return_raw)]
     pub fn history_default(result: Map) -> ScriptResult<Figure> {
@@ -170,14 +173,14 @@ mod show_functions {
     ///
     /// ```rhai
     /// let result = #{ log_history: [#{ step: 1, loss: 2.5, learning_rate: 0.001 }, #{ step: 2, loss: 1.5, learning_rate: 0.0 }] };
-    /// history(result, #{ value: "learning_rate" }).svg().contains("learning_rate")    // => true
+    /// history(result, #{ value: "learning_rate" }).svg().contains("learning_rate") // => true
     /// ```
     #[rhai_fn(return_raw)]
     pub fn history(result: Map, options: Map) -> ScriptResult<Figure> {
-        let mut given = options;
-        let wanted = given.remove("value").map(|name| name.to_string());
+        let mut given = OptionMap::new("history", options);
+        let wanted: Option<String> = given.take_optional("value", "the name of a logged value")?;
         let lines = history_of(&result, wanted.as_deref())?;
-        let mut shown = figure("history", Plot::Lines(lines), given)?;
+        let mut shown = given.parse::<FigureOptions>()?.apply(Figure::new(Plot::Lines(lines)));
         if shown.xlabel.is_empty() {
             shown.xlabel = "optimiser step".into();
         }
@@ -196,48 +199,13 @@ mod show_functions {
     /// ```
     #[rhai_fn(return_raw)]
     pub fn report(call: NativeCallContext, results: Dynamic, path: &str) -> ScriptResult<()> {
-        write_text(&output_path(&call, path)?, &report_of(&results)?.html()).script()
-    }
-
-    /// Writes a value as JSON. What is not data is written as its text, NaN as null. A relative path is below `--out`.
-    ///
-    /// ```rhai
-    /// save_json(#{ score: 0.5 }, "score.json");
-    /// load_json("score.json")    // => #{ score: 0.5 }
-    /// ```
-    #[rhai_fn(return_raw)]
-    pub fn save_json(call: NativeCallContext, value: Dynamic, path: &str) -> ScriptResult<()> {
-        write_text(&output_path(&call, path)?, &pretty(&to_json_lossy(&value)?)).script()
-    }
-
-    /// Reads a JSON file: objects become maps, null becomes `()`.
-    ///
-    /// ```rhai
-    /// save_json([1, 2.5, ()], "numbers.json");
-    /// load_json("numbers.json")    // => [1, 2.5, ()]
-    /// ```
-    #[rhai_fn(return_raw)]
-    pub fn load_json(call: NativeCallContext, path: &str) -> ScriptResult<Dynamic> {
-        let path = input_path(&call, path)?;
-        let text = read_text(&path).script()?;
-        let value: serde_json::Value = serde_json::from_str(&text).map_err(|e| Error::format(&path, e.to_string())).script()?;
-        Ok(from_json(&value))
-    }
-
-    #[rhai_fn(global, name = "to_string", name = "to_debug", pure)]
-    pub fn figure_text(figure: &mut Figure) -> String {
-        figure.text(terminal_width(), false)
-    }
-
-    #[rhai_fn(global, name = "to_string", name = "to_debug", pure)]
-    pub fn table_text(table: &mut Table) -> String {
-        table.text(terminal_width())
+        write_text(&context(&call)?.output_path(path), &report_of(&results)?.html()).script()
     }
 
     /// The figure as SVG text.
     ///
     /// ```rhai
-    /// plot([1, 2]).svg().ends_with("</svg>")    // => true
+    /// plot([1, 2]).svg().ends_with("</svg>") // => true
     /// ```
     #[rhai_fn(global, pure)]
     pub fn svg(figure: &mut Figure) -> String {
@@ -247,7 +215,7 @@ mod show_functions {
     /// The figure or table as HTML.
     ///
     /// ```rhai
-    /// table([#{ a: 1 }]).html().contains("<table>")    // => true
+    /// table([#{ a: 1 }]).html().contains("<table>") // => true
     /// ```
     #[rhai_fn(global, name = "html", pure)]
     pub fn table_html(table: &mut Table) -> String {
@@ -262,7 +230,7 @@ mod show_functions {
     /// The table as Markdown.
     ///
     /// ```rhai
-    /// table([#{ a: 1 }]).markdown()    // => "| a |\n| ---: |\n| 1 |\n"
+    /// table([#{ a: 1 }]).markdown() // => "| a |\n| ---: |\n| 1 |\n"
     /// ```
     #[rhai_fn(global, pure)]
     pub fn markdown(table: &mut Table) -> String {
@@ -277,7 +245,7 @@ mod show_functions {
     #[rhai_fn(global, name = "save", return_raw, pure)]
     pub fn save_figure(call: NativeCallContext, figure: &mut Figure, path: &str) -> ScriptResult<()> {
         super::save(
-            &output_path(&call, path)?,
+            &context(&call)?.output_path(path),
             &[
                 ("svg", &|| figure.svg()),
                 ("html", &|| page(&figure.title, figure.html())),
@@ -290,7 +258,7 @@ mod show_functions {
     #[rhai_fn(global, name = "save", return_raw, pure)]
     pub fn save_table(call: NativeCallContext, table: &mut Table, path: &str) -> ScriptResult<()> {
         super::save(
-            &output_path(&call, path)?,
+            &context(&call)?.output_path(path),
             &[
                 ("html", &|| page(&table.title, table.html())),
                 ("md", &|| table.markdown()),

@@ -1,6 +1,7 @@
 //! Script values as figures, tables and pages.
 
-use super::convert::{to_json_lossy, to_number};
+use super::convert::to_number;
+use super::display::{from_json, json};
 use super::error::ScriptResult;
 use super::options::Validate;
 use crate::data::Dataset;
@@ -98,7 +99,7 @@ pub(super) fn points_of(items: &[Dynamic]) -> ScriptResult<Vec<Point>> {
 /// The bars of `bars`; `wanted` is the option `series`.
 pub(super) fn bars_of(value: &Dynamic, wanted: Option<&Dynamic>) -> ScriptResult<Plot> {
     let shapes = "bars takes a map of names to numbers, a map of names to maps of numbers, or an array of maps with a label";
-    let rows: Vec<(String, serde_json::Map<String, Value>)> = match to_json_lossy(value)? {
+    let rows: Vec<(String, serde_json::Map<String, Value>)> = match json(value) {
         Value::Object(map) => map
             .into_iter()
             .map(|(name, value)| match value {
@@ -152,31 +153,37 @@ pub(super) fn bars_of(value: &Dynamic, wanted: Option<&Dynamic>) -> ScriptResult
 
 /// The table of an array of maps, a data set or a map of maps.
 pub(super) fn table_of(value: &Dynamic, given: TableOptions) -> ScriptResult<Table> {
-    let (data, default_rows) = match value.read_lock::<Dataset>() {
-        Some(data) => (data.clone(), DATASET_ROWS),
-        None if value.is_array() => (super::data::to_dataset(&lossy(value)?, "table: rows")?, usize::MAX),
-        None => match blocks_of(&to_json_lossy(value)?).into_iter().next() {
-            Some(Block::Table(table)) => return Ok(Table { title: given.title, ..table }),
-            _ => {
-                let kind = value.type_name();
-                return Err(format!("table takes an array of maps, a Dataset or a map, not a value of type {kind}").into());
-            }
-        },
-    };
-    if let Some(missing) = given.columns.iter().flatten().find(|name| !data.is_empty() && !data.columns().contains(name)) {
-        return Err(format!("table: no row has the column `{missing}`; the columns are: {}", data.columns().join(", ")).into());
+    if let Some(data) = value.read_lock::<Dataset>() {
+        check_columns(&data, &given)?;
+        return Ok(table_of_dataset(&data, given));
     }
-    let rows = given.max_rows.unwrap_or(default_rows).min(data.len());
-    let note = if rows < data.len() { format!("{rows} of {} rows", data.len()) } else { String::new() };
-    let chosen = given.columns.is_some() || value.is::<Dataset>();
-    let table = Table::from_records(data.iter().take(rows), given.columns);
-    let table = if chosen { table } else { table.in_reading_order() };
-    Ok(Table { title: given.title, note, ..table })
+    if value.is_array() {
+        // Through JSON, so that a closure or a model in a row is shown as its text.
+        let data = super::data::to_dataset(&from_json(&json(value)), "table: rows")?;
+        check_columns(&data, &given)?;
+        let (chosen, max_rows) = (given.columns.is_some(), given.max_rows.or(Some(data.len())));
+        let table = table_of_dataset(&data, TableOptions { max_rows, ..given });
+        return Ok(if chosen { table } else { table.in_reading_order() });
+    }
+    match blocks_of(&json(value)).into_iter().next() {
+        Some(Block::Table(table)) => Ok(Table { title: given.title, ..table }),
+        _ => Err(format!("table takes an array of maps, a Dataset or a map, not a value of type {}", value.type_name()).into()),
+    }
 }
 
-/// The same value with everything that is not data as text.
-fn lossy(value: &Dynamic) -> ScriptResult<Dynamic> {
-    Ok(super::convert::from_json(&to_json_lossy(value)?))
+fn check_columns(data: &Dataset, given: &TableOptions) -> ScriptResult<()> {
+    let columns = data.columns();
+    match given.columns.iter().flatten().find(|name| !data.is_empty() && !columns.contains(name)) {
+        None => Ok(()),
+        Some(missing) => Err(format!("table: no row has the column `{missing}`; the columns are: {}", columns.join(", ")).into()),
+    }
+}
+
+/// The first rows of a data set.
+pub(super) fn table_of_dataset(data: &Dataset, given: TableOptions) -> Table {
+    let rows = given.max_rows.unwrap_or(DATASET_ROWS).min(data.len());
+    let note = if rows < data.len() { format!("{rows} of {} rows", data.len()) } else { String::new() };
+    Table { title: given.title, note, ..Table::from_records(data.iter().take(rows), given.columns) }
 }
 
 /// The lines of a training run: those of `wanted`, or loss and eval_loss.
@@ -219,13 +226,13 @@ pub(super) fn report_of(results: &Dynamic) -> ScriptResult<Report> {
             "facts" => match value.read_lock::<Map>() {
                 Some(facts) => {
                     for (name, fact) in facts.iter() {
-                        report.facts.push((name.to_string(), number::value(&to_json_lossy(fact)?)));
+                        report.facts.push((name.to_string(), number::value(&json(fact))));
                     }
                 }
                 None => return Err("report: facts must be a map of names to values".into()),
             },
             "sections" => {}
-            _ if is_plain(value) => report.facts.push((key.to_string(), number::value(&to_json_lossy(value)?))),
+            _ if is_plain(value) => report.facts.push((key.to_string(), number::value(&json(value)))),
             _ => report.sections.push(Section::new(key.as_str(), blocks(value)?)),
         }
     }
@@ -296,5 +303,5 @@ fn blocks(value: &Dynamic) -> ScriptResult<Vec<Block>> {
         };
         return Ok(map.iter().map(named).collect::<ScriptResult<Vec<_>>>()?.into_iter().flatten().collect());
     }
-    Ok(blocks_of(&to_json_lossy(value)?))
+    Ok(blocks_of(&json(value)))
 }

@@ -29,7 +29,7 @@ mod statistics_functions {
     ///
     /// ```rhai
     /// let i = wilson_interval(16, 20);
-    /// [round(i.low * 100), round(i.high * 100)]    // => [58.0, 92.0]
+    /// [round(i.low * 100), round(i.high * 100)] // => [58.0, 92.0]
     /// ```
     #[rhai_fn(return_raw)]
     pub fn wilson_interval(k: INT, n: INT) -> ScriptResult<Map> {
@@ -41,7 +41,7 @@ mod statistics_functions {
     /// with `p_value`: how likely a split at least this uneven is if training changed nothing. No changed item gives 1.
     ///
     /// ```rhai
-    /// mcnemar(8, 2).p_value    // => 0.109375
+    /// mcnemar(8, 2).p_value // => 0.109375
     /// ```
     #[rhai_fn(return_raw)]
     pub fn mcnemar(lost: INT, gained: INT) -> ScriptResult<Map> {
@@ -54,7 +54,7 @@ mod statistics_functions {
     ///
     /// ```rhai
     /// let d = paired_difference([true, true, true, false], [true, false, false, false]);
-    /// [d.drop, d.lost, d.gained, d.p_value]    // => [0.5, 2, 0, 0.5]
+    /// [d.drop, d.lost, d.gained, d.p_value] // => [0.5, 2, 0, 0.5]
     /// ```
     #[rhai_fn(return_raw)]
     pub fn paired_difference(before: Array, after: Array) -> ScriptResult<Map> {
@@ -74,7 +74,7 @@ mod statistics_functions {
     /// chance of any false alarm among them is then 5 % at most.
     ///
     /// ```rhai
-    /// holm([0.02, 0.04, 0.01])    // => [0.04, 0.04, 0.03]
+    /// holm([0.02, 0.04, 0.01]) // => [0.04, 0.04, 0.03]
     /// ```
     #[rhai_fn(return_raw)]
     pub fn holm(p_values: Array) -> ScriptResult<Array> {

@@ -74,7 +74,7 @@ impl Gathered {
             return items.iter().try_for_each(|item| self.read(item, depth + 1));
         }
         if depth != self.shape.len() {
-            return Err(Error::argument(format!("expected an array at dimension {depth}, got {}", value.type_name())));
+            return Err(Error::argument(format!("expected an array at dimension {depth}, got {}", kind(value))));
         }
         if let Ok(integer) = value.as_int() {
             self.any_number = true;
@@ -87,7 +87,7 @@ impl Gathered {
             self.any_float = true;
             self.values.push(float);
         } else {
-            return Err(Error::argument(format!("a tensor is made of numbers, found {}", value.type_name())));
+            return Err(Error::argument(format!("a tensor is made of numbers, found {}", kind(value))));
         }
         Ok(())
     }
@@ -171,6 +171,13 @@ fn nest(dims: &[usize], values: &mut impl Iterator<Item = Dynamic>) -> Dynamic {
         None => values.next().unwrap_or(Dynamic::UNIT),
         Some((size, rest)) => (0..*size).map(|_| nest(rest, values)).collect::<Array>().into(),
     }
+}
+
+/// What a value is, as users name it: "Tensor", "Module", "string", "i64".
+pub fn kind(value: &Dynamic) -> String {
+    let name = value.type_name();
+    let last = name.rsplit("::").next().unwrap_or(name);
+    last.strip_suffix("Value").unwrap_or(last).to_string()
 }
 
 /// A dtype by candle's or PyTorch's name.

@@ -65,7 +65,8 @@ fn body(value: &Tensor) -> candle_core::Result<String> {
     let cells = if value.dtype().is_float() {
         floats(&flat.to_dtype(DType::F64)?.to_vec1::<f64>()?)
     } else {
-        align(flat.to_dtype(DType::I64)?.to_vec1::<i64>()?.iter().map(i64::to_string).collect())
+        let cells: Vec<String> = flat.to_dtype(DType::I64)?.to_vec1::<i64>()?.iter().map(i64::to_string).collect();
+        align(&cells, cells.iter().map(String::len).max().unwrap_or(0))
     };
     if value.rank() == 0 {
         return Ok(cells.first().map(|cell| cell.trim_start().to_string()).unwrap_or_default());
@@ -75,9 +76,8 @@ fn body(value: &Tensor) -> candle_core::Result<String> {
     Ok(nested(shown.dims(), &gaps, &cells, INDENT))
 }
 
-fn align(cells: Vec<String>) -> Vec<String> {
-    let width = cells.iter().map(String::len).max().unwrap_or(0);
-    cells.into_iter().map(|cell| format!("{cell:>width$}")).collect()
+fn align(cells: &[String], width: usize) -> Vec<String> {
+    cells.iter().map(|cell| format!("{cell:>width$}")).collect()
 }
 
 /// PyTorch's choice of notation, made on the finite values that are not 0.
@@ -94,7 +94,8 @@ fn floats(values: &[f64]) -> Vec<String> {
         _ if whole => format!("{value:.0}."),
         _ => format!("{value:.4}"),
     };
-    align(values.iter().map(|value| cell(*value)).collect())
+    let width = sized.iter().map(|value| cell(*value).len()).max().unwrap_or(0);
+    align(&values.iter().map(|value| cell(*value)).collect::<Vec<_>>(), width)
 }
 
 /// Rust writes 1.0000e0 where C and Python write 1.0000e+00.

@@ -1,17 +1,15 @@
-//! Shapes, parts, joins, reductions and losses of tensors.
+//! Shapes, parts and joins of tensors.
+
+#![allow(clippy::unwrap_used, reason = "the code that rhai's macro makes of `&mut` arguments")]
 
 use super::error::{IntoScript, ScriptResult};
-use super::options::{Validate, options};
 use super::tensor::{Tensor, TensorValue, wrap};
-use super::tensor_data::sizes_of;
+use super::tensor_data::{kind, sizes_of};
 use crate::error::{Error, Result};
 use crate::nn::algebra::{dimension, promote, resolve_shape};
-use crate::nn::losses::{self, IGNORE_INDEX, Reduction};
-use crate::nn::reduce::{self, Whole};
 use candle_core::Tensor as CandleTensor;
 use rhai::plugin::*;
-use rhai::{Array, Dynamic, Engine, Map};
-use serde::Deserialize;
+use rhai::{Array, Dynamic, Engine};
 use std::ops::{Range, RangeInclusive};
 
 /// One element of the first dimension.
@@ -40,7 +38,7 @@ fn slice(x: &TensorValue, from: i64, to: i64) -> Result<CandleTensor> {
 fn tensors(values: &Array, what: &str) -> Result<Vec<CandleTensor>> {
     let tensors = values.iter().enumerate().map(|(at, value)| match value.read_lock::<TensorValue>() {
         Some(tensor) => Ok(tensor.input()),
-        None => Err(Error::argument(format!("{what}: element {at} is no tensor but {}", value.type_name()))),
+        None => Err(Error::argument(format!("{what}: element {at} is no tensor but {}", kind(value)))),
     });
     let tensors = tensors.collect::<Result<Vec<_>>>()?;
     let Some(first) = tensors.first() else {
@@ -210,229 +208,7 @@ mod shapes {
     }
 }
 
-/// Options of reductions along a dimension.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Keep {
-    keepdim: bool,
-}
-
-impl Validate for Keep {}
-
-fn dims_of(x: &TensorValue, dims: &Dynamic) -> Result<Vec<usize>> {
-    let mut found = Vec::new();
-    for dim in sizes_of(dims).map_err(|_| Error::argument("a dimension is an integer or an array of integers"))? {
-        let dim = dimension(dim, x.tensor.rank())?;
-        if found.contains(&dim) {
-            return Err(Error::argument(format!("dimension {dim} appears twice")));
-        }
-        found.push(dim);
-    }
-    Ok(found)
-}
-
-type Reduce = fn(&CandleTensor, &[usize], bool) -> Result<CandleTensor>;
-
-/// A reduction of all, along dimensions, and with `keepdim`.
-macro_rules! reduction {
-    ($module:ident, $name:tt, $reduce:expr, $(#[$doc:meta])*) => {
-        #[export_module]
-        mod $module {
-            use super::*;
-            $(#[$doc])*
-            #[rhai_fn(name = $name, return_raw)]
-            pub fn all(x: Tensor) -> ScriptResult<Tensor> {
-                wrap($reduce(&x.input(), &[], false))
-            }
-            /// The same along a dimension or an array of dimensions.
-            #[rhai_fn(name = $name, return_raw)]
-            pub fn along(x: Tensor, dim: Dynamic) -> ScriptResult<Tensor> {
-                let reduce: Reduce = $reduce;
-                wrap(dims_of(&x, &dim).and_then(|dims| reduce(&x.input(), &dims, false)))
-            }
-            /// The same along a dimension or an array of dimensions. Options: keepdim.
-            #[rhai_fn(name = $name, return_raw)]
-            pub fn along_with(x: Tensor, dim: Dynamic, given: Map) -> ScriptResult<Tensor> {
-                let keep: Keep = options($name, given)?;
-                let reduce: Reduce = $reduce;
-                wrap(dims_of(&x, &dim).and_then(|dims| reduce(&x.input(), &dims, keep.keepdim)))
-            }
-        }
-    };
-}
-
-reduction! { sum_functions, "sum", reduce::sum,
-    /// The sum of all elements.
-    /// ```rhai
-    /// tensor([[1.0, 2.0], [3.0, 4.0]]).sum(0)      // => tensor([4., 6.])
-    /// ```
-}
-reduction! { mean_functions, "mean", reduce::mean,
-    /// The mean of all elements.
-    /// ```rhai
-    /// tensor([[1.0, 2.0], [3.0, 4.0]]).mean().item()      // => 2.5
-    /// ```
-}
-reduction! { var_functions, "var", reduce::var,
-    /// The variance of all elements, divided by their count - 1.
-    /// ```rhai
-    /// tensor([1.0, 2.0, 3.0]).var().item()      // => 1.0
-    /// ```
-}
-reduction! { std_functions, "std", |x: &CandleTensor, dims: &[usize], keepdim: bool| -> Result<CandleTensor> { Ok(reduce::var(x, dims, keepdim)?.sqrt()?) },
-    /// The standard deviation of all elements, with count - 1.
-    /// ```rhai
-    /// tensor([1.0, 2.0, 3.0]).std().item()      // => 1.0
-    /// ```
-}
-
-fn extreme(x: &TensorValue, largest: bool, dim: i64, keepdim: bool) -> Result<Map> {
-    let dim = dimension(dim, x.tensor.rank())?;
-    let (values, indices) = reduce::extreme(&x.input(), largest, dim, keepdim)?;
-    Ok(Map::from([
-        ("values".into(), Dynamic::from(TensorValue::new(values))),
-        ("indices".into(), Dynamic::from(TensorValue::new(indices))),
-    ]))
-}
-
-/// Options of the losses.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct LossOptions {
-    /// "mean", "sum" or "none". Default "mean".
-    pub reduction: Reduction,
-    /// The class that counts nothing. Default -100.
-    pub ignore_index: i64,
-}
-
-impl Default for LossOptions {
-    fn default() -> Self {
-        Self { reduction: Reduction::Mean, ignore_index: IGNORE_INDEX }
-    }
-}
-
-impl Validate for LossOptions {}
-
-#[export_module]
-mod reductions {
-    /// The largest element.
-    /// ```rhai
-    /// tensor([1.0, 5.0, 3.0]).max().item()      // => 5.0
-    /// ```
-    #[rhai_fn(return_raw)]
-    pub fn max(x: Tensor) -> ScriptResult<Tensor> {
-        wrap(Whole::Max.apply(&x.input()))
-    }
-
-    /// The largest elements along a dimension, as a map of values and indices.
-    #[rhai_fn(name = "max", return_raw)]
-    pub fn max_along(x: Tensor, dim: i64) -> ScriptResult<Map> {
-        extreme(&x, true, dim, false).script()
-    }
-
-    /// The smallest element.
-    /// ```rhai
-    /// tensor([1.0, 5.0, 3.0]).min().item()      // => 1.0
-    /// ```
-    #[rhai_fn(return_raw)]
-    pub fn min(x: Tensor) -> ScriptResult<Tensor> {
-        wrap(Whole::Min.apply(&x.input()))
-    }
-
-    /// The smallest elements along a dimension, as a map of values and indices.
-    #[rhai_fn(name = "min", return_raw)]
-    pub fn min_along(x: Tensor, dim: i64) -> ScriptResult<Map> {
-        extreme(&x, false, dim, false).script()
-    }
-
-    /// The index of the largest element, counted flat.
-    /// ```rhai
-    /// tensor([1.0, 5.0, 3.0]).argmax().item()      // => 1
-    /// ```
-    #[rhai_fn(return_raw)]
-    pub fn argmax(x: Tensor) -> ScriptResult<Tensor> {
-        wrap(reduce::arg_extreme(&x.value(), true, None, false))
-    }
-
-    /// The indices of the largest elements along a dimension.
-    #[rhai_fn(name = "argmax", return_raw)]
-    pub fn argmax_along(x: Tensor, dim: i64) -> ScriptResult<Tensor> {
-        wrap(dimension(dim, x.tensor.rank()).and_then(|dim| reduce::arg_extreme(&x.value(), true, Some(dim), false)))
-    }
-
-    /// The index of the smallest element, counted flat.
-    /// ```rhai
-    /// tensor([1.0, 5.0, 3.0]).argmin().item()      // => 0
-    /// ```
-    #[rhai_fn(return_raw)]
-    pub fn argmin(x: Tensor) -> ScriptResult<Tensor> {
-        wrap(reduce::arg_extreme(&x.value(), false, None, false))
-    }
-
-    /// The indices of the smallest elements along a dimension.
-    #[rhai_fn(name = "argmin", return_raw)]
-    pub fn argmin_along(x: Tensor, dim: i64) -> ScriptResult<Tensor> {
-        wrap(dimension(dim, x.tensor.rank()).and_then(|dim| reduce::arg_extreme(&x.value(), false, Some(dim), false)))
-    }
-
-    /// The 2-norm: the root of the sum of squares.
-    /// ```rhai
-    /// tensor([3.0, 4.0]).norm().item()      // => 5.0
-    /// ```
-    #[rhai_fn(return_raw)]
-    pub fn norm(x: Tensor) -> ScriptResult<Tensor> {
-        wrap(Whole::Norm.apply(&x.input()))
-    }
-
-    /// The mean squared error.
-    /// ```rhai
-    /// mse_loss(tensor([1.0, 2.0]), tensor([1.0, 4.0])).item()      // => 2.0
-    /// ```
-    #[rhai_fn(return_raw)]
-    pub fn mse_loss(input: Tensor, target: Tensor) -> ScriptResult<Tensor> {
-        wrap(losses::mse_loss(&input.input(), &target.input(), Reduction::Mean))
-    }
-
-    /// The squared error. Options: reduction ("mean", "sum", "none").
-    #[rhai_fn(name = "mse_loss", return_raw)]
-    pub fn mse_loss_with(input: Tensor, target: Tensor, given: Map) -> ScriptResult<Tensor> {
-        let given: LossOptions = options("mse_loss", given)?;
-        wrap(losses::mse_loss(&input.input(), &target.input(), given.reduction))
-    }
-
-    /// The cross entropy in nats of logits [rows, classes] and targets [rows], averaged over the targets that are not -100.
-    /// ```rhai
-    /// cross_entropy(tensor([[0.0, 0.0], [5.0, 5.0]]), tensor([0, -100]))      // => tensor(0.6931)
-    /// ```
-    #[rhai_fn(return_raw)]
-    pub fn cross_entropy(logits: Tensor, targets: Tensor) -> ScriptResult<Tensor> {
-        wrap(losses::cross_entropy(&logits.input(), &targets.input(), IGNORE_INDEX, Reduction::Mean))
-    }
-
-    /// The cross entropy in nats. Options: reduction ("mean", "sum", "none"), ignore_index.
-    #[rhai_fn(name = "cross_entropy", return_raw)]
-    pub fn cross_entropy_with(logits: Tensor, targets: Tensor, given: Map) -> ScriptResult<Tensor> {
-        let given: LossOptions = options("cross_entropy", given)?;
-        wrap(losses::cross_entropy(&logits.input(), &targets.input(), given.ignore_index, given.reduction))
-    }
-
-    /// KL(p || q) in nats between the softmax of two tensors of logits, averaged over all rows.
-    /// ```rhai
-    /// kl_div(tensor([[1.0, 2.0]]), tensor([[1.0, 2.0]])).item()      // => 0.0
-    /// ```
-    #[rhai_fn(return_raw)]
-    pub fn kl_div(p_logits: Tensor, q_logits: Tensor) -> ScriptResult<Tensor> {
-        wrap(losses::kl_div(&p_logits.input(), &q_logits.input()))
-    }
-}
-
-/// Registers shapes, reductions and losses.
+/// Registers shapes, parts and joins.
 pub fn register(engine: &mut Engine) {
-    let _ = engine
-        .register_global_module(exported_module!(shapes).into())
-        .register_global_module(exported_module!(sum_functions).into())
-        .register_global_module(exported_module!(mean_functions).into())
-        .register_global_module(exported_module!(var_functions).into())
-        .register_global_module(exported_module!(std_functions).into())
-        .register_global_module(exported_module!(reductions).into());
+    let _ = engine.register_global_module(exported_module!(shapes).into());
 }

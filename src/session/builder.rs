@@ -9,6 +9,7 @@ use rhai::module_resolvers::FileModuleResolver;
 use rhai::{AST, Dynamic, Engine, Module, OptimizationLevel, Scope};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -36,7 +37,8 @@ impl Default for Builder {
             parameters: BTreeMap::new(),
             arguments: Vec::new(),
             control: Control::new(Arc::default(), Arc::new(Silent)),
-            output: Rc::new(|text| println!("{text}")),
+            // A closed standard output is the front's matter.
+            output: Rc::new(|text| drop(writeln!(std::io::stdout(), "{text}"))),
             call_levels: 64,
         }
     }

@@ -1,12 +1,13 @@
 //! Errors in words: what happened, the source line with a caret, the calls that led there, and what was probably meant.
 
 mod hints;
+mod python;
 mod snippet;
 
 use super::Session;
 use crate::script::display;
 use hints::Hints;
-use rhai::{EvalAltResult, ParseErrorType, Position};
+use rhai::{EvalAltResult, ParseError, Position};
 use snippet::{Report, Site};
 
 /// Puts an error into words. `name` is that of the script that was run.
@@ -38,23 +39,26 @@ pub fn render(session: &Session, error: &EvalAltResult, name: &str, color: bool)
     }
     let hints = Hints::new(session);
     let inside = calls.last().map(|(function, ..)| function.as_str());
-    let (title, notes) = describe(error, &hints, inside);
     let position = error.position();
+    let near = session.sources().text(&file).and_then(|source| line_at(source, position));
+    let (title, notes) = describe(error, &hints, inside, near);
     let mut report = Report::new(title, notes);
     report.site(site(session, &file, position, ""));
+    let mut told = (String::new(), position);
     for (function, file, position) in calls.iter().rev() {
-        let label = match rhai_anonymous(function) {
-            true => "called from here".to_string(),
-            false => format!("`{function}` is called here"),
-        };
-        report.call(site(session, file, *position, &label));
+        // A closure is called at the place of the function that was given it; one of the two is enough.
+        if anonymous(function) || (file.as_str(), *position) == (told.0.as_str(), told.1) {
+            continue;
+        }
+        report.call(site(session, file, *position, &format!("`{function}` is called here")));
+        told = (file.clone(), *position);
     }
     report.render(color)
 }
 
 /// A parse error in words, with what was probably meant on lines of their own.
-pub fn parse_message(session: &Session, error: &ParseErrorType) -> String {
-    let (title, notes) = Hints::new(session).parse(error);
+pub fn parse_message(session: &Session, error: &ParseError, source: &str) -> String {
+    let (title, notes) = Hints::new(session).parse(error.err_type(), line_at(source, error.position()));
     std::iter::once(title).chain(notes).collect::<Vec<_>>().join("\n")
 }
 
@@ -66,7 +70,7 @@ pub fn render_plain(name: &str, source: &str, position: Position, message: &str,
     report.render(color)
 }
 
-fn rhai_anonymous(function: &str) -> bool {
+fn anonymous(function: &str) -> bool {
     function.starts_with("anon$")
 }
 
@@ -81,10 +85,25 @@ fn split_message(message: &str) -> (String, Vec<String>) {
     (title, lines.collect())
 }
 
-fn describe(error: &EvalAltResult, hints: &Hints<'_>, inside: Option<&str>) -> (String, Vec<String>) {
+/// The line of a position and the byte in it.
+fn line_at(source: &str, position: Position) -> Option<(&str, usize)> {
+    let line = source.lines().nth(position.line()?.checked_sub(1)?)?;
+    let column = position.position().unwrap_or(1).max(1);
+    Some((line, line.char_indices().nth(column - 1).map_or(line.len(), |(at, _)| at)))
+}
+
+fn describe(
+    error: &EvalAltResult,
+    hints: &Hints<'_>,
+    inside: Option<&str>,
+    near: Option<(&str, usize)>,
+) -> (String, Vec<String>) {
     match error {
-        EvalAltResult::ErrorParsing(kind, _) => hints.parse(kind),
-        EvalAltResult::ErrorVariableNotFound(name, _) => hints.variable(name, inside),
+        EvalAltResult::ErrorParsing(kind, _) => hints.parse(kind, near),
+        EvalAltResult::ErrorVariableNotFound(name, _) => match near.and_then(|(line, at)| python::assignment(line, at, name)) {
+            Some(help) => (format!("no variable is called `{name}`"), vec![help]),
+            None => hints.variable(name, inside),
+        },
         EvalAltResult::ErrorFunctionNotFound(signature, _) => hints.function(signature),
         EvalAltResult::ErrorModuleNotFound(name, _) => hints.module(name),
         EvalAltResult::ErrorDotExpr(message, _) => hints.property(message),

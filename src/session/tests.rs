@@ -28,7 +28,7 @@ fn printing_goes_where_it_is_told_and_floats_look_like_pythons() {
     let lines = Rc::new(RefCell::new(Vec::new()));
     let sink = lines.clone();
     let mut session = Session::builder().output(move |line| sink.borrow_mut().push(line.to_string())).build().unwrap();
-    session
+    let _ = session
         .run_script("print(1e-5); print([1.0, \"a\", #{ k: () }]); print(`${2.0} ${[0.5]}`); print(\"s\"); print(())", "x")
         .unwrap();
     assert_eq!(*lines.borrow(), ["1e-05", "[1.0, \"a\", #{ k: () }]", "2.0 [0.5]", "s", "()"]);
@@ -62,6 +62,19 @@ fn errors_show_the_line_a_caret_and_what_was_meant() {
         ("let x = null;", vec!["nothing is written `()`"]),
         ("1 + #{}", vec!["`+` is not defined for int and map"]),
         ("nm::Linear(1, 2)", vec!["no module is called `nm`"]),
+        ("LoraConfig(r=16)", vec!["options go into a map", "^"]),
+        ("let a = 'text';", vec!["double quotes"]),
+        ("let a = true and false;", vec!["`and` is written `&&`"]),
+        ("def f(x):\n", vec!["a function is written `fn name(x) { .. }`"]),
+        ("let a = None;", vec!["Python's `None` is written `()`"]),
+        ("let f = |x| x; f(1)", vec!["`f.call(..)`"]),
+        ("print(f\"{x}\")", vec!["between backticks"]),
+        ("if true: print(1)", vec!["between braces"]),
+        ("x = 3", vec!["`let x = ..`"]),
+        ("let t = (1, 2);", vec!["`[1, 2]`"]),
+        ("[1].map(|x| nothing(x))", vec!["no function is called `nothing`", "`map` is called here"]),
+        ("fn f(x) { x } f()", vec!["no function `f` takes ()"]),
+        ("1.eval()", vec!["`eval`"]),
         ("rule()", vec!["rule(character, width)"]),
         ("rule(1, #{})", vec!["stdlib/text.rhai", "`*` is not defined for int and map"]),
     ] {
@@ -80,4 +93,57 @@ fn imports_last() {
     let path = folder.path().join("tools").display().to_string();
     let _ = session.eval_line(&format!("import \"{path}\" as tools;")).unwrap();
     assert_eq!(session.eval_line("tools::three()").unwrap().as_int(), Ok(3));
+}
+
+#[test]
+fn a_native_closure_answers_to_call_with_any_number_of_arguments() {
+    let mut session = session();
+    let generator = crate::script::callable::callable("pipeline", |call, arguments| {
+        assert!(crate::script::context::context(&call).is_ok());
+        Ok(i64::try_from(arguments.len()).unwrap_or(0).into())
+    })
+    .unwrap();
+    session.set("generator", generator);
+    assert_eq!(session.eval_line("[generator.call(1), generator.call(\"a\", #{ b: 2 })]").unwrap().to_string(), "[1, 2]");
+    assert_eq!(crate::script::display::text(&session.eval_line("generator").unwrap()), "function pipeline");
+}
+
+#[test]
+fn reserved_words_are_keys_and_names() {
+    let mut session = session();
+    let code = "let m = #{ shared: 1, match: \"x\", default: 2, type: 3, new: 4 }; [m.shared, m.match, m.default, m.type, m.new]";
+    assert_eq!(session.eval_line(code).unwrap().to_string(), "[1, \"x\", 2, 3, 4]");
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 150, ..Default::default() })]
+    #[test]
+    fn no_input_panics(words in proptest::collection::vec(proptest::sample::select(vec![
+        "let", "x", "=", "fn", "f", "(", ")", "{", "}", "[", "]", "#{", ":", ",", ";", "1", "2.5", "\"é", "\"", "`", "${", "'a'", "/*", "*/",
+        "//", "\n", "\t", "|", "||", "if", "else", "for", "in", "0..3", "print", ".", "round", "::", "nn", "throw", "ü", "true", "-", "+",
+        "eval", "match", "import", "as", "try", "catch", "switch", "=>", "\\", "\u{1F600}", "this", "None", "and",
+    ]), 0..25), separator in proptest::sample::select(vec!["", " "])) {
+        let code = words.join(separator);
+        let mut session = session();
+        let _ = incomplete::is_incomplete(session.engine(), &code);
+        // An endless loop can be written with these words.
+        let control = session.control().clone();
+        let start = std::time::Instant::now();
+        session.engine_mut().on_progress(move |_| {
+            (control.interrupted() || start.elapsed().as_secs() > 2).then(|| Dynamic::from("interrupted"))
+        });
+        if let Err(error) = session.eval_line(&code) {
+            let name = session.line_name();
+            assert!(!session.report(&error, &name, true).is_empty());
+        }
+        let _ = crate::cli::check::problems(&mut session, &code);
+    }
+}
+
+#[test]
+fn deep_nesting_is_an_error_not_an_overflow() {
+    for (open, close) in [("(", ")"), ("[", "]"), ("{", "}"), ("f(", ")"), ("-", ""), ("#{a:", "}"), ("|x| ", ""), ("!", "")] {
+        let code = format!("{}1{}", open.repeat(20_000), close.repeat(20_000));
+        let _ = failing(&code);
+    }
 }

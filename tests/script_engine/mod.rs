@@ -25,7 +25,7 @@ pub fn engine() -> Engine {
     engine.on_parse_token(move |token, _, _| {
         let token = match token {
             Token::Reserved(word) if *word == "eval" && after_period.get() => Token::Identifier(Box::new("eval_mode".into())),
-            Token::Reserved(word) if *word == "shared" => Token::Identifier(word),
+            Token::Reserved(word) if after_period.get() || *word == "shared" => Token::Identifier(word),
             Token::Identifier(word) if *word == "eval" && after_period.get() => Token::Identifier(Box::new("eval_mode".into())),
             other => other,
         };

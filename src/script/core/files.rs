@@ -7,6 +7,8 @@ use crate::script::error::{IntoScript, ScriptResult};
 use rhai::Engine;
 use rhai::plugin::*;
 
+// The macro unwraps arguments whose types the engine has checked.
+#[allow(clippy::unwrap_used)]
 #[export_module]
 mod functions {
     /// Writes a value to a file as JSON, whole or not at all. A relative path is taken from the folder given with `--out`.

@@ -51,6 +51,8 @@ fn extreme(function: &str, items: &[Dynamic], wanted: Ordering) -> ScriptResult<
     Ok(best.clone())
 }
 
+// The macro unwraps arguments whose types the engine has checked.
+#[allow(clippy::unwrap_used)]
 #[export_module]
 mod functions {
     /// The sum of an array of numbers; `true` counts as 1.

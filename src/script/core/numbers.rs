@@ -22,6 +22,8 @@ fn fixed_text(value: f64, digits: i64) -> ImmutableString {
     format!("{value:.*}", digits.clamp(0, 1000).unsigned_abs() as usize).into()
 }
 
+// The macro unwraps arguments whose types the engine has checked.
+#[allow(clippy::unwrap_used)]
 #[export_module]
 mod functions {
     /// Rounds to a number of decimals, as Python's `round(x, n)`.

@@ -57,6 +57,8 @@ pub fn resident_memory() -> (f64, f64) {
     (0.0, 0.0)
 }
 
+// The macro unwraps arguments whose types the engine has checked.
+#[allow(clippy::unwrap_used)]
 #[export_module]
 mod functions {
     /// The value given on the command line with `--set key=value`, parsed to the type of the default; else the default.

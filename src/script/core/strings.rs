@@ -32,6 +32,8 @@ fn is_title(text: &str) -> bool {
     cased
 }
 
+// The macro unwraps arguments whose types the engine has checked.
+#[allow(clippy::unwrap_used)]
 #[export_module]
 mod functions {
     /// The words of a string, split at any whitespace.

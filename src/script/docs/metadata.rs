@@ -94,6 +94,8 @@ fn gather(
             Some(("get", name)) => (name, Kind::Property),
             Some(("index", rest)) if rest.starts_with("get") => ("[]", Kind::Operator),
             Some(_) => continue,
+            // How scripts write it; see `script::names`.
+            None if function.name == "eval_mode" => ("eval", Kind::Function),
             None => (function.name.as_str(), Kind::Function),
         };
         let identifier = name.starts_with(|c: char| c.is_alphabetic() || c == '_');

@@ -148,7 +148,6 @@ impl Reference {
             return exact;
         }
         let last = name.rsplit(['.', ':']).next().unwrap_or(name);
-        let last = if last == "eval" { "eval_mode" } else { last };
         if name.contains("::") {
             return Vec::new();
         }

@@ -73,12 +73,17 @@ pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         .filter(|candidate| *candidate != word)
         .map(|candidate| {
             let lower = candidate.to_lowercase();
+            let distance = strsim::damerau_levenshtein(&wanted, &lower);
             let mut score = strsim::jaro_winkler(&wanted, &lower);
+            // A word of three letters has many neighbours; more than a third of the letters wrong is another word.
+            if distance > (wanted.chars().count() / 3).max(1) {
+                score = score.min(0.8);
+            }
             // A word that contains the other ("lr" in "lr_scheduler" is too short to count) is a good guess too.
             if wanted.len() >= 4 && lower.len() >= 4 && (lower.contains(&wanted) || wanted.contains(&lower)) {
                 score = score.max(0.9);
             }
-            if strsim::damerau_levenshtein(&wanted, &lower) <= 1 && wanted.len() >= 3 {
+            if distance <= 1 && wanted.len() >= 3 {
                 score = score.max(0.95);
             }
             (score, candidate)

@@ -1,6 +1,7 @@
 //! What was probably meant: near names, the ways to call a function, what functions can see.
 
 use super::Session;
+use super::python;
 use super::split_message;
 use crate::script::docs::{Kind, Reference};
 use crate::script::options::closest;
@@ -26,11 +27,14 @@ impl<'a> Hints<'a> {
 
     /// "Tensor, i64" as users call the types.
     pub(super) fn signature_types(&self, list: &str) -> String {
-        list.split(", ").map(|name| self.type_name(name)).collect::<Vec<_>>().join(", ")
+        list.split(", ").filter(|name| !name.is_empty()).map(|name| self.type_name(name)).collect::<Vec<_>>().join(", ")
     }
 
     pub(super) fn variable(&self, name: &str, inside: Option<&str>) -> (String, Vec<String>) {
         let title = format!("no variable is called `{name}`");
+        if let Some(help) = python::word(name) {
+            return (title, vec![help]);
+        }
         let scope = self.session.scope();
         if inside.is_some() && scope.contains(name) {
             return (title, vec!["help: functions do not see outer variables; pass it as an argument".into()]);
@@ -63,6 +67,7 @@ impl<'a> Hints<'a> {
         if let Some(property) = name.strip_prefix("get$").or_else(|| name.strip_prefix("set$")) {
             return self.unknown_property(property, &types);
         }
+        let name = if name == "eval_mode" { "eval" } else { name };
         let operator = !name.starts_with(|c: char| c.is_alphabetic() || c == '_');
         let title = match operator {
             true => match types.split_once(", ") {
@@ -89,12 +94,15 @@ impl<'a> Hints<'a> {
         if operator {
             return (title, Vec::new());
         }
-        if let Some((module, _)) = name.rsplit_once("::") {
-            if !self.reference.modules().contains(&module) {
-                return self.module(module);
-            }
+        if let Some((module, _)) = name.rsplit_once("::")
+            && !self.reference.modules().contains(&module)
+        {
+            return self.module(module);
         }
         let title = format!("no function is called `{name}`");
+        if self.session.scope().contains(name) {
+            return (title, vec![format!("help: `{name}` is a variable; a function in it is called with `{name}.call(..)`")]);
+        }
         let own: Vec<&str> = self.session.library().iter_functions().map(|function| function.name).collect();
         let suffix = format!("::{name}");
         let elsewhere = self.reference.entries().iter().find(|entry| entry.name.ends_with(&suffix));
@@ -130,8 +138,9 @@ impl<'a> Hints<'a> {
         (title, near.map(|near| format!("help: did you mean `{near}`?")).into_iter().collect())
     }
 
-    pub(super) fn parse(&self, kind: &ParseErrorType) -> (String, Vec<String>) {
-        match kind {
+    /// `near` is the source up to the end of the line and the offset of the error in it.
+    pub(super) fn parse(&self, kind: &ParseErrorType, near: Option<(&str, usize)>) -> (String, Vec<String>) {
+        let (title, mut notes) = match kind {
             ParseErrorType::UnexpectedEOF => ("the script ends in the middle of something".into(), Vec::new()),
             ParseErrorType::VariableUndefined(name) => self.variable(name, None),
             ParseErrorType::ModuleUndefined(name) => self.module(name),
@@ -142,11 +151,13 @@ impl<'a> Hints<'a> {
                 ";" => ("a `;` is missing before this".into(), vec![]),
                 _ => (format!("`{token}` is missing: {place}"), vec![]),
             },
-            ParseErrorType::BadInput(LexError::UnterminatedString) => (
-                "this string has no closing quote".into(),
-                vec!["help: text over several lines goes between backticks: `..`".into()],
-            ),
+            ParseErrorType::BadInput(LexError::UnterminatedString) => {
+                let help = "help: text over several lines goes between backticks: `..`";
+                ("this string has no closing quote".into(), vec![help.into()])
+            }
             other => split_message(&other.to_string()),
-        }
+        };
+        notes.extend(near.and_then(|(line, at)| python::syntax(line, at)));
+        (title, notes)
     }
 }

@@ -1,7 +1,7 @@
 //! The look of an error: title, source lines with carets, notes.
 
 use annotate_snippets::renderer::DecorStyle;
-use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Renderer, Snippet};
 use rhai::Position;
 
 /// A place in a text.
@@ -71,16 +71,24 @@ impl<'a> Report<'a> {
     pub(super) fn render(&self, color: bool) -> String {
         let mut group: Group<'_> = Group::with_title(Level::ERROR.primary_title(self.title.as_str()));
         let mut missing = Vec::new();
+        // All places in one text share a snippet, so that its lines are shown once and in their order.
+        let mut snippets: Vec<(&str, &str, Vec<Annotation<'_>>)> = Vec::new();
         for (kind, site) in self.located() {
             match site.source.and_then(|source| Some((source, site.span(source)?))) {
                 Some((source, span)) => {
                     let label = (!site.label.is_empty()).then_some(site.label.as_str());
                     let annotation = kind.span(span).label(label);
-                    group = group.element(Snippet::source(source).path(site.file.as_str()).annotation(annotation));
+                    match snippets.iter_mut().find(|(file, ..)| *file == site.file) {
+                        Some((_, _, annotations)) => annotations.push(annotation),
+                        None => snippets.push((&site.file, source, vec![annotation])),
+                    }
                 }
-                None if site.position.is_none() && !site.file.is_empty() => {}
+                None if site.position.is_none() => {}
                 None => missing.push(format!("at {}", site.place())),
             }
+        }
+        for (file, source, annotations) in snippets {
+            group = group.element(Snippet::source(source).path(file).annotations(annotations));
         }
         let left = self.calls.len().saturating_sub(SHOWN_CALLS);
         let more = (left > 0).then(|| format!("and {left} more calls"));

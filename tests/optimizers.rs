@@ -1,0 +1,238 @@
+//! Optimisers, schedules and clipping as scripts use them, against PyTorch's numbers.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, missing_docs)]
+
+mod script_engine;
+
+use candle_core::{DType, Device, Tensor};
+use ftrepl::nn::{self, Parameter};
+use ftrepl::optim::{self, Adam, AdamWOptions, Optimizer, ParamGroup, Sgd, SgdOptions, check_gradients, schedule_factor};
+use rhai::{Array, Dynamic};
+use script_engine::{engine, fails, run};
+use serde_json::Value;
+
+fn golden() -> Value {
+    serde_json::from_str(include_str!("golden/tensor_ops.json")).unwrap()
+}
+
+fn numbers(value: &Value) -> Vec<f64> {
+    match value {
+        Value::Array(items) => items.iter().flat_map(numbers).collect(),
+        other => vec![other.as_f64().unwrap()],
+    }
+}
+
+fn script_numbers(value: &Dynamic) -> Vec<f64> {
+    match value.read_lock::<Array>() {
+        Some(items) => items.iter().flat_map(script_numbers).collect(),
+        None => vec![value.as_float().unwrap_or_else(|_| value.as_int().unwrap() as f64)],
+    }
+}
+
+fn rhai_map(options: &Value) -> String {
+    let fields: Vec<String> = options.as_object().unwrap().iter().map(|(name, value)| format!("{name}: {value}")).collect();
+    format!("#{{ {} }}", fields.join(", "))
+}
+
+#[test]
+fn steps_are_pytorchs() {
+    let all = golden();
+    let cases = all["optimizers"].as_array().unwrap();
+    let problem = &cases[0];
+    for case in &cases[1..] {
+        let script = format!(
+            "let c = tensor({}); let t = tensor({}); let d = tensor({}); let s = tensor({});
+             let p = tensor({}, #{{ requires_grad: true }}); let q = tensor({}, #{{ requires_grad: true }});
+             let optimizer = optim::{}([p, q], {});
+             let steps = [];
+             for step in 1..6 {{
+                 optimizer.zero_grad();
+                 let loss = (c * (p - t) ** 2).sum();
+                 if !({} && (step == 2 || step == 4)) {{ loss += (d * (q - s) ** 2).sum(); }}
+                 loss.backward();
+                 optimizer.step();
+                 steps.push([loss.item(), p.to_list(), q.to_list()]);
+             }}
+             steps",
+            problem["c"],
+            problem["t"],
+            problem["d"],
+            problem["s"],
+            problem["p0"],
+            problem["q0"],
+            case["optimizer"].as_str().unwrap(),
+            rhai_map(&case["options"]),
+            case["q_skipped"],
+        );
+        let found = engine().eval::<Array>(&script).unwrap_or_else(|error| panic!("{error}\n{script}"));
+        for (at, (found, expected)) in found.iter().zip(case["steps"].as_array().unwrap()).enumerate() {
+            let expected: Vec<f64> = ["loss", "p", "q"].iter().flat_map(|key| numbers(&expected[*key])).collect();
+            for (found, expected) in script_numbers(found).iter().zip(&expected) {
+                assert!(
+                    (found - expected).abs() < 3e-6 * expected.abs().max(1.0),
+                    "{} {} step {at}: {found} {expected}",
+                    case["optimizer"],
+                    case["options"]
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn schedules_are_those_of_transformers() {
+    for case in golden()["schedulers"].as_array().unwrap() {
+        let script = format!(
+            "let o = optim::SGD([tensor(0.0, #{{ requires_grad: true }})], #{{ lr: 0.01 }});
+             let s = get_scheduler({}, o, #{{ num_warmup_steps: {}, num_training_steps: {} }});
+             let rates = [s.get_last_lr()[0]];
+             for i in 0..20 {{ o.step(); s.step(); rates.push(o.lr); }}
+             rates",
+            case["name"], case["num_warmup_steps"], case["num_training_steps"],
+        );
+        let found = engine().eval::<Array>(&script).unwrap();
+        for (found, expected) in found.iter().zip(numbers(&case["lr"])) {
+            assert!((found.as_float().unwrap() - expected).abs() < 1e-12, "{}: {found} {expected}", case["name"]);
+        }
+    }
+    assert_eq!(schedule_factor("linear".parse().unwrap(), 30, 0, 20), 0.0);
+}
+
+#[test]
+fn clipping_is_pytorchs() {
+    for case in golden()["clip_grad_norm"].as_array().unwrap() {
+        let grads = case["grads"].as_array().unwrap();
+        let script = format!(
+            "let a = zeros([3], #{{ requires_grad: true }}); let b = zeros([2, 2], #{{ requires_grad: true }}); let c = zeros([2], #{{ requires_grad: true }});
+             a.grad = tensor({}); b.grad = tensor({});
+             let norm = clip_grad_norm([a, b, c], {});
+             [norm, a.grad.to_list(), b.grad.to_list()]",
+            grads[0], grads[1], case["max_norm"],
+        );
+        let found = script_numbers(&engine().eval::<Dynamic>(&script).unwrap());
+        let expected: Vec<f64> = numbers(&case["norm"]).into_iter().chain(numbers(&case["clipped"])).collect();
+        assert_eq!(found.len(), expected.len());
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!((found - expected).abs() < 1e-6 * expected.abs().max(1.0), "{found} {expected}");
+        }
+    }
+}
+
+#[test]
+fn wrong_settings_are_refused_in_words() {
+    let w = "let w = tensor(1.0, #{ requires_grad: true });";
+    let nan = SgdOptions { lr: f64::NAN, ..Default::default() }.validate().unwrap_err().to_string();
+    assert_eq!(nan, "learning rate must be a finite number >= 0, got NaN");
+    let _ = fails(&format!("{w} optim::SGD([w], #{{ lr: 0.0/0.0 }})"));
+    assert!(fails(&format!("{w} optim::AdamW([w], #{{ lr: -1 }})")).contains("got -1"));
+    assert!(fails(&format!("{w} optim::Adam([w], #{{ betas: [1.0, 0.9] }})")).contains("betas[0]"));
+    assert!(fails(&format!("{w} optim::SGD([w], #{{ nesterov: true }})")).contains("momentum"));
+    assert!(fails(&format!("{w} optim::SGD([w], #{{ rate: 0.1 }})")).contains("rate"));
+    assert!(fails(&format!("{w} optim::SGD([w, w])")).contains("twice"));
+    assert!(fails("optim::SGD([])").contains("no parameters"));
+    assert!(fails("optim::SGD([tensor(1.0)])").contains("requires_grad: true"));
+    assert!(fails(&format!("{w} optim::SGD([w * 2.0])")).contains("computed"));
+    assert!(fails(&format!("{w} let o = optim::SGD([w]); o.lr = -0.5;")).contains("-0.5"));
+    assert!(fails(&format!("{w} get_scheduler(\"quadratic\", optim::SGD([w]))")).contains("constant_with_warmup"));
+    assert!(fails(&format!("{w} get_scheduler(\"linear\", optim::SGD([w]))")).contains("num_training_steps"));
+}
+
+#[test]
+fn groups_have_settings_of_their_own() {
+    let script = "let a = tensor(1.0, #{ requires_grad: true }); let b = tensor(1.0, #{ requires_grad: true });
+        let o = optim::SGD([#{ params: [a], lr: 0.2 }, #{ params: [b], weight_decay: 1.0 }], #{ lr: 0.1 });
+        (a + b).backward(); o.step(); [a.item(), b.item()]";
+    let found = script_numbers(&engine().eval::<Dynamic>(script).unwrap());
+    assert!((found[0] - 0.8).abs() < 1e-6 && (found[1] - 0.8).abs() < 1e-6, "{found:?}");
+}
+
+fn gradient(parameter: &Parameter, seed: usize) {
+    parameter.zero_grad();
+    let values: Vec<f32> =
+        (0..parameter.elem_count()).map(|at| (((at * 7919 + seed * 104_729) % 1000) as f32 / 500.0) - 1.0).collect();
+    parameter.accumulate(&Tensor::from_vec(values, parameter.dims(), &Device::Cpu).unwrap()).unwrap();
+}
+
+#[test]
+fn a_restored_state_continues_bit_for_bit() {
+    let start: Vec<f32> = (0..40_000).map(|at| (at % 17) as f32 / 17.0).collect();
+    let make = || Parameter::from_vec(start.clone(), &[200, 200], &Device::Cpu).unwrap();
+    for half in [false, true] {
+        let build: fn(Parameter) -> Box<dyn Optimizer> =
+            |p| Box::new(Adam::adamw(vec![ParamGroup::new(vec![p])], AdamWOptions::default()).unwrap());
+        let build_sgd: fn(Parameter) -> Box<dyn Optimizer> =
+            |p| Box::new(Sgd::new(vec![ParamGroup::new(vec![p])], SgdOptions { momentum: 0.9, ..Default::default() }).unwrap());
+        for build in [build, build_sgd] {
+            let (one, two) = (make(), make());
+            if half {
+                one.set_dtype(DType::BF16).unwrap();
+                two.set_dtype(DType::BF16).unwrap();
+            }
+            let (mut whole, mut first) = (build(one.clone()), build(two.clone()));
+            for step in 0..3 {
+                for (parameter, optimizer) in [(&one, &mut whole), (&two, &mut first)] {
+                    gradient(parameter, step);
+                    optimizer.step().unwrap();
+                }
+            }
+            let mut second = build(two.clone());
+            second.load_state_dict(&first.state_dict().unwrap()).unwrap();
+            for step in 3..6 {
+                for (parameter, optimizer) in [(&one, &mut whole), (&two, &mut second)] {
+                    gradient(parameter, step);
+                    optimizer.step().unwrap();
+                }
+            }
+            let values = |p: &Parameter| p.value().to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert_eq!(values(&one), values(&two));
+            assert_ne!(values(&one), start);
+        }
+    }
+}
+
+#[test]
+fn small_updates_of_bf16_parameters_are_not_lost() {
+    let parameter = Parameter::new(&Tensor::ones(4, DType::BF16, &Device::Cpu).unwrap()).unwrap();
+    let mut sgd =
+        Sgd::new(vec![ParamGroup::new(vec![parameter.clone()])], SgdOptions { lr: 1e-4, ..Default::default() }).unwrap();
+    for _ in 0..100 {
+        parameter.zero_grad();
+        parameter.accumulate(&Tensor::ones(4, DType::F32, &Device::Cpu).unwrap()).unwrap();
+        sgd.step().unwrap();
+    }
+    let value = parameter.value().to_dtype(DType::F32).unwrap().to_vec1::<f32>().unwrap()[0];
+    assert!((value - 0.99).abs() < 0.004, "{value}");
+}
+
+#[test]
+fn missing_and_broken_gradients_are_named() {
+    let make = || Parameter::from_vec(vec![1.0], &[1], &Device::Cpu).unwrap();
+    let (good, missing, broken, frozen) = (make(), make(), make(), make());
+    frozen.set_requires_grad(false);
+    gradient(&good, 1);
+    broken.accumulate(&Tensor::new(&[f32::NAN], &Device::Cpu).unwrap()).unwrap();
+    let named: Vec<(String, Parameter)> = [("good", good.clone()), ("missing", missing), ("broken", broken), ("frozen", frozen)]
+        .map(|(n, p)| (n.to_string(), p))
+        .into();
+    let message = check_gradients(&named).unwrap_err().to_string();
+    assert!(
+        message.contains("reached missing:") && message.contains("infinite in broken:") && !message.contains("good"),
+        "{message}"
+    );
+    assert!(check_gradients(&named[..1]).is_ok());
+}
+
+#[test]
+fn a_step_of_a_large_parameter_is_quick() {
+    let parameter = Parameter::from_vec(vec![0.5; 4_000_000], &[2000, 2000], &Device::Cpu).unwrap();
+    gradient(&parameter, 1);
+    let mut adam = Adam::adamw(vec![ParamGroup::new(vec![parameter.clone()])], AdamWOptions::default()).unwrap();
+    adam.step().unwrap();
+    let started = std::time::Instant::now();
+    for _ in 0..5 {
+        adam.step().unwrap();
+        optim::clip_grad_norm(std::slice::from_ref(&parameter), 1.0).unwrap();
+    }
+    println!("AdamW and clipping, 4 million parameters: {:?} a step", started.elapsed() / 5);
+    assert!(nn::grad_enabled());
+    assert_eq!(run("1 + 1"), "2");
+}

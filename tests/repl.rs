@@ -1,0 +1,90 @@
+//! The REPL through a pseudo terminal, as a user sits in front of it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![cfg(unix)]
+
+use expectrl::process::unix::WaitStatus;
+use expectrl::{ControlCode, Eof, Expect, Session};
+use std::process::Command;
+use std::time::Duration;
+
+type Terminal = Session<expectrl::process::unix::UnixProcess, expectrl::process::unix::PtyStream>;
+
+fn start(state: &std::path::Path, terminal: &str) -> Terminal {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ftrepl"));
+    command.env("FTREPL_STATE", state).env("TERM", terminal).env("NO_COLOR", "1");
+    let mut terminal = Session::spawn(command).unwrap();
+    terminal.set_expect_timeout(Some(Duration::from_secs(20)));
+    terminal.expect(":help for help").unwrap();
+    terminal.expect("> ").unwrap();
+    terminal
+}
+
+/// Sends a line and waits for what it must show.
+#[track_caller]
+fn say(terminal: &mut Terminal, line: &str, shown: &[&str]) {
+    terminal.send_line(line).unwrap();
+    for text in shown {
+        if let Err(error) = terminal.expect(text) {
+            panic!("after {line:?}: no {text:?}: {error}");
+        }
+    }
+}
+
+#[test]
+fn a_session_at_the_terminal() {
+    let state = tempfile::tempdir().unwrap();
+    let mut terminal = start(state.path(), "dumb");
+    say(&mut terminal, "let x = 20; fn double(n) { n * 2 }", &["> "]);
+    say(&mut terminal, "double(x) + 2", &["42"]);
+    say(&mut terminal, "let x = [1.0, 2.0];", &["> "]);
+    say(&mut terminal, "x", &["[1.0, 2.0]"]);
+    say(&mut terminal, "ans[1] * 8", &["16.0"]);
+    // An unfinished input goes on in the next line.
+    say(&mut terminal, "fn add(a, b) {", &[]);
+    say(&mut terminal, "a + b + 100", &[]);
+    say(&mut terminal, "}", &["> "]);
+    say(&mut terminal, "add(3, 4)", &["107"]);
+    // An error has a caret and a guess, and the session goes on.
+    say(&mut terminal, "doubel(1)", &["no function is called `doubel`", "^^^^^^", "did you mean `double`?"]);
+    say(&mut terminal, "?round", &["round(x: float, digits: int) -> float"]);
+    say(&mut terminal, ":help", &[":quit"]);
+    say(&mut terminal, ":vars", &["ans = 107"]);
+    // Ctrl-C stops what runs and keeps the variables.
+    say(&mut terminal, "loop { }", &[]);
+    std::thread::sleep(Duration::from_millis(400));
+    terminal.send(ControlCode::EndOfText).unwrap();
+    terminal.expect("interrupted").unwrap();
+    say(&mut terminal, "x[0] + 6.5", &["7.5"]);
+    terminal.expect("> ").unwrap();
+    terminal.send(ControlCode::EndOfTransmission).unwrap();
+    terminal.expect(Eof).unwrap();
+    assert!(matches!(terminal.get_process().wait().unwrap(), WaitStatus::Exited(_, 0)));
+    let history = std::fs::read_to_string(state.path().join("history")).unwrap();
+    assert!(history.contains("double(x) + 2"), "{history}");
+}
+
+#[test]
+fn quit_leaves() {
+    let state = tempfile::tempdir().unwrap();
+    let mut terminal = start(state.path(), "dumb");
+    say(&mut terminal, ":quit", &[]);
+    terminal.expect(Eof).unwrap();
+    assert!(matches!(terminal.get_process().wait().unwrap(), WaitStatus::Exited(_, 0)));
+}
+
+#[test]
+fn on_a_terminal_with_all_features() {
+    let state = tempfile::tempdir().unwrap();
+    let mut terminal = start(state.path(), "xterm-256color");
+    say(&mut terminal, "6 * 7", &["42"]);
+    say(&mut terminal, "let text = `one", &[]);
+    say(&mut terminal, "two`; text.len * 100", &["700"]);
+    say(&mut terminal, "manual_se\t(1); 9 * 9", &["81"]);
+    // Ctrl-C on a line drops the line.
+    terminal.send("nonsense(").unwrap();
+    terminal.send(ControlCode::EndOfText).unwrap();
+    say(&mut terminal, "8 * 8", &["64"]);
+    terminal.send(ControlCode::EndOfTransmission).unwrap();
+    terminal.expect(Eof).unwrap();
+}
