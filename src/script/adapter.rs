@@ -1,8 +1,8 @@
 //! Adapters: `LoraConfig`, `get_peft_model`, `PeftModel` and what a model with an adapter can do.
 
 use super::context::context;
-use super::display::from_json;
 use super::display;
+use super::display::from_json;
 use super::error::{IntoScript, ScriptResult};
 use super::model::ModelValue;
 use super::options::{OptionMap, Validate, options};

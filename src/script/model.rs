@@ -2,8 +2,8 @@
 
 use super::callable::callable;
 use super::context::context;
-use super::display::from_json;
 use super::display;
+use super::display::from_json;
 use super::error::{IntoScript, ScriptResult};
 use super::model_forward::{ForwardOutput, forward};
 use super::options::{OptionMap, Validate, options};
@@ -54,7 +54,10 @@ fn load(call: &NativeCallContext, name: &str, given: LoadOptions) -> ScriptResul
         None | Some("auto") => session.device.clone(),
         Some(name) => super::tensor_data::parse_device(name).script()?,
     };
-    let files = hub::resolve(name, &session.control).script()?;
+    // What a script saved under `--out` is found there again.
+    let path = session.input_path(name);
+    let place = if path.exists() { path.to_string_lossy() } else { name.into() };
+    let files = hub::resolve(&place, &session.control).script()?;
     Ok(ModelHandle::new(LanguageModel::load(name, &files.path, dtype, &device).script()?))
 }
 

@@ -4,7 +4,6 @@ use super::context::context;
 use super::display;
 use super::error::{IntoScript, ScriptResult};
 use super::options::{Validate, options};
-use super::paths;
 use crate::model::tokenizer::SpecialToken;
 use crate::model::{Tokenizer, hub};
 use rhai::plugin::*;
@@ -56,7 +55,7 @@ mod auto_tokenizer {
     #[rhai_fn(return_raw)]
     pub fn from_pretrained(call: NativeCallContext, name: &str) -> ScriptResult<Tokenizer> {
         // What a script saved under `--out` is found there again.
-        let path = paths::input_path(&call, name)?;
+        let path = context(&call)?.input_path(name);
         let name = if path.exists() { path.to_string_lossy() } else { name.into() };
         let files = hub::resolve(&name, &context(&call)?.control).script()?;
         Tokenizer::open(&files.path).script()
@@ -175,7 +174,7 @@ mod methods {
     /// ```
     #[rhai_fn(return_raw, pure)]
     pub fn save_pretrained(call: NativeCallContext, tokenizer: &mut Tokenizer, folder: &str) -> ScriptResult<()> {
-        tokenizer.save(&paths::output_path(&call, folder)?).script()
+        tokenizer.save(&context(&call)?.output_path(folder)).script()
     }
 
     /// The token that ends a text, or a turn in chat models; `()` where the model has none.

@@ -1,9 +1,9 @@
 //! Training: `TrainingArguments`, its review, `Trainer`.
 
 use super::context::context;
-use super::display::from_json;
 use super::data::to_dataset;
 use super::display;
+use super::display::from_json;
 use super::error::{IntoScript, ScriptResult};
 use super::forgetting::EwcValue;
 use super::model::ModelValue;
