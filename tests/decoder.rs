@@ -110,6 +110,23 @@ fn greedy_continuations_equal_transformers_whatever_the_batch() {
 }
 
 #[test]
+fn a_shared_beginning_computed_once_changes_no_token() {
+    for name in MODELS {
+        let decoder = decoder(name, None);
+        let start: Vec<u32> = (1..14).collect();
+        let prompts: Vec<Vec<u32>> =
+            [vec![20, 21], vec![30], vec![40, 41, 42]].iter().map(|end| [&start[..], end].concat()).collect();
+        let generation =
+            Generation { max_new_tokens: 10, sampling: Sampling::default(), stop_tokens: vec![], batch_size: 8, seed: 0 };
+        let run = |prompts: &[Vec<u32>]| generate(&decoder, prompts, &generation, &Control::default(), &|_| false).unwrap();
+        let together = run(&prompts);
+        for (prompt, tokens) in prompts.iter().zip(together) {
+            assert_eq!(run(std::slice::from_ref(prompt))[0], tokens, "{name}");
+        }
+    }
+}
+
+#[test]
 fn bf16_weights_stay_narrow_and_give_nearly_the_same_loss() {
     let golden = golden("llama");
     let decoder = decoder("llama", Some(DType::BF16));
