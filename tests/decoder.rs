@@ -1,4 +1,5 @@
 //! The decoder against PyTorch: logits, loss, every gradient and greedy continuations of tiny random models.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use candle_core::{DType, Device, Tensor};
 use ftrepl::control::Control;

@@ -64,7 +64,7 @@ impl AttentionSpec {
             && v.dims() == k.dims()
             && self.positions.len() == tokens
             && self.kv_heads > 0
-            && self.heads % self.kv_heads == 0;
+            && self.heads.is_multiple_of(self.kv_heads);
         if !fits {
             candle_core::bail!(
                 "attention: queries {:?}, keys {:?}, values {:?} do not fit {self:?}",

@@ -1,4 +1,5 @@
 //! Against forgetting: `EWCRegularizer`, and the loaders and matchers that measuring it needs.
+#![allow(clippy::unwrap_used, reason = "the code that rhai's macro makes of `&mut` arguments")]
 
 use super::context::context;
 use super::data::to_dataset;

@@ -1,4 +1,5 @@
 //! Language models: loading, `forward`, `generate`, pipelines, perplexity.
+#![allow(clippy::unwrap_used, reason = "the code that rhai's macro makes of `&mut` arguments")]
 
 use super::callable::callable;
 use super::context::context;
