@@ -7,16 +7,16 @@
 const LARGE: usize = 4 << 20;
 
 /// `n` zeros.
-pub fn zeroed(n: usize) -> Vec<f32> {
-    let mut values = Vec::with_capacity(n);
-    advise(values.as_ptr(), n * size_of::<f32>());
-    values.resize(n, 0.0);
+pub fn zeroed<T: Copy + Default>(n: usize) -> Vec<T> {
+    let mut values: Vec<T> = Vec::with_capacity(n);
+    advise(values.as_ptr().cast(), n * size_of::<T>());
+    values.resize(n, T::default());
     values
 }
 
 /// Asks for huge pages behind a buffer that was not touched yet.
 #[cfg(target_os = "linux")]
-fn advise(start: *const f32, bytes: usize) {
+fn advise(start: *const u8, bytes: usize) {
     const PAGE: usize = 4096;
     if bytes < LARGE {
         return;
@@ -30,7 +30,7 @@ fn advise(start: *const f32, bytes: usize) {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn advise(_: *const f32, _: usize) {
+fn advise(_: *const u8, _: usize) {
     let _ = LARGE;
 }
 
@@ -50,7 +50,7 @@ mod tests {
     #[test]
     fn buffers_of_any_size_are_zero() {
         for n in [0, 1, 1000, (4 << 20) / 4 + 3] {
-            let values = super::zeroed(n);
+            let values = super::zeroed::<f32>(n);
             assert!(values.len() == n && values.iter().all(|v| *v == 0.0));
         }
     }

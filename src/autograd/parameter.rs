@@ -266,7 +266,7 @@ impl Parameter {
         let mut gradient = self.gradient();
         let filled = gradient.filled;
         if gradient.buffer.is_none() {
-            let zeros = crate::autograd::buffer::zeroed(self.elem_count());
+            let zeros = super::buffer::zeroed::<f32>(self.elem_count());
             gradient.buffer = Some(Tensor::from_vec(zeros, self.dims(), &Device::Cpu)?);
         }
         if let Some(buffer) = &gradient.buffer {
