@@ -106,6 +106,13 @@ fn run(
         };
         let before = done;
         for (mut sequence, mut row) in group.drain(..).zip(logits) {
+            if row.iter().any(|logit| logit.is_nan()) {
+                return Err(Error::Training(
+                    "the model's logits are not numbers (NaN): its weights are damaged, as after a training that diverged; \
+                     load the model again"
+                        .into(),
+                ));
+            }
             let token = choose(&mut row, &sequence.ids, &generation.sampling, &mut sequence.random);
             let ended = generation.stop_tokens.contains(&token);
             if !ended {

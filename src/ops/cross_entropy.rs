@@ -26,10 +26,7 @@ pub fn head_cross_entropy(hidden: &Tensor, weight: &Parameter, targets: &[i64], 
     if hidden.dims() != [targets.len(), dims[1]] {
         candle_core::bail!("cross-entropy: {} targets for hidden states of shape {:?}", targets.len(), hidden.dims());
     }
-    let bad = |t: &&i64| **t != IGNORE_INDEX && !(0..dims[0] as i64).contains(*t);
-    if let Some(target) = targets.iter().find(bad) {
-        candle_core::bail!("label {target} is outside the vocabulary of {}; labels to ignore must be -100", dims[0]);
-    }
+    check_targets(targets, dims[0])?;
     if !super::fused_for(hidden) {
         return composed(hidden, weight, targets, divisor);
     }
@@ -47,6 +44,16 @@ pub fn head_cross_entropy(hidden: &Tensor, weight: &Parameter, targets: &[i64], 
     }
 }
 
+fn check_targets(targets: &[i64], vocabulary: usize) -> Result<()> {
+    let bad = |t: &&i64| **t != IGNORE_INDEX && !(0..vocabulary as i64).contains(*t);
+    match targets.iter().find(bad) {
+        Some(target) => {
+            candle_core::bail!("label {target} is outside the vocabulary of {vocabulary}; labels to ignore must be -100")
+        }
+        None => Ok(()),
+    }
+}
+
 /// The same by candle's operations.
 fn composed(hidden: &Tensor, weight: &Parameter, targets: &[i64], divisor: f64) -> Result<Tensor> {
     cross_entropy(&hidden.matmul(&weight.tensor().to_dtype(hidden.dtype())?.t()?)?, targets, divisor)
@@ -57,6 +64,7 @@ fn composed(hidden: &Tensor, weight: &Parameter, targets: &[i64], divisor: f64) 
 /// # Errors
 /// A target is outside the vocabulary, or the shapes do not fit.
 pub fn cross_entropy(logits: &Tensor, targets: &[i64], divisor: f64) -> Result<Tensor> {
+    check_targets(targets, logits.dim(D::Minus1)?)?;
     let kept: Vec<u32> = (0..targets.len()).filter(|i| targets[*i] != IGNORE_INDEX).map(|i| i as u32).collect();
     let wanted: Vec<u32> = kept.iter().map(|i| targets[*i as usize] as u32).collect();
     let device = logits.device();

@@ -4,7 +4,7 @@
 use super::context::context;
 use super::display;
 use super::display::from_json;
-use super::error::{IntoScript, ScriptResult};
+use super::error::{IntoScript, ScriptResult, positioned};
 use super::model::ModelValue;
 use super::options::{OptionMap, Validate, options};
 use crate::adapter::LoraConfig;
@@ -137,10 +137,13 @@ mod peft_model {
         folder: &str,
         given: Map,
     ) -> ScriptResult<ModelValue> {
-        let mut given = OptionMap::new("PeftModel::from_pretrained", given);
-        let trainable = given.take_optional::<bool>("is_trainable", "true or false")?.unwrap_or(false);
-        given.finish()?;
-        model.load_adapter(&context(&call)?.input_path(folder), trainable).script()?;
+        let load = || {
+            let mut given = OptionMap::new("PeftModel::from_pretrained", given);
+            let trainable = given.take_optional::<bool>("is_trainable", "true or false")?.unwrap_or(false);
+            given.finish()?;
+            model.load_adapter(&context(&call)?.input_path(folder), trainable).script()
+        };
+        positioned(&call, load())?;
         Ok(model)
     }
 }

@@ -5,7 +5,7 @@ use super::callable::callable;
 use super::context::context;
 use super::display;
 use super::display::from_json;
-use super::error::{IntoScript, ScriptResult};
+use super::error::{IntoScript, ScriptResult, positioned};
 use super::model_forward::{ForwardOutput, forward};
 use super::options::{OptionMap, Validate, options};
 use super::tensor::TensorValue;
@@ -101,12 +101,12 @@ mod auto_model {
     /// ```
     #[rhai_fn(return_raw)]
     pub fn from_pretrained(call: NativeCallContext, name: &str) -> ScriptResult<ModelValue> {
-        load(&call, name, LoadOptions::default())
+        positioned(&call, load(&call, name, LoadOptions::default()))
     }
 
     #[rhai_fn(name = "from_pretrained", return_raw)]
     pub fn from_pretrained_with(call: NativeCallContext, name: &str, given: Map) -> ScriptResult<ModelValue> {
-        load(&call, name, options("from_pretrained", given)?)
+        positioned(&call, options("from_pretrained", given).and_then(|given| load(&call, name, given)))
     }
 }
 

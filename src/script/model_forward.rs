@@ -60,9 +60,14 @@ impl ForwardOutput {
     }
 }
 
+/// An integer; masks may be written with true and false.
+fn integer(value: &Dynamic) -> Option<i64> {
+    value.as_int().ok().or_else(|| value.as_bool().ok().map(i64::from))
+}
+
 /// Rows of whole numbers: an array, an array of arrays, or a tensor of one or two dimensions.
 fn rows_of(value: &Dynamic, what: &str) -> Result<Vec<Vec<i64>>> {
-    let wrong = || Error::argument(format!("{what} must be an array of token ids, or an array of such arrays"));
+    let wrong = || Error::argument(format!("{what} must be an array of integers, or an array of such arrays"));
     if let Some(tensor) = value.read_lock::<TensorValue>() {
         let tensor = tensor.value().to_dtype(candle_core::DType::I64)?;
         return Ok(match tensor.dims() {
@@ -72,7 +77,7 @@ fn rows_of(value: &Dynamic, what: &str) -> Result<Vec<Vec<i64>>> {
         });
     }
     let items = value.read_lock::<Array>().ok_or_else(wrong)?;
-    let row = |items: &Array| items.iter().map(|v| v.as_int().map_err(|_| wrong())).collect::<Result<Vec<i64>>>();
+    let row = |items: &Array| items.iter().map(|v| integer(v).ok_or_else(wrong)).collect::<Result<Vec<i64>>>();
     let rows: Vec<Vec<i64>> = if items.first().is_some_and(Dynamic::is_array) {
         items.iter().map(|v| row(&*v.read_lock::<Array>().ok_or_else(wrong)?)).collect::<Result<_>>()?
     } else {
@@ -80,7 +85,7 @@ fn rows_of(value: &Dynamic, what: &str) -> Result<Vec<Vec<i64>>> {
     };
     let first = rows.first().map_or(0, Vec::len);
     if first == 0 {
-        return Err(Error::argument(format!("{what} is empty")));
+        return Err(Error::argument(format!("{what}: there are none; give at least one for each row")));
     }
     if let Some(other) = rows.iter().position(|r| r.len() != first) {
         let length = rows[other].len();

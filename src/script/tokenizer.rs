@@ -2,7 +2,7 @@
 
 use super::context::context;
 use super::display;
-use super::error::{IntoScript, ScriptResult};
+use super::error::{IntoScript, ScriptResult, positioned};
 use super::options::{Validate, options};
 use crate::model::tokenizer::SpecialToken;
 use crate::model::{Tokenizer, hub};
@@ -54,11 +54,14 @@ mod auto_tokenizer {
     /// ```
     #[rhai_fn(return_raw)]
     pub fn from_pretrained(call: NativeCallContext, name: &str) -> ScriptResult<Tokenizer> {
-        // What a script saved under `--out` is found there again.
-        let path = context(&call)?.input_path(name);
-        let name = if path.exists() { path.to_string_lossy() } else { name.into() };
-        let files = hub::resolve(&name, &context(&call)?.control).script()?;
-        Tokenizer::open(&files.path).script()
+        let open = || {
+            // What a script saved under `--out` is found there again.
+            let path = context(&call)?.input_path(name);
+            let name = if path.exists() { path.to_string_lossy() } else { name.into() };
+            let files = hub::resolve(&name, &context(&call)?.control).script()?;
+            Tokenizer::open(&files.path).script()
+        };
+        positioned(&call, open())
     }
 }
 

@@ -5,12 +5,12 @@ use super::context::context;
 use super::data::to_dataset;
 use super::display;
 use super::display::from_json;
-use super::error::{IntoScript, ScriptResult};
+use super::error::{IntoScript, ScriptResult, into_library};
 use super::forgetting::EwcValue;
 use super::model::ModelValue;
 use super::options::{OptionMap, Validate, options};
 use crate::data::{Dataset, Encoding, tokenize_dataset};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::Tokenizer;
 use crate::train::arguments::Method;
 use crate::train::{Regularizer, StepState, Trainer, TrainingArguments, checkpoint};
@@ -190,9 +190,8 @@ mod functions {
             let mut callback = |state: &StepState| -> Result<bool> {
                 for function in &trainer.callbacks {
                     let answer =
-                        function.call_within_context::<Dynamic>(&call, (state_map(state),)).map_err(|error| match *error {
-                            EvalAltResult::ErrorTerminated(..) => Error::Interrupted,
-                            other => Error::Callback(format!("a callback failed in step {}: {other}", state.step)),
+                        function.call_within_context::<Dynamic>(&call, (state_map(state),)).map_err(|error| {
+                            into_library(&format!("a callback failed in step {} of the training", state.step), &error)
                         })?;
                     if answer.as_bool() == Ok(false) {
                         return Ok(false);

@@ -282,7 +282,8 @@ impl Trainer<'_> {
         if !loss.is_finite() {
             return Err(Error::Training(format!(
                 "the loss is {loss} in step {} at learning rate {rate:.3e}; training stopped and the model is as it was \
-                 after step {step}. Lower learning_rate, or set max_grad_norm and a warm-up",
+                 after step {step}. Lower learning_rate, or set max_grad_norm and a warm-up; if earlier steps did damage too, \
+                 load the model again",
                 step + 1
             )));
         }
