@@ -56,7 +56,8 @@ impl Place {
         for word in words {
             assert!(errors.contains(word), "{script}\n{errors}\nlacks {word:?}");
         }
-        let innards = ["panicked", "RUST_BACKTRACE", "Some(", "Err(", "ErrorRuntime", "anon$", "untagged", "variant", "Mutex", "Dynamic"];
+        let innards =
+            ["panicked", "RUST_BACKTRACE", "Some(", "Err(", "ErrorRuntime", "anon$", "untagged", "variant", "Mutex", "Dynamic"];
         for word in innards {
             assert!(!errors.contains(word), "{script}\n{errors}\nshows {word:?}");
         }
@@ -96,8 +97,14 @@ fn a_model_that_is_not_there() {
     std::fs::create_dir(place.path().join("empty")).unwrap();
     place.fails(&load("empty"), &["empty has no config.json", "*.safetensors"]);
     place.fails("AutoTokenizer::from_pretrained(\"no-such\");", &["no such model", "script.rhai:1:"]);
-    place.fails("AutoModelForCausalLM::from_pretrained(\"tiny-random\", #{ dtpye: \"f32\" });", &["dtpye", "did you mean \"dtype\"?"]);
-    place.fails("AutoModelForCausalLM::from_pretrained(\"tiny-random\", #{ dtype: \"f31\" });", &["dtype must be", "\"bf16\"", "f31"]);
+    place.fails(
+        "AutoModelForCausalLM::from_pretrained(\"tiny-random\", #{ dtpye: \"f32\" });",
+        &["dtpye", "did you mean \"dtype\"?"],
+    );
+    place.fails(
+        "AutoModelForCausalLM::from_pretrained(\"tiny-random\", #{ dtype: \"f31\" });",
+        &["dtype must be", "\"bf16\"", "f31"],
+    );
     place.fails("AutoModelForCausalLM::from_pretrained(\"tiny-random\", #{ device: \"cuda:0\" });", &["cuda"]);
 }
 
@@ -198,7 +205,10 @@ fn rows_that_training_cannot_take() {
 #[test]
 fn options_that_do_not_exist() {
     let place = Place::new();
-    place.fails("TrainingArguments(#{ learning_rat: 1e-4 });", &["\"learning_rat\"", "did you mean \"learning_rate\"?", "max_steps"]);
+    place.fails(
+        "TrainingArguments(#{ learning_rat: 1e-4 });",
+        &["\"learning_rat\"", "did you mean \"learning_rate\"?", "max_steps"],
+    );
     place.fails("LoraConfig(#{ lora_alfa: 8 });", &["\"lora_alfa\"", "did you mean \"lora_alpha\"?", "target_modules"]);
     place.fails(&with_model("model.generate(\"a\", #{ max_new_token: 3 });"), &["did you mean \"max_new_tokens\"?", "top_p"]);
     place.fails(&with_model("Trainer(#{ model: model, train_dataset: rows, arg: 1 });"), &["\"arg\"", "did you mean \"args\"?"]);
@@ -237,8 +247,10 @@ fn options_out_of_range() {
         ("TrainingArguments(#{ optim: \"lion\" });", &["optim", "\"sgd\"", "lion"]),
         ("TrainingArguments(#{ gradient_checkpointing: 1 });", &["gradient_checkpointing", "true or false", "1"]),
         ("optim::SGD([tensor(1.0, #{ requires_grad: true })], #{ lr: -1 });", &["learning rate", "-1"]),
-        ("DataLoader([#{ text: \"a\" }], #{ tokenizer: AutoTokenizer::from_pretrained(\"tiny-random\"), batch_size: 0 });",
-            &["batch_size", "at least 1"]),
+        (
+            "DataLoader([#{ text: \"a\" }], #{ tokenizer: AutoTokenizer::from_pretrained(\"tiny-random\"), batch_size: 0 });",
+            &["batch_size", "at least 1"],
+        ),
     ];
     for (script, words) in cases {
         place.fails(script, words);
@@ -304,10 +316,7 @@ fn a_check_that_throws_has_failed() {
         print([silent.passed, silent.failed, silent.failures[3].error]);";
     let printed = place.works(script);
     let lines: Vec<_> = printed.lines().collect();
-    assert_eq!(
-        lines,
-        ["[1, 3, 0.25, [\"throws\", \"no function\", \"no bool\"]]", "boom", "[0, 4, \"no model\"]"]
-    );
+    assert_eq!(lines, ["[1, 3, 0.25, [\"throws\", \"no function\", \"no bool\"]]", "boom", "[0, 4, \"no model\"]"]);
     let item = |fields: &str| format!("run_forgetting_checklist(|p| p, [#{{ {fields} }}]);");
     place.fails(&item("test: \"a\", prompt: \"x\""), &["run_forgetting_checklist", "item 0 lacks \"check\""]);
     place.fails(&item("tst: \"a\", prompt: \"x\", check: |r| true"), &["item 0 lacks \"test\""]);
@@ -449,7 +458,10 @@ fn callbacks_that_fail_or_stop() {
     place.fails(&train("[5]", "trainer.train();"), &["callbacks", "array of functions"]);
     let stopped = place.works(&train("[|s| s.step < 3]", "print(trainer.train().steps);"));
     assert_eq!(stopped, "3\n");
-    let caught = place.works(&train("[|s| throw \"boom\"]", "try { trainer.train(); } catch (e) { print(perplexity(model, \"on the\").ppl > 1.0); }"));
+    let caught = place.works(&train(
+        "[|s| throw \"boom\"]",
+        "try { trainer.train(); } catch (e) { print(perplexity(model, \"on the\").ppl > 1.0); }",
+    ));
     assert_eq!(caught, "true\n");
 }
 
