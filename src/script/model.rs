@@ -384,7 +384,7 @@ mod functions {
     ///
     /// ```rhai
     /// let model = AutoModelForCausalLM::from_pretrained("tiny-random");
-    /// completion_loss(model, [#{ prompt: "on the", completion: " hill" }]).tokens // => 5
+    /// completion_loss(model, [#{ prompt: "on the", completion: " hill" }]).tokens // => 4
     /// ```
     #[rhai_fn(return_raw)]
     pub fn completion_loss(call: NativeCallContext, model: ModelValue, rows: Dynamic) -> ScriptResult<Map> {
