@@ -1,4 +1,4 @@
-//! Linear layer: `y = x W^T + b`, with `x` [.., inputs], `W` [outputs, inputs], `b` [outputs].
+//! Linear layer: `y = x W^T + b`, with `x` `[.., inputs]`, `W` `[outputs, inputs]`, `b` `[outputs]`.
 //!
 //! Backward: `dx = g W`, `dW = g^T x`, `db` = column sums of `g`; the last two only where wanted.
 

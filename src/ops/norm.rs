@@ -6,7 +6,7 @@ use crate::autograd::Parameter;
 use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-/// Normalises the last dimension of `x` [.., hidden] and scales it by `weight` [hidden].
+/// Normalises the last dimension of `x` [.., hidden] and scales it by `weight` `[hidden]`.
 ///
 /// # Errors
 /// The last dimension is not the weight's length.
