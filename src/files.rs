@@ -9,12 +9,6 @@ use std::path::Path;
 /// # Errors
 /// The folder cannot be created or written, the disk is full, or `fill` fails; nothing is left behind then.
 pub fn write_whole(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
-    // A link stays a link: what it points to is replaced.
-    let target = match std::fs::symlink_metadata(path) {
-        Ok(found) if found.is_symlink() => std::fs::canonicalize(path).map_err(|e| Error::io("write", path, e))?,
-        _ => path.to_path_buf(),
-    };
-    let path = target.as_path();
     if let Ok(found) = std::fs::metadata(path) {
         if found.is_dir() {
             return Err(Error::argument(format!("cannot write {}: it is a folder; give the name of a file", path.display())));
@@ -23,6 +17,12 @@ pub fn write_whole(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>)
             return write_device(path, fill);
         }
     }
+    // A link stays a link: what it points to is replaced.
+    let target = match std::fs::symlink_metadata(path) {
+        Ok(found) if found.is_symlink() => std::fs::canonicalize(path).map_err(|e| Error::io("write", path, e))?,
+        _ => path.to_path_buf(),
+    };
+    let path = target.as_path();
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),

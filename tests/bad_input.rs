@@ -257,7 +257,7 @@ fn adapters_that_do_not_fit() {
     place.fails(&twice, &["already has an adapter", "unload()", "merge_and_unload()"]);
     let ewc = format!("{}EWCRegularizer(model);", peft("r: 4"));
     place.fails(&ewc, &["EWCRegularizer", "LoRA adapter", "frozen", "full fine-tuning"]);
-    // tiny-random with blocks half as wide, which another adapter was trained on.
+    // Adapters whose files do not go together, or with this model.
     place.works(&format!("{}model.save_pretrained(\"adapter\");", peft("r: 4, target_modules: [\"gate_proj\"]")));
     place.works(&format!("{}model.save_pretrained(\"deep\");", peft("r: 4, layers_to_transform: [1]")));
     place.model("other");
@@ -265,7 +265,7 @@ fn adapters_that_do_not_fit() {
     let text = std::fs::read_to_string(&config).unwrap();
     std::fs::write(&config, text.replace("gate_proj", "down_proj")).unwrap();
     let load = |name: &str| with_model(&format!("PeftModel::from_pretrained(model, \"{name}\");"));
-    place.fails(&load("adapter"), &["adapter", "down_proj"]);
+    place.fails(&load("adapter"), &["adapter_model.safetensors", "gate_proj.lora_A", "adapter_config.json", "another base model"]);
     std::fs::write(&config, text.replace("\"r\": 4", "\"r\": 2")).unwrap();
     place.fails(&load("adapter"), &["adapter_model.safetensors", "gate_proj.lora_A", "[4, 32]", "[2, 32]", "another base model"]);
     place.fails(&load("other"), &["other has no adapter_config.json", "adapter_model.safetensors"]);
@@ -346,7 +346,7 @@ fn a_device_is_written_to_and_never_replaced_by_a_file() {
     // A disk that is full.
     std::os::unix::fs::symlink("/dev/full", place.path().join("full.html")).unwrap();
     for script in ["save_json([1, 2, 3], \"/dev/full\");", "report(#{ a: 1 }, \"full.html\");"] {
-        place.fails(script, &["cannot write /dev/full", "No space left on device"]);
+        place.fails(script, &["cannot write", "full", "No space left on device"]);
     }
     assert!(std::fs::metadata("/dev/full").unwrap().file_type().is_char_device());
     assert_eq!(place.works("save_json([1], \"/dev/stdout\");"), "[\n  1\n]\n");
@@ -401,11 +401,12 @@ fn generation_that_cannot_be() {
         ("\"\"", &["prompt 0", "no tokens"]),
         ("[\"a\", \"\"]", &["prompt 1", "no tokens"]),
         ("5", &["prompt", "string"]),
-        ("\"a \".repeat(3000)", &["2048"]),
     ];
     for (arguments, words) in cases {
         place.fails(&generate(arguments), words);
     }
+    let long = "let long = \"\"; for i in 0..3000 { long += \" a\"; }\nmodel.generate(long);";
+    place.fails(&with_model(long), &["prompt 0", "2048"]);
 }
 
 #[test]

@@ -143,9 +143,13 @@ impl Weights {
     pub fn load(&self, name: &str, dtype: Option<DType>, device: &Device) -> Result<Var> {
         let entry = self.entry(name)?;
         let from = self.dtype(name, entry)?;
-        let bytes = &self.files[entry.file].1[entry.start..entry.end];
+        let map = &self.files[entry.file].1;
+        let bytes = &map[entry.start..entry.end];
+        // One call instead of a page fault every few kilobytes; where the system cannot, the faults do the same.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise_range(memmap2::Advice::PopulateRead, entry.start, bytes.len());
         let variable = convert::variable(bytes, from, &entry.shape, dtype.unwrap_or(from), device)?;
-        forget_pages(&self.files[entry.file].1, entry.start, entry.end);
+        forget_pages(map, entry.start, entry.end);
         Ok(variable)
     }
 
