@@ -9,11 +9,25 @@ use std::path::Path;
 /// # Errors
 /// The folder cannot be created or written, the disk is full, or `fill` fails; nothing is left behind then.
 pub fn write_whole(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    // A link stays a link: what it points to is replaced.
+    let target = match std::fs::symlink_metadata(path) {
+        Ok(found) if found.is_symlink() => std::fs::canonicalize(path).map_err(|e| Error::io("write", path, e))?,
+        _ => path.to_path_buf(),
+    };
+    let path = target.as_path();
+    if let Ok(found) = std::fs::metadata(path) {
+        if found.is_dir() {
+            return Err(Error::argument(format!("cannot write {}: it is a folder; give the name of a file", path.display())));
+        }
+        if !found.is_file() {
+            return write_device(path, fill);
+        }
+    }
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    std::fs::create_dir_all(folder).map_err(|e| Error::io("create the folder", folder, e))?;
+    create_folder(folder)?;
     let mut file =
         tempfile::Builder::new().prefix(".ftrepl-").tempfile_in(folder).map_err(|e| Error::io("write into", folder, e))?;
     {
@@ -31,6 +45,29 @@ pub fn write_whole(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>)
     }
     file.persist(path).map_err(|e| Error::io("write", path, e.error))?;
     Ok(())
+}
+
+/// Writes to a device or a pipe, which must not be replaced by a file.
+fn write_device(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    let device = std::fs::OpenOptions::new().write(true).open(path).map_err(|e| Error::io("write", path, e))?;
+    let mut writer = BufWriter::new(device);
+    fill(&mut writer)?;
+    writer.flush().map_err(|e| Error::io("write", path, e))
+}
+
+/// Creates a folder and those it lies in.
+///
+/// # Errors
+/// Something on the way is a file, or the system refuses.
+pub fn create_folder(folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(|error| match folder.ancestors().find(|part| part.exists()) {
+        Some(part) if !part.is_dir() => Error::argument(format!(
+            "cannot create the folder {}: {} is not a folder; choose another place",
+            folder.display(),
+            part.display()
+        )),
+        _ => Error::io("create the folder", folder, error),
+    })
 }
 
 /// Writes text to a file, whole or not at all.

@@ -195,7 +195,8 @@ fn bad_tokenizers() {
 }
 
 fn evaluate(code: &str) -> String {
-    let mut session = ftrepl::session::Session::builder().build().unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let mut session = ftrepl::session::Session::builder().out(out.path()).build().unwrap();
     match session.run_script(&format!("let t = AutoTokenizer::from_pretrained(\"tiny-random\"); {code}"), "test.rhai") {
         Ok(value) => ftrepl::script::display::json(&value).to_string(),
         Err(error) => error.to_string(),
@@ -221,6 +222,7 @@ fn scripts() {
             &format!("t.apply_chat_template({messages}, #{{ add_generation_prompt: true }})"),
             r#""<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n""#,
         ),
+        ("t.save_pretrained(\"saved\"); AutoTokenizer::from_pretrained(\"saved\").vocab_size", "300"),
         (&format!("t.apply_chat_template({messages}, #{{ tokenize: true }})[0]"), "1"),
     ] {
         assert_eq!(evaluate(code), expected, "{code}");

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 /// Which modules get an adapter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "must be an array of module names, a regular expression or \"all-linear\"")]
 pub enum TargetModules {
     /// Names; a module is meant when its name is one of these or ends with `.` and one of these.
     Names(Vec<String>),
@@ -29,7 +29,7 @@ pub enum Bias {
 
 /// How the adapter's matrices start.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "must be true, false or \"gaussian\"")]
 pub enum InitLoraWeights {
     /// `true`: A as PyTorch's linear layer, B zero, so that training starts from the base model. `false`: both random.
     Default(bool),

@@ -208,7 +208,8 @@ mod tests {
 
     #[test]
     fn a_script_is_cut_into_cells() {
-        let source = "//! title: Title\n//! time: about 1 s\n// %% [markdown]\n// # Head\n//\n// Text\n// %%\nlet x = 1;\nx\n// %%\n\n";
+        let source =
+            "//! title: Title\n//! time: about 1 s\n// %% [markdown]\n// # Head\n//\n// Text\n// %%\nlet x = 1;\nx\n// %%\n\n";
         let cells = cells(source);
         assert_eq!(cells, [Cell::Prose("# Head\n\nText".into()), Cell::Code("let x = 1;\nx".into(), 7)]);
         let step = Step { file: "scripts/lesson04/01_two_tasks.rhai", source: Box::leak(source.into()) };

@@ -91,7 +91,7 @@ fn run_command(command: Command, common: &Common, output: &Output) -> Status {
         Command::Lesson { number, list, step, quick } => {
             lesson::run(&lesson::Choice { number, list, step, quick }, common, output)
         }
-        Command::Model { action } => model::run(&action, common, output),
+        Command::Model { action } => model::run(&action, output),
         Command::Doc { name, format } => doc::run(name.as_deref(), format, common, output),
         Command::Check { files } => check::run(&files, common, output),
         Command::Jupyter { .. } => output.usage("the Jupyter kernel is not in this build"),

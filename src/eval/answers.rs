@@ -38,18 +38,28 @@ mod tests {
 
     #[test]
     fn whole_words_and_numbers_match() {
-        for (text, answer) in
-            [("The answer is 105.", "105"), ("105", "105"), ("It's Paris, France", "paris"), ("carbon dioxide (CO2)", "CO2"), ("a - b", "a")]
-        {
+        for (text, answer) in [
+            ("The answer is 105.", "105"),
+            ("105", "105"),
+            ("It's Paris, France", "paris"),
+            ("carbon dioxide (CO2)", "CO2"),
+            ("a - b", "a"),
+        ] {
             assert!(answer_matches(text, answer), "{text} / {answer}");
         }
     }
 
     #[test]
     fn parts_of_words_and_numbers_do_not() {
-        for (text, answer) in
-            [("1050", "105"), ("3.5", "5"), ("100,000", "100"), ("twenty-five", "five"), ("Parisian", "Paris"), ("Brontës", "Brontë"), ("x", "")]
-        {
+        for (text, answer) in [
+            ("1050", "105"),
+            ("3.5", "5"),
+            ("100,000", "100"),
+            ("twenty-five", "five"),
+            ("Parisian", "Paris"),
+            ("Brontës", "Brontë"),
+            ("x", ""),
+        ] {
             assert!(!answer_matches(text, answer), "{text} / {answer}");
         }
     }

@@ -1,4 +1,4 @@
 //! Scoring models and saying how sure a score is.
 
-pub mod statistics;
 pub mod answers;
+pub mod statistics;

@@ -56,7 +56,8 @@ impl CustomOp1 for Penalty {
         for anchor in self.anchors.iter().filter(|a| a.parameter.requires_grad()) {
             with_values(anchor, |values| {
                 let add = |gradient: &mut [f32], filled: bool| {
-                    let inputs = values.par_chunks(BLOCK).zip(anchor.original.par_chunks(BLOCK)).zip(anchor.fisher.par_chunks(BLOCK));
+                    let inputs =
+                        values.par_chunks(BLOCK).zip(anchor.original.par_chunks(BLOCK)).zip(anchor.fisher.par_chunks(BLOCK));
                     gradient.par_chunks_mut(BLOCK).zip(inputs).for_each(|(g, ((p, p0), f))| {
                         for i in 0..g.len() {
                             let term = factor * f[i] * (p[i] - p0[i]);

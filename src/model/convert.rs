@@ -86,7 +86,7 @@ fn filled<T: Float>(
     read: impl Fn(&[u8]) -> T + Sync,
     size: usize,
 ) -> Result<Var> {
-    let mut values = vec![T::default(); bytes.len() / size];
+    let mut values = crate::autograd::buffer::zeroed::<T>(bytes.len() / size);
     values.par_chunks_mut(CHUNK).zip(bytes.par_chunks(CHUNK * size)).for_each(|(values, bytes)| {
         for (value, element) in values.iter_mut().zip(bytes.chunks_exact(size)) {
             *value = read(element);

@@ -5,7 +5,7 @@
 
 use super::config::ModelConfig;
 use super::convert::Float;
-use super::weights::{closest, map_file};
+use super::weights::{closest, forget_pages, map_file};
 use crate::error::{Error, Result};
 use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::quantized::k_quants::{
@@ -174,6 +174,7 @@ impl Gguf {
         };
         let values =
             values.ok_or_else(|| Error::format(&self.path, format!("tensors stored as {:?} are not supported", entry.dtype)))?;
+        forget_pages(&self.map, entry.start, entry.end);
         Ok(Var::from_vec(values, entry.shape.as_slice(), device)?)
     }
 
@@ -207,7 +208,7 @@ impl Entry {
         if rows == 0 || columns == 0 || !columns.is_multiple_of(B::BLCK_SIZE) || blocks.len() != rows * row_blocks {
             return None;
         }
-        let mut values = vec![T::default(); rows * columns];
+        let mut values = crate::autograd::buffer::zeroed::<T>(rows * columns);
         values.par_chunks_mut(columns).with_min_len((super::convert::CHUNK / columns).max(1)).enumerate().for_each_init(
             || vec![0f32; columns],
             |buffer, (row, out)| {

@@ -144,7 +144,9 @@ impl Weights {
         let entry = self.entry(name)?;
         let from = self.dtype(name, entry)?;
         let bytes = &self.files[entry.file].1[entry.start..entry.end];
-        convert::variable(bytes, from, &entry.shape, dtype.unwrap_or(from), device)
+        let variable = convert::variable(bytes, from, &entry.shape, dtype.unwrap_or(from), device)?;
+        forget_pages(&self.files[entry.file].1, entry.start, entry.end);
+        Ok(variable)
     }
 
     /// The file that a tensor is in, for messages.
@@ -176,6 +178,19 @@ impl Weights {
             )),
         }
     }
+}
+
+/// Takes the pages of a part of a mapped file out of this process's memory; they are read again if they are asked for again.
+/// Without it a model's file and its copy would both count as used while it is loaded.
+pub(super) fn forget_pages(map: &Mmap, start: usize, end: usize) {
+    #[cfg(unix)]
+    {
+        // SAFETY: the map is a read-only view of a file: pages that are dropped come back from the file unchanged. It only
+        // saves memory, so that it does not matter whether the system does it.
+        let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end.saturating_sub(start)) };
+    }
+    #[cfg(not(unix))]
+    let _ = (map, start, end);
 }
 
 /// Maps a file into memory.

@@ -4,7 +4,7 @@
 //! `dz = (softmax(z) - onehot) / divisor`, `dh = dz W`, `dW = dz^T h`.
 
 use super::matrix::{self, Weight};
-use crate::nn::Parameter;
+use crate::autograd::Parameter;
 use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
@@ -26,10 +26,7 @@ pub fn head_cross_entropy(hidden: &Tensor, weight: &Parameter, targets: &[i64], 
     if hidden.dims() != [targets.len(), dims[1]] {
         candle_core::bail!("cross-entropy: {} targets for hidden states of shape {:?}", targets.len(), hidden.dims());
     }
-    let bad = |t: &&i64| **t != IGNORE_INDEX && !(0..dims[0] as i64).contains(*t);
-    if let Some(target) = targets.iter().find(bad) {
-        candle_core::bail!("label {target} is outside the vocabulary of {}; labels to ignore must be -100", dims[0]);
-    }
+    check_targets(targets, dims[0])?;
     if !super::fused_for(hidden) {
         return composed(hidden, weight, targets, divisor);
     }
@@ -40,10 +37,20 @@ pub fn head_cross_entropy(hidden: &Tensor, weight: &Parameter, targets: &[i64], 
     if weight.tracked() {
         let (hidden, promoted) = super::tracked(&hidden)?;
         hidden.apply_op1(op(promoted))
-    } else if hidden.track_op() && crate::nn::grad_enabled() {
+    } else if hidden.track_op() && crate::autograd::grad_enabled() {
         hidden.apply_op1(op(false))
     } else {
         hidden.apply_op1_no_bwd(&op(false))
+    }
+}
+
+fn check_targets(targets: &[i64], vocabulary: usize) -> Result<()> {
+    let bad = |t: &&i64| **t != IGNORE_INDEX && !(0..vocabulary as i64).contains(*t);
+    match targets.iter().find(bad) {
+        Some(target) => {
+            candle_core::bail!("label {target} is outside the vocabulary of {vocabulary}; labels to ignore must be -100")
+        }
+        None => Ok(()),
     }
 }
 
@@ -57,6 +64,7 @@ fn composed(hidden: &Tensor, weight: &Parameter, targets: &[i64], divisor: f64) 
 /// # Errors
 /// A target is outside the vocabulary, or the shapes do not fit.
 pub fn cross_entropy(logits: &Tensor, targets: &[i64], divisor: f64) -> Result<Tensor> {
+    check_targets(targets, logits.dim(D::Minus1)?)?;
     let kept: Vec<u32> = (0..targets.len()).filter(|i| targets[*i] != IGNORE_INDEX).map(|i| i as u32).collect();
     let wanted: Vec<u32> = kept.iter().map(|i| targets[*i as usize] as u32).collect();
     let device = logits.device();
@@ -175,7 +183,7 @@ impl CustomOp1 for HeadCrossEntropy {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::backward;
+    use crate::autograd::backward;
     use crate::ops::check::{difference, tensor};
     use crate::ops::with_fused;
 

@@ -1,7 +1,7 @@
 //! From the library's errors to the script's, which the engine then gives a position.
 
 use crate::error::Error;
-use rhai::{Dynamic, EvalAltResult, Position};
+use rhai::{Dynamic, EvalAltResult, NativeCallContext, Position};
 
 /// What a function of the language returns.
 pub type ScriptResult<T> = Result<T, Box<EvalAltResult>>;
@@ -26,6 +26,20 @@ impl<T, E: Into<Error>> IntoScript<T> for Result<T, E> {
     }
 }
 
+/// Puts the place of the call into an error: the engine does so for methods and global functions, but not for functions of a
+/// namespace such as `AutoModelForCausalLM::from_pretrained`.
+///
+/// # Errors
+/// The same as before.
+pub fn positioned<T>(call: &NativeCallContext, result: ScriptResult<T>) -> ScriptResult<T> {
+    result.map_err(|mut error| {
+        if error.position().is_none() {
+            error.set_position(call.call_position());
+        }
+        error
+    })
+}
+
 /// A failed call of a user's function (callback, check, regulariser) as the library's error, for the way through library code
 /// that called it; an interrupt stays an interrupt.
 pub fn into_library(what: &str, error: &EvalAltResult) -> Error {
@@ -42,6 +56,12 @@ pub fn into_library(what: &str, error: &EvalAltResult) -> Error {
             };
             let text = match other {
                 EvalAltResult::ErrorRuntime(value, _) => super::display::text(value) + place.as_str(),
+                // The engine's name of a closure, "anon$" and a number, says nothing.
+                EvalAltResult::ErrorFunctionNotFound(signature, _) if signature.starts_with("anon$") => {
+                    let given = signature.split_once('(').map_or("", |(_, rest)| rest.trim_end_matches(')'));
+                    let count = given.split(',').filter(|part| !part.trim().is_empty()).count();
+                    format!("the function must take {count} argument(s){place}")
+                }
                 other => other.to_string(),
             };
             Error::Callback(format!("{what}: {text}"))

@@ -1,5 +1,6 @@
 //! The Rhai bindings, one file a section of the language; each parses options, calls the library and wraps the result.
 
+pub mod adapter;
 pub mod callable;
 pub mod context;
 pub mod convert;
@@ -10,7 +11,11 @@ pub mod data_options;
 pub mod display;
 pub mod docs;
 pub mod error;
+pub mod forgetting;
+pub mod model;
+mod model_forward;
 pub mod module;
+mod module_methods;
 pub mod names;
 pub mod nn;
 pub mod optim;
@@ -22,8 +27,12 @@ pub mod tensor;
 mod tensor_data;
 mod tensor_display;
 mod tensor_math;
+mod tensor_operators;
+mod tensor_properties;
+mod tensor_reduce;
 mod tensor_shape;
 pub mod tokenizer;
+pub mod train;
 
 use rhai::Engine;
 
@@ -38,4 +47,8 @@ pub fn register(engine: &mut Engine) {
     show::register(engine);
     statistics::register(engine);
     tokenizer::register(engine);
+    model::register(engine);
+    adapter::register(engine);
+    train::register(engine);
+    forgetting::register(engine);
 }

@@ -2,7 +2,7 @@
 
 use super::context::context;
 use super::display;
-use super::error::{IntoScript, ScriptResult};
+use super::error::{IntoScript, ScriptResult, positioned};
 use super::options::{Validate, options};
 use crate::model::tokenizer::SpecialToken;
 use crate::model::{Tokenizer, hub};
@@ -43,6 +43,7 @@ struct ChatOptions {
 impl Validate for ChatOptions {}
 
 #[export_module]
+#[allow(missing_docs, clippy::unwrap_used)] // of the code that the macro makes
 mod auto_tokenizer {
     /// Loads the tokenizer of a model: a folder in the Hugging Face layout, a `.gguf` file, a name from `ftrepl model list`, or a hub
     /// id `org/name[@revision]`. The model is fetched if this machine does not have it.
@@ -53,12 +54,19 @@ mod auto_tokenizer {
     /// ```
     #[rhai_fn(return_raw)]
     pub fn from_pretrained(call: NativeCallContext, name: &str) -> ScriptResult<Tokenizer> {
-        let files = hub::resolve(name, &context(&call)?.control).script()?;
-        Tokenizer::open(&files.path).script()
+        let open = || {
+            // What a script saved under `--out` is found there again.
+            let path = context(&call)?.input_path(name);
+            let name = if path.exists() { path.to_string_lossy() } else { name.into() };
+            let files = hub::resolve(&name, &context(&call)?.control).script()?;
+            Tokenizer::open(&files.path).script()
+        };
+        positioned(&call, open())
     }
 }
 
 #[export_module]
+#[allow(missing_docs, clippy::unwrap_used)] // of the code that the macro makes
 mod methods {
     /// The token ids of a text. With `add_special_tokens` (the default) start and end of text are added where the model's tokenizer
     /// says so; a start of text that the text already begins with is not doubled.
@@ -165,6 +173,7 @@ mod methods {
     ///
     /// ```rhai
     /// AutoTokenizer::from_pretrained("tiny-random").save_pretrained("saved-tokenizer");
+    /// AutoTokenizer::from_pretrained("saved-tokenizer").vocab_size // => 300
     /// ```
     #[rhai_fn(return_raw, pure)]
     pub fn save_pretrained(call: NativeCallContext, tokenizer: &mut Tokenizer, folder: &str) -> ScriptResult<()> {

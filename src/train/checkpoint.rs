@@ -34,7 +34,7 @@ const STATE: &str = "trainer_state.json";
 /// The folder cannot be written; no half-written checkpoint is left.
 pub fn save(args: &TrainingArguments, progress: &Progress, model: &ModelHandle, optimizer: &dyn Optimizer) -> Result<()> {
     let root = &args.output_dir;
-    std::fs::create_dir_all(root).map_err(|e| Error::io("create the folder", root, e))?;
+    files::create_folder(root)?;
     let folder =
         tempfile::Builder::new().prefix(".checkpoint-").tempdir_in(root).map_err(|e| Error::io("write into", root, e))?;
     model.save_pretrained(folder.path())?;
@@ -86,6 +86,9 @@ pub fn latest(root: &Path) -> Result<PathBuf> {
 /// # Errors
 /// A file is missing or damaged, or belongs to another model.
 pub fn resume(folder: &Path, model: &ModelHandle, optimizer: &mut dyn Optimizer, args: &TrainingArguments) -> Result<Progress> {
+    if !folder.join(STATE).is_file() {
+        return Err(Error::Missing(format!("{} is no checkpoint: it has no {STATE}", folder.display())));
+    }
     let text = files::read_text(&folder.join(STATE))?;
     let progress: Progress = serde_json::from_str(&text).map_err(|e| Error::format(folder.join(STATE), e.to_string()))?;
     let text = files::read_text(&folder.join("training_args.json"))?;

@@ -13,7 +13,7 @@ use crate::model::{Decoder, TokenBatch};
 use crate::nn::Parameter;
 use crate::ops::cross_entropy::IGNORE_INDEX;
 use crate::optim::{
-    Adam, AdamWOptions, Optimizer, ParamGroup, Sgd, SgdOptions, check_gradients, clip_grad_norm, grad_norm, schedule_factor,
+    Adam, AdamWOptions, Optimizer, ParamGroup, Sgd, SgdOptions, check_gradients, clip_to_norm, grad_norm, schedule_factor,
 };
 use crate::random::Random;
 use candle_core::DType;
@@ -145,13 +145,17 @@ impl Trainer<'_> {
                     Ok(done) => done,
                     Err(error) => break 'training Err(error),
                 };
-                if let Err(error) = check_gradients(&trainable) {
-                    break 'training Err(at_step(progress.step + 1, error));
+                // A norm is finite exactly when every element is: one pass both measures and checks.
+                let norm = grad_norm(&parameters)?;
+                if !norm.is_finite() || parameters.iter().any(|p| !p.has_grad()) {
+                    let found = check_gradients(&trainable)
+                        .err()
+                        .unwrap_or_else(|| Error::Training("the norm of the gradient is not finite: lower learning_rate".into()));
+                    break 'training Err(at_step(progress.step + 1, found));
                 }
-                let norm = match self.args.max_grad_norm {
-                    0.0 => grad_norm(&parameters)?,
-                    limit => clip_grad_norm(&parameters, limit)?,
-                };
+                if self.args.max_grad_norm > 0.0 {
+                    clip_to_norm(&parameters, norm, self.args.max_grad_norm)?;
+                }
                 optimizer.step()?;
                 optimizer.zero_grad();
                 progress.step += 1;
@@ -278,7 +282,8 @@ impl Trainer<'_> {
         if !loss.is_finite() {
             return Err(Error::Training(format!(
                 "the loss is {loss} in step {} at learning rate {rate:.3e}; training stopped and the model is as it was \
-                 after step {step}. Lower learning_rate, or set max_grad_norm and a warm-up",
+                 after step {step}. Lower learning_rate, or set max_grad_norm and a warm-up; if earlier steps did damage too, \
+                 load the model again",
                 step + 1
             )));
         }
@@ -328,6 +333,31 @@ fn at_step(step: u64, error: Error) -> Error {
 pub fn tokens_and_targets(rows: &[&Encoded]) -> (TokenBatch, Vec<i64>) {
     let batch = TokenBatch::new(rows.iter().map(|r| r.input_ids.as_slice()));
     (batch, shifted_targets(rows.iter().map(|r| r.labels.as_slice())))
+}
+
+/// Mean loss of rows over all their targets, in nats a token, without gradient; and the number of targets.
+///
+/// # Errors
+/// No row has a target, or Ctrl-C.
+pub fn mean_loss(decoder: &Decoder, rows: &[Encoded], control: &Control) -> Result<(f64, usize)> {
+    let (mut sum, mut count) = (0.0, 0);
+    for rows in rows.chunks(16) {
+        control.check()?;
+        let (batch, targets) = tokens_and_targets(&rows.iter().collect::<Vec<_>>());
+        let targets_here = targets.iter().filter(|t| **t != IGNORE_INDEX).count();
+        if targets_here == 0 {
+            continue;
+        }
+        sum += crate::nn::no_grad(|| -> Result<f64> {
+            let loss = decoder.loss(&decoder.hidden(&batch, Pass::default())?, &targets, 1.0)?;
+            Ok(f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?))
+        })?;
+        count += targets_here;
+    }
+    if count == 0 {
+        return Err(Error::argument("none of the rows has a token to score"));
+    }
+    Ok((sum / count as f64, count))
 }
 
 /// Whether transformers' Trainer decays a parameter of this name.

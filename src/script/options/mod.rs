@@ -173,7 +173,10 @@ fn explain(function: &str, path: &str, error: DeserializeError, taken: &[String]
             let nested = path.contains('.') || path.contains('[');
             let valid: Vec<&str> = match nested {
                 true => valid,
-                false => taken.iter().map(String::as_str).chain(valid).collect(),
+                false => {
+                    let own: Vec<&str> = taken.iter().map(String::as_str).filter(|key| !valid.contains(key)).collect();
+                    own.into_iter().chain(valid).collect()
+                }
             };
             unknown_key(function, &key, &valid)
         }

@@ -1,0 +1,429 @@
+//! Language models: loading, `forward`, `generate`, pipelines, perplexity.
+#![allow(clippy::unwrap_used, reason = "the code that rhai's macro makes of `&mut` arguments")]
+
+use super::callable::callable;
+use super::context::context;
+use super::display;
+use super::display::from_json;
+use super::error::{IntoScript, ScriptResult, positioned};
+use super::model_forward::{ForwardOutput, forward};
+use super::options::{OptionMap, Validate, options};
+use super::tensor::TensorValue;
+use crate::adapter::ModelHandle;
+use crate::error::{Error, Result};
+use crate::model::config::dtype_from_name;
+use crate::model::hub;
+use crate::model::lm::{GenerateOptions, LanguageModel};
+use rhai::plugin::*;
+use rhai::{Array, Engine, FnPtr, Map};
+use serde::Deserialize;
+
+/// A language model, with its adapter if there is one, as scripts hold it.
+pub type ModelValue = ModelHandle;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct LoadOptions {
+    dtype: Option<String>,
+    torch_dtype: Option<String>,
+    device: Option<String>,
+    device_map: Option<String>,
+}
+
+impl Validate for LoadOptions {}
+
+impl Validate for GenerateOptions {
+    fn validate(&self) -> Result<()> {
+        Self::validate(self)
+    }
+}
+
+/// Loads a model by name; see `AutoModelForCausalLM::from_pretrained`.
+fn load(call: &NativeCallContext, name: &str, given: LoadOptions) -> ScriptResult<ModelValue> {
+    let session = context(call)?;
+    let dtype = match given.dtype.or(given.torch_dtype).as_deref() {
+        None | Some("auto") => None,
+        Some("q4" | "q8") => {
+            let message = "from_pretrained: quantised bases (dtype \"q4\", \"q8\") are not in this build; use \"bf16\"";
+            return Err(message.into());
+        }
+        Some(name) => Some(dtype_from_name(name).ok_or_else(|| {
+            format!("from_pretrained: dtype must be \"auto\", \"f32\", \"bf16\" or \"f16\", but it is \"{name}\"")
+        })?),
+    };
+    let device = match given.device.or(given.device_map).as_deref() {
+        None | Some("auto") => session.device.clone(),
+        Some(name) => super::tensor_data::parse_device(name).script()?,
+    };
+    // What a script saved under `--out` is found there again.
+    let path = session.input_path(name);
+    let place = if path.exists() { path.to_string_lossy() } else { name.into() };
+    let files = hub::resolve(&place, &session.control).script()?;
+    Ok(ModelHandle::new(LanguageModel::load(name, &files.path, dtype, &device).script()?))
+}
+
+/// Texts from an array of strings, one string, or the `text` column of a data set.
+pub(super) fn texts_of(value: &Dynamic, what: &str) -> ScriptResult<Vec<String>> {
+    if let Some(data) = value.read_lock::<crate::data::Dataset>() {
+        let texts = data.column("text").script()?;
+        return Ok(texts.iter().map(|t| t.as_str().unwrap_or_default().to_string()).collect());
+    }
+    if let Some(text) = value.read_lock::<rhai::ImmutableString>() {
+        return Ok(vec![text.to_string()]);
+    }
+    let wrong = || format!("{what} must be a string, an array of strings or a Dataset with a text column").into();
+    let items = value.read_lock::<Array>().ok_or_else(wrong)?;
+    items.iter().map(|item| item.clone().into_string().map_err(|_| wrong())).collect()
+}
+
+/// Takes the prompts' continuations from the model.
+fn generate(
+    call: &NativeCallContext,
+    model: &ModelValue,
+    prompts: &[String],
+    mut given: GenerateOptions,
+) -> ScriptResult<Vec<String>> {
+    let session = context(call)?;
+    if given.seed.is_none() && given.do_sample {
+        given.seed = Some(u64::from(session.random.borrow_mut().next_u32()));
+    }
+    model.model().generate(prompts, &given, &session.control).script()
+}
+
+#[export_module]
+mod auto_model {
+    /// Loads a causal language model: a folder in the Hugging Face layout, a `.gguf` file, a name from `ftrepl model list`, or a hub
+    /// id `org/name[@revision]`. It is fetched if this machine does not have it.
+    ///
+    /// ```rhai
+    /// let model = AutoModelForCausalLM::from_pretrained("tiny-random");
+    /// model.config.num_hidden_layers // => 2
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn from_pretrained(call: NativeCallContext, name: &str) -> ScriptResult<ModelValue> {
+        positioned(&call, load(&call, name, LoadOptions::default()))
+    }
+
+    #[rhai_fn(name = "from_pretrained", return_raw)]
+    pub fn from_pretrained_with(call: NativeCallContext, name: &str, given: Map) -> ScriptResult<ModelValue> {
+        positioned(&call, options("from_pretrained", given).and_then(|given| load(&call, name, given)))
+    }
+}
+
+#[export_module]
+mod methods {
+    /// Runs the model on token ids: an array, or an array of arrays. The output's `logits` are [batch, seq, vocab].
+    /// Options: `labels` (then the output has `loss`, computed as transformers does: shifted inside, -100 ignored) and
+    /// `attention_mask` (0 where a token is padding).
+    ///
+    /// ```rhai
+    /// let model = AutoModelForCausalLM::from_pretrained("tiny-random");
+    /// let ids = [5, 6, 7];
+    /// let out = model.forward(ids, #{ labels: ids });
+    /// [out.logits.shape, out.loss.shape] // => [[1, 3, 300], []]
+    /// ```
+    #[rhai_fn(name = "forward", return_raw)]
+    pub fn forward_plain(call: NativeCallContext, model: ModelValue, ids: Dynamic) -> ScriptResult<ForwardOutput> {
+        forward(&call, &model, &ids, Map::new())
+    }
+
+    #[rhai_fn(name = "forward", return_raw)]
+    pub fn forward_with(call: NativeCallContext, model: ModelValue, ids: Dynamic, given: Map) -> ScriptResult<ForwardOutput> {
+        forward(&call, &model, &ids, given)
+    }
+
+    /// Logits of a forward pass, [batch, seq, vocab]; zero where the attention mask is 0.
+    ///
+    /// ```rhai
+    /// let model = AutoModelForCausalLM::from_pretrained("tiny-random");
+    /// model.forward([[1, 2], [3, 4]]).logits.shape // => [2, 2, 300]
+    /// ```
+    #[rhai_fn(get = "logits", return_raw)]
+    pub fn logits(output: &mut ForwardOutput) -> ScriptResult<TensorValue> {
+        output.logits()
+    }
+
+    /// Loss of a forward pass with labels: mean negative log-likelihood in nats a token, a scalar with gradient; `()` without labels.
+    ///
+    /// ```rhai
+    /// let model = AutoModelForCausalLM::from_pretrained("tiny-random");
+    /// model.forward([1, 2, 3]).loss // => ()
+    /// ```
+    #[rhai_fn(get = "loss")]
+    pub fn loss(output: &mut ForwardOutput) -> Dynamic {
+        output.loss()
+    }
+
+    /// Continues a prompt, or every prompt of an array at once; gives the new text alone. Options: `max_new_tokens` (50), `do_sample`
+    /// (false), `temperature` (1), `top_k` (50), `top_p` (1), `repetition_penalty` (1), `stop` (array of strings), `chat` (false;
+    /// true puts the prompt through the chat template), `system`, `seed`, `batch_size` (32).
+    ///
+    /// ```rhai
+    /// let model = AutoModelForCausalLM::from_pretrained("tiny-random");
+    /// let text = model.generate("Once", #{ max_new_tokens: 5 });
+    /// model.generate(["Once", "Twice"], #{ max_new_tokens: 5 })[0] == text // => true
+    /// ```
+    #[rhai_fn(name = "generate", return_raw)]
+    pub fn generate_plain(call: NativeCallContext, model: ModelValue, prompt: Dynamic) -> ScriptResult<Dynamic> {
+        generate_with(call, model, prompt, Map::new())
+    }
+
+    #[rhai_fn(name = "generate", return_raw)]
+    pub fn generate_with(call: NativeCallContext, model: ModelValue, prompt: Dynamic, given: Map) -> ScriptResult<Dynamic> {
+        let single = prompt.is_string();
+        let prompts = texts_of(&prompt, "generate: the prompt")?;
+        let mut given = OptionMap::new("generate", given);
+        // Python users write a single stop string too.
+        let stop = given.take_any("stop");
+        let mut parsed: GenerateOptions = given.parse()?;
+        if let Some(stop) = stop {
+            parsed.stop = texts_of(&stop, "generate: stop")?;
+        }
+        let mut texts = generate(&call, &model, &prompts, parsed)?;
+        if single {
+            return Ok(texts.pop().unwrap_or_default().into());
+        }
+        Ok(texts.into_iter().map(Dynamic::from).collect::<Array>().into())
+    }
+
+    /// Frees (true) or freezes (false) all parameters of the model, or of its adapter where it has one.
+    ///
+    /// ```rhai
+    /// let model = AutoModelForCausalLM::from_pretrained("tiny-random");
+    /// model.requires_grad(false);
+    /// model.parameters().filter(|p| p.requires_grad).len() // => 0
+    /// ```
+    pub fn requires_grad(model: ModelValue, wanted: bool) -> ModelValue {
+        let adapter = model.with_adapter(|adapter| {
+            adapter.set_trainable(wanted);
+            Ok(())
+        });
+        if adapter.is_err() {
+            model.named_parameters().iter().for_each(|(_, p)| p.set_requires_grad(wanted));
+        }
+        model
+    }
+
+    /// Number of parameters; a matrix that is shared counts once. `only_trainable: true` counts those that require a gradient.
+    ///
+    /// ```rhai
+    /// let model = AutoModelForCausalLM::from_pretrained("tiny-random");
+    /// model.num_parameters() == model.num_parameters(#{ only_trainable: true }) // => true
+    /// ```
+    pub fn num_parameters(model: ModelValue) -> i64 {
+        model.count().1 as i64
+    }
+
+    #[rhai_fn(name = "num_parameters", return_raw)]
+    pub fn num_parameters_with(model: ModelValue, given: Map) -> ScriptResult<i64> {
+        let mut given = OptionMap::new("num_parameters", given);
+        let trainable = given.take_optional::<bool>("only_trainable", "true or false")?.unwrap_or(false);
+        given.finish()?;
+        let (some, all) = model.count();
+        Ok(if trainable { some } else { all } as i64)
+    }
+
+    /// The model's `config.json` as a map.
+    ///
+    /// ```rhai
+    /// AutoModelForCausalLM::from_pretrained("tiny-random").config.model_type // => "llama"
+    /// ```
+    #[rhai_fn(get = "config")]
+    pub fn config(model: &mut ModelValue) -> Dynamic {
+        from_json(&model.model().decoder().config().raw)
+    }
+
+    /// The dtype of the model's weights.
+    ///
+    /// ```rhai
+    /// AutoModelForCausalLM::from_pretrained("tiny-random", #{ dtype: "bf16" }).dtype // => "bf16"
+    /// ```
+    #[rhai_fn(get = "dtype")]
+    pub fn dtype(model: &mut ModelValue) -> String {
+        model.model().named_parameters().first().map_or(String::new(), |(_, p)| p.dtype().as_str().to_string())
+    }
+
+    /// Where the model is: "cpu", "cuda:0".
+    ///
+    /// ```rhai
+    /// AutoModelForCausalLM::from_pretrained("tiny-random", #{ device: "cpu" }).device // => "cpu"
+    /// ```
+    #[rhai_fn(get = "device")]
+    pub fn device(model: &mut ModelValue) -> String {
+        crate::script::tensor_data::device_name(&model.model().decoder().device())
+    }
+
+    /// Writes the model in the Hugging Face layout (configuration, weights, tokenizer); of a model with an adapter the adapter alone,
+    /// as PEFT writes it. A relative folder is taken from `--out`.
+    ///
+    /// ```rhai
+    /// let model = AutoModelForCausalLM::from_pretrained("tiny-random");
+    /// model.save_pretrained("copy");
+    /// AutoModelForCausalLM::from_pretrained("copy").num_parameters() == model.num_parameters() // => true
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn save_pretrained(call: NativeCallContext, model: ModelValue, folder: &str) -> ScriptResult<()> {
+        model.save_pretrained(&context(&call)?.output_path(folder)).script()
+    }
+
+    /// Training mode: dropout is on in `forward`.
+    ///
+    /// ```rhai
+    /// AutoModelForCausalLM::from_pretrained("tiny-random").train();
+    /// ```
+    pub fn train(model: ModelValue) -> ModelValue {
+        model.model().set_training(true);
+        model
+    }
+
+    /// Evaluation mode: dropout is off in `forward`. Scripts write `model.eval()`.
+    ///
+    /// ```rhai
+    /// AutoModelForCausalLM::from_pretrained("tiny-random").eval();
+    /// ```
+    pub fn eval_mode(model: ModelValue) -> ModelValue {
+        model.model().set_training(false);
+        model
+    }
+
+    /// All parameters, in PyTorch's order.
+    ///
+    /// ```rhai
+    /// AutoModelForCausalLM::from_pretrained("tiny-random").parameters()[0].shape // => [300, 32]
+    /// ```
+    pub fn parameters(model: ModelValue) -> Array {
+        let named = model.named_parameters().into_iter();
+        named.map(|(_, p)| Dynamic::from(TensorValue::from_parameter(p))).collect()
+    }
+
+    /// Map from a parameter's name to the parameter; with an adapter the names are PEFT's.
+    ///
+    /// ```rhai
+    /// let named = AutoModelForCausalLM::from_pretrained("tiny-random").named_parameters();
+    /// named["model.norm.weight"].requires_grad // => true
+    /// ```
+    pub fn named_parameters(model: ModelValue) -> Map {
+        let named = model.named_parameters().into_iter();
+        named.map(|(name, p)| (name.into(), Dynamic::from(TensorValue::from_parameter(p)))).collect()
+    }
+
+    /// Forgets all gradients.
+    ///
+    /// ```rhai
+    /// AutoModelForCausalLM::from_pretrained("tiny-random").zero_grad();
+    /// ```
+    pub fn zero_grad(model: ModelValue) {
+        model.named_parameters().iter().for_each(|(_, p)| p.zero_grad());
+    }
+}
+
+#[export_module]
+mod functions {
+    /// Mean negative log-likelihood of texts under a model. `texts` is a string, an array of strings, or a Dataset with a `text`
+    /// column. The result holds `nll` (nats a token), `ppl` (its exponential) and `tokens`.
+    ///
+    /// ```rhai
+    /// let model = AutoModelForCausalLM::from_pretrained("tiny-random");
+    /// perplexity(model, ["on the hill"]).tokens // => 4
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn perplexity(call: NativeCallContext, model: ModelValue, texts: Dynamic) -> ScriptResult<Map> {
+        let texts = texts_of(&texts, "perplexity: texts")?;
+        let (nll, tokens) = model.model().perplexity(&texts, &context(&call)?.control).script()?;
+        Ok(likelihood(nll, tokens))
+    }
+
+    /// A function that does a task with a model. The only task is "text-generation": `generator.call(prompt, #{..})` gives an array
+    /// with a map whose `generated_text` is the prompt and the new text, as in transformers. Options: `model` (required; a model or
+    /// a name) and those of `generate`, which a call can override.
+    ///
+    /// ```rhai
+    /// let model = AutoModelForCausalLM::from_pretrained("tiny-random");
+    /// let generator = pipeline("text-generation", #{ model: model, max_new_tokens: 5 });
+    /// generator.call("Once", #{ do_sample: false })[0].generated_text.starts_with("Once") // => true
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn pipeline(call: NativeCallContext, task: &str, given: Map) -> ScriptResult<FnPtr> {
+        if task != "text-generation" {
+            return Err(format!("pipeline: the task must be \"text-generation\", but it is \"{task}\"").into());
+        }
+        let mut defaults = given;
+        let model = match defaults.remove("model") {
+            Some(value) if value.is_string() => load(&call, &value.into_string().unwrap_or_default(), LoadOptions::default())?,
+            Some(value) => value.try_cast::<ModelValue>().ok_or("pipeline: model must be a model or the name of one")?,
+            None => return Err("pipeline: the option model is missing; give a model or the name of one".into()),
+        };
+        let _: GenerateOptions = options("pipeline", defaults.clone())?;
+        callable("text_generation", move |call, arguments| {
+            let mut given = defaults.clone();
+            match arguments {
+                [_] => {}
+                [_, extra] => {
+                    let extra = extra.read_lock::<Map>().ok_or("a pipeline is called with a prompt and a map of options")?;
+                    given.extend(extra.clone());
+                }
+                _ => return Err("a pipeline is called with a prompt and, if wanted, a map of options".into()),
+            }
+            let single = arguments[0].is_string();
+            let prompts = texts_of(arguments[0], "the pipeline's prompt")?;
+            let texts = generate(&call, &model, &prompts, options("pipeline", given)?)?;
+            let results = prompts.iter().zip(texts).map(|(prompt, text)| {
+                let mut result = Map::new();
+                result.insert("generated_text".into(), format!("{prompt}{text}").into());
+                let results: Array = vec![result.into()];
+                Dynamic::from(results)
+            });
+            let mut results: Array = results.collect();
+            Ok(if single { results.remove(0) } else { results.into() })
+        })
+    }
+
+    /// Mean negative log-likelihood of what a model would be trained on: of rows with `prompt` and `completion` the completion
+    /// alone, of chats the assistant's turns, of texts every token. `rows` is an array of maps or a Dataset. The result holds `nll`
+    /// (nats a token), `ppl` and `tokens`.
+    ///
+    /// ```rhai
+    /// let model = AutoModelForCausalLM::from_pretrained("tiny-random");
+    /// completion_loss(model, [#{ prompt: "on the", completion: " hill" }]).tokens // => 5
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn completion_loss(call: NativeCallContext, model: ModelValue, rows: Dynamic) -> ScriptResult<Map> {
+        let control = &context(&call)?.control;
+        let data = crate::script::data::to_dataset(&rows, "completion_loss: rows")?;
+        let (nll, tokens) = (|| -> Result<(f64, usize)> {
+            let tokenizer = model.model().tokenizer()?;
+            let rows = crate::data::tokenize_dataset(&data, tokenizer, crate::data::Encoding::default(), control)?;
+            crate::train::trainer::mean_loss(model.model().decoder(), &rows.rows, control)
+        })()
+        .script()?;
+        Ok(likelihood(nll, tokens))
+    }
+}
+
+fn likelihood(nll: f64, tokens: usize) -> Map {
+    let mut result = Map::new();
+    result.insert("nll".into(), nll.into());
+    result.insert("ppl".into(), nll.exp().into());
+    result.insert("tokens".into(), (tokens as i64).into());
+    result
+}
+
+/// Adds the functions to the language.
+pub fn register(engine: &mut Engine) {
+    engine.register_type_with_name::<ModelValue>("Model");
+    engine.register_type_with_name::<ForwardOutput>("CausalLMOutput");
+    engine.register_static_module("AutoModelForCausalLM", exported_module!(auto_model).into());
+    engine.register_global_module(exported_module!(methods).into());
+    engine.register_global_module(exported_module!(functions).into());
+    display::register::<ModelValue>(|m| format!("{m:?}"), |m| serde_json::json!({ "model": m.model().name() }));
+    display::register::<ForwardOutput>(|_| "CausalLMOutput".into(), |_| serde_json::Value::Null);
+}
+
+impl From<Error> for Box<EvalAltResult> {
+    fn from(error: Error) -> Self {
+        match Err::<(), _>(error).script() {
+            Err(error) => error,
+            Ok(()) => "no error".into(),
+        }
+    }
+}

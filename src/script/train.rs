@@ -1,0 +1,244 @@
+//! Training: `TrainingArguments`, its review, `Trainer`.
+#![allow(clippy::unwrap_used, reason = "the code that rhai's macro makes of `&mut` arguments")]
+
+use super::context::context;
+use super::data::to_dataset;
+use super::display;
+use super::display::from_json;
+use super::error::{IntoScript, ScriptResult, into_library};
+use super::forgetting::EwcValue;
+use super::model::ModelValue;
+use super::options::{OptionMap, Validate, options};
+use crate::data::{Dataset, Encoding, tokenize_dataset};
+use crate::error::Result;
+use crate::model::Tokenizer;
+use crate::train::arguments::Method;
+use crate::train::{Regularizer, StepState, Trainer, TrainingArguments, checkpoint};
+use rhai::plugin::*;
+use rhai::{Array, Engine, FnPtr, Map};
+
+impl Validate for TrainingArguments {
+    fn validate(&self) -> Result<()> {
+        Self::validate(self)
+    }
+}
+
+/// A trainer as scripts hold it.
+#[derive(Clone)]
+pub struct TrainerValue {
+    model: ModelValue,
+    args: TrainingArguments,
+    train: Dataset,
+    eval: Option<Dataset>,
+    tokenizer: Option<Tokenizer>,
+    regularizer: Option<EwcValue>,
+    callbacks: Vec<FnPtr>,
+}
+
+impl TrainerValue {
+    /// Runs `work` on the library's trainer, with the data tokenised.
+    fn with<T>(&self, call: &NativeCallContext, work: impl FnOnce(&Trainer<'_>) -> ScriptResult<T>) -> ScriptResult<T> {
+        let session = context(call)?;
+        let tokenizer = match &self.tokenizer {
+            Some(tokenizer) => tokenizer,
+            None => self.model.model().tokenizer().script()?,
+        };
+        let longest = self.model.model().decoder().config().max_position_embeddings;
+        let limit = self.args.max_length.unwrap_or(longest).min(longest);
+        let encoding = Encoding { max_length: Some(limit), ..Encoding::default() };
+        let encode = |data: &Dataset| -> ScriptResult<_> {
+            let tokenized = tokenize_dataset(data, tokenizer, encoding, &session.control).script()?;
+            if let Some(warning) = tokenized.warning(Some(limit)) {
+                session.control.warn(warning);
+            }
+            Ok(tokenized.rows)
+        };
+        let train = encode(&self.train)?;
+        let eval = self.eval.as_ref().map(encode).transpose()?.unwrap_or_default();
+        let regularizer = self.regularizer.as_ref().map(|ewc| ewc.0.borrow());
+        let args = TrainingArguments { output_dir: session.output_path(&self.args.output_dir), ..self.args.clone() };
+        work(&Trainer {
+            model: self.model.clone(),
+            args,
+            train,
+            eval,
+            regularizer: regularizer.as_deref().map(|ewc| ewc as &dyn Regularizer),
+        })
+    }
+}
+
+/// What a callback gets.
+fn state_map(state: &StepState) -> Map {
+    let mut map = Map::new();
+    map.insert("step".into(), (state.step as i64).into());
+    map.insert("total_steps".into(), (state.total_steps as i64).into());
+    map.insert("epoch".into(), state.epoch.into());
+    map.insert("loss".into(), state.loss.into());
+    map.insert("grad_norm".into(), state.grad_norm.into());
+    map.insert("learning_rate".into(), state.learning_rate.into());
+    map.insert("tokens".into(), (state.tokens as i64).into());
+    map
+}
+
+#[export_module]
+mod functions {
+    /// Options of a training run, with transformers' names and defaults: `output_dir`, `num_train_epochs` (3), `max_steps` (-1),
+    /// `learning_rate` (5e-5), `per_device_train_batch_size` (8), `gradient_accumulation_steps` (1), `warmup_ratio` (0), `warmup_steps` (0),
+    /// `lr_scheduler_type` ("linear"), `weight_decay` (0), `max_grad_norm` (1), `optim` ("adamw_torch" or "sgd"), `seed` (42),
+    /// `data_seed`, `logging_steps` (10), `save_steps` (0: no checkpoints), `save_total_limit`, `eval_strategy` ("no"), `eval_steps` (100),
+    /// `gradient_checkpointing` (false), `max_length` (the model's context), `adam_beta1`, `adam_beta2`, `adam_epsilon`.
+    ///
+    /// ```rhai
+    /// let args = TrainingArguments(#{ num_train_epochs: 3, learning_rate: 2e-5, lr_scheduler_type: "cosine" });
+    /// args.learning_rate // => 2e-05
+    /// ```
+    #[rhai_fn(name = "TrainingArguments", return_raw)]
+    pub fn training_arguments(given: Map) -> ScriptResult<TrainingArguments> {
+        options("TrainingArguments", given)
+    }
+
+    #[rhai_fn(name = "TrainingArguments")]
+    pub fn training_arguments_default() -> TrainingArguments {
+        TrainingArguments::default()
+    }
+
+    #[rhai_fn(index_get, return_raw)]
+    pub fn argument(args: &mut TrainingArguments, name: &str) -> ScriptResult<Dynamic> {
+        let fields = serde_json::to_value(&*args).unwrap_or_default();
+        let value = fields.get(name).ok_or_else(|| format!("TrainingArguments has no field `{name}`"))?;
+        Ok(from_json(value))
+    }
+
+    /// The lesson's rules of thumb as advice: an array of maps with `field`, `value`, `advice`, empty where none is broken. The method
+    /// is "full", "lora" or "qlora".
+    ///
+    /// ```rhai
+    /// let risky = TrainingArguments(#{ num_train_epochs: 10, learning_rate: 5e-5, per_device_train_batch_size: 1 });
+    /// risky.review("full").map(|a| a.field) // => ["learning_rate", "num_train_epochs", "warmup_ratio", "per_device_train_batch_size"]
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn review(args: TrainingArguments, method: &str) -> ScriptResult<Array> {
+        let method: Method = serde_json::from_value(method.into())
+            .map_err(|_| format!("review: the method must be \"full\", \"lora\" or \"qlora\", but it is \"{method}\""))?;
+        let advice = args.review(method);
+        Ok(advice.iter().map(|a| from_json(&serde_json::to_value(a).unwrap_or_default())).collect())
+    }
+
+    /// Trains a model on a data set. Options: `model` and `train_dataset` (required; rows as in the section on data), `args`
+    /// (TrainingArguments), `eval_dataset`, `regularizer` (an EWCRegularizer), `callbacks` (functions of a state map, called after every
+    /// step; one that gives `false` ends the training), `processing_class` (a tokenizer; default the model's).
+    ///
+    /// ```rhai
+    /// let model = AutoModelForCausalLM::from_pretrained("tiny-random");
+    /// let data = Dataset::from_list([#{ text: "on the hill" }, #{ text: "in the hall" }]);
+    /// let args = TrainingArguments(#{ max_steps: 2, per_device_train_batch_size: 2 });
+    /// let trainer = Trainer(#{ model: model, args: args, train_dataset: data });
+    /// trainer.train().steps // => 2
+    /// ```
+    #[rhai_fn(name = "Trainer", return_raw)]
+    pub fn trainer(given: Map) -> ScriptResult<TrainerValue> {
+        let mut given = OptionMap::new("Trainer", given);
+        let model = given.take::<ModelValue>("model", "a model")?;
+        let args = given.take_optional::<TrainingArguments>("args", "TrainingArguments")?.unwrap_or_default();
+        let train = given.take_any("train_dataset").ok_or("Trainer: the option train_dataset is missing")?;
+        let train = to_dataset(&train, "Trainer: train_dataset")?;
+        let eval = given.take_any("eval_dataset").map(|e| to_dataset(&e, "Trainer: eval_dataset")).transpose()?;
+        let regularizer = given.take_optional::<EwcValue>("regularizer", "an EWCRegularizer")?;
+        let tokenizer = given.take_optional::<Tokenizer>("tokenizer", "a tokenizer")?;
+        let processing = given.take_optional::<Tokenizer>("processing_class", "a tokenizer")?;
+        let callbacks = given.take_optional::<Array>("callbacks", "an array of functions")?.unwrap_or_default();
+        given.finish()?;
+        let callbacks = callbacks.into_iter().map(|c| {
+            c.try_cast::<FnPtr>()
+                .ok_or_else(|| "Trainer: callbacks must be an array of functions, such as [|state| print(state.loss)]".into())
+        });
+        let callbacks = callbacks.collect::<ScriptResult<_>>()?;
+        train.non_empty("training").script()?;
+        Ok(TrainerValue { model, args, train, eval, tokenizer: processing.or(tokenizer), regularizer, callbacks })
+    }
+
+    /// Trains. The result holds `train_loss`, `steps`, `tokens`, `tokens_per_second`, `seconds` and `log_history`. With
+    /// `#{ resume_from_checkpoint: true }` (or a folder) it continues from the newest checkpoint as if it had never stopped.
+    ///
+    /// ```rhai
+    /// let model = AutoModelForCausalLM::from_pretrained("tiny-random");
+    /// let args = TrainingArguments(#{ max_steps: 3, logging_steps: 1, learning_rate: 0.01 });
+    /// let result = Trainer(#{ model: model, args: args, train_dataset: [#{ text: "on the hill" }] }).train();
+    /// result.log_history[2].loss < result.log_history[0].loss // => true
+    /// ```
+    #[rhai_fn(name = "train", return_raw)]
+    pub fn train(call: NativeCallContext, trainer: TrainerValue) -> ScriptResult<Dynamic> {
+        train_with(call, trainer, Map::new())
+    }
+
+    #[rhai_fn(name = "train", return_raw)]
+    pub fn train_with(call: NativeCallContext, trainer: TrainerValue, given: Map) -> ScriptResult<Dynamic> {
+        let mut given = OptionMap::new("train", given);
+        let resume = given.take_any("resume_from_checkpoint");
+        given.finish()?;
+        let session = context(&call)?;
+        let folder = match resume {
+            None => None,
+            Some(flag) if flag.is_bool() => {
+                let root = session.output_path(&trainer.args.output_dir);
+                if flag.as_bool().unwrap_or(false) { Some(checkpoint::latest(&root).script()?) } else { None }
+            }
+            Some(path) if path.is_string() => Some(session.input_path(path.into_string().unwrap_or_default())),
+            Some(_) => return Err("train: resume_from_checkpoint must be true, false or a folder".into()),
+        };
+        let result = trainer.with(&call, |library| {
+            let mut callback = |state: &StepState| -> Result<bool> {
+                for function in &trainer.callbacks {
+                    let answer = function.call_within_context::<Dynamic>(&call, (state_map(state),)).map_err(|error| {
+                        into_library(&format!("a callback failed in step {} of the training", state.step), &error)
+                    })?;
+                    if answer.as_bool() == Ok(false) {
+                        return Ok(false);
+                    }
+                }
+                Ok(true)
+            };
+            library.train(&session.control, folder.as_deref(), &mut callback).script()
+        })?;
+        Ok(from_json(&serde_json::to_value(&result).unwrap_or_default()))
+    }
+
+    /// The loss on the evaluation set: a map with `eval_loss` and `perplexity`.
+    ///
+    /// ```rhai
+    /// let model = AutoModelForCausalLM::from_pretrained("tiny-random");
+    /// let rows = [#{ text: "on the hill" }];
+    /// Trainer(#{ model: model, train_dataset: rows, eval_dataset: rows }).evaluate().eval_loss > 1.0 // => true
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn evaluate(call: NativeCallContext, trainer: TrainerValue) -> ScriptResult<Map> {
+        let session = context(&call)?;
+        let loss = trainer.with(&call, |library| library.evaluate(&session.control).script())?;
+        let mut map = Map::new();
+        map.insert("eval_loss".into(), loss.into());
+        map.insert("perplexity".into(), loss.exp().into());
+        Ok(map)
+    }
+
+    /// Saves the trained model, or its adapter, into a folder.
+    ///
+    /// ```rhai
+    /// let model = AutoModelForCausalLM::from_pretrained("tiny-random");
+    /// Trainer(#{ model: model, train_dataset: [#{ text: "on the hill" }] }).save_model("trained");
+    /// AutoModelForCausalLM::from_pretrained("trained").config.hidden_size // => 32
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn save_model(call: NativeCallContext, trainer: TrainerValue, folder: &str) -> ScriptResult<()> {
+        trainer.model.save_pretrained(&context(&call)?.output_path(folder)).script()
+    }
+}
+
+/// Adds the functions to the language.
+pub fn register(engine: &mut Engine) {
+    engine.register_type_with_name::<TrainingArguments>("TrainingArguments");
+    engine.register_type_with_name::<TrainerValue>("Trainer");
+    engine.register_global_module(exported_module!(functions).into());
+    let json = |a: &TrainingArguments| serde_json::to_value(a).unwrap_or_default();
+    display::register::<TrainingArguments>(move |a| format!("TrainingArguments({})", json(a)), json);
+    display::register::<TrainerValue>(|t| format!("Trainer({:?}, {} rows)", t.model, t.train.len()), |_| serde_json::Value::Null);
+}
