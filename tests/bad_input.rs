@@ -56,7 +56,8 @@ impl Place {
         for word in words {
             assert!(errors.contains(word), "{script}\n{errors}\nlacks {word:?}");
         }
-        let innards = ["panicked", "RUST_BACKTRACE", "Some(", "Err(", "ErrorRuntime", "anon$", "untagged", "variant", "Mutex", "Dynamic"];
+        let innards =
+            ["panicked", "RUST_BACKTRACE", "Some(", "Err(", "ErrorRuntime", "anon$", "untagged", "variant", "Mutex", "Dynamic"];
         for word in innards {
             assert!(!errors.contains(word), "{script}\n{errors}\nshows {word:?}");
         }
@@ -96,8 +97,14 @@ fn a_model_that_is_not_there() {
     std::fs::create_dir(place.path().join("empty")).unwrap();
     place.fails(&load("empty"), &["empty has no config.json", "*.safetensors"]);
     place.fails("AutoTokenizer::from_pretrained(\"no-such\");", &["no such model", "script.rhai:1:"]);
-    place.fails("AutoModelForCausalLM::from_pretrained(\"tiny-random\", #{ dtpye: \"f32\" });", &["dtpye", "did you mean \"dtype\"?"]);
-    place.fails("AutoModelForCausalLM::from_pretrained(\"tiny-random\", #{ dtype: \"f31\" });", &["dtype must be", "\"bf16\"", "f31"]);
+    place.fails(
+        "AutoModelForCausalLM::from_pretrained(\"tiny-random\", #{ dtpye: \"f32\" });",
+        &["dtpye", "did you mean \"dtype\"?"],
+    );
+    place.fails(
+        "AutoModelForCausalLM::from_pretrained(\"tiny-random\", #{ dtype: \"f31\" });",
+        &["dtype must be", "\"bf16\"", "f31"],
+    );
     place.fails("AutoModelForCausalLM::from_pretrained(\"tiny-random\", #{ device: \"cuda:0\" });", &["cuda"]);
 }
 
@@ -198,7 +205,10 @@ fn rows_that_training_cannot_take() {
 #[test]
 fn options_that_do_not_exist() {
     let place = Place::new();
-    place.fails("TrainingArguments(#{ learning_rat: 1e-4 });", &["\"learning_rat\"", "did you mean \"learning_rate\"?", "max_steps"]);
+    place.fails(
+        "TrainingArguments(#{ learning_rat: 1e-4 });",
+        &["\"learning_rat\"", "did you mean \"learning_rate\"?", "max_steps"],
+    );
     place.fails("LoraConfig(#{ lora_alfa: 8 });", &["\"lora_alfa\"", "did you mean \"lora_alpha\"?", "target_modules"]);
     place.fails(&with_model("model.generate(\"a\", #{ max_new_token: 3 });"), &["did you mean \"max_new_tokens\"?", "top_p"]);
     place.fails(&with_model("Trainer(#{ model: model, train_dataset: rows, arg: 1 });"), &["\"arg\"", "did you mean \"args\"?"]);
@@ -237,8 +247,10 @@ fn options_out_of_range() {
         ("TrainingArguments(#{ optim: \"lion\" });", &["optim", "\"sgd\"", "lion"]),
         ("TrainingArguments(#{ gradient_checkpointing: 1 });", &["gradient_checkpointing", "true or false", "1"]),
         ("optim::SGD([tensor(1.0, #{ requires_grad: true })], #{ lr: -1 });", &["learning rate", "-1"]),
-        ("DataLoader([#{ text: \"a\" }], #{ tokenizer: AutoTokenizer::from_pretrained(\"tiny-random\"), batch_size: 0 });",
-            &["batch_size", "at least 1"]),
+        (
+            "DataLoader([#{ text: \"a\" }], #{ tokenizer: AutoTokenizer::from_pretrained(\"tiny-random\"), batch_size: 0 });",
+            &["batch_size", "at least 1"],
+        ),
     ];
     for (script, words) in cases {
         place.fails(script, words);
@@ -265,7 +277,8 @@ fn adapters_that_do_not_fit() {
     let text = std::fs::read_to_string(&config).unwrap();
     std::fs::write(&config, text.replace("gate_proj", "down_proj")).unwrap();
     let load = |name: &str| with_model(&format!("PeftModel::from_pretrained(model, \"{name}\");"));
-    place.fails(&load("adapter"), &["adapter_model.safetensors", "gate_proj.lora_A", "adapter_config.json", "another base model"]);
+    place
+        .fails(&load("adapter"), &["adapter_model.safetensors", "gate_proj.lora_A", "adapter_config.json", "another base model"]);
     std::fs::write(&config, text.replace("\"r\": 4", "\"r\": 2")).unwrap();
     place.fails(&load("adapter"), &["adapter_model.safetensors", "gate_proj.lora_A", "[4, 32]", "[2, 32]", "another base model"]);
     place.fails(&load("other"), &["other has no adapter_config.json", "adapter_model.safetensors"]);
@@ -304,10 +317,7 @@ fn a_check_that_throws_has_failed() {
         print([silent.passed, silent.failed, silent.failures[3].error]);";
     let printed = place.works(script);
     let lines: Vec<_> = printed.lines().collect();
-    assert_eq!(
-        lines,
-        ["[1, 3, 0.25, [\"throws\", \"no function\", \"no bool\"]]", "boom", "[0, 4, \"no model\"]"]
-    );
+    assert_eq!(lines, ["[1, 3, 0.25, [\"throws\", \"no function\", \"no bool\"]]", "boom", "[0, 4, \"no model\"]"]);
     let item = |fields: &str| format!("run_forgetting_checklist(|p| p, [#{{ {fields} }}]);");
     place.fails(&item("test: \"a\", prompt: \"x\""), &["run_forgetting_checklist", "item 0 lacks \"check\""]);
     place.fails(&item("tst: \"a\", prompt: \"x\", check: |r| true"), &["item 0 lacks \"test\""]);
@@ -340,23 +350,37 @@ fn places_that_cannot_be_written() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_device_is_written_to_and_never_replaced_by_a_file() {
+fn a_device_or_pipe_is_written_to_and_never_replaced_by_a_file() {
     use std::os::unix::fs::FileTypeExt;
     let place = Place::new();
-    // A disk that is full.
-    std::os::unix::fs::symlink("/dev/full", place.path().join("full.html")).unwrap();
-    for script in ["save_json([1, 2, 3], \"/dev/full\");", "report(#{ a: 1 }, \"full.html\");"] {
-        place.fails(script, &["cannot write", "full", "No space left on device"]);
-    }
-    assert!(std::fs::metadata("/dev/full").unwrap().file_type().is_char_device());
-    assert_eq!(place.works("save_json([1], \"/dev/stdout\");"), "[\n  1\n]\n");
-    assert!(std::fs::symlink_metadata("/dev/stdout").unwrap().is_symlink());
-    // A link to a file stays one.
+    // A disk that is full; through a link, so that a mistake in the program under test cannot replace the device itself.
+    let link = place.path().join("full.json");
+    std::os::unix::fs::symlink("/dev/full", &link).unwrap();
+    place.fails("save_json([1, 2, 3], \"full.json\");", &["cannot write full.json", "No space left on device"]);
+    assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+    let pipe = place.path().join("pipe.json");
+    let name = std::ffi::CString::new(pipe.to_str().unwrap()).unwrap();
+    // SAFETY: the name is a C string that outlives the call.
+    assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+    let reader = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || std::fs::read_to_string(pipe).unwrap()
+    });
+    place.works("save_json([1], \"pipe.json\");");
+    assert!(std::fs::symlink_metadata(&pipe).unwrap().file_type().is_fifo());
+    assert_eq!(reader.join().unwrap(), "[\n  1\n]\n");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_to_a_file_stays_a_link() {
+    let place = Place::new();
     place.write("real.json", "0");
-    std::os::unix::fs::symlink("real.json", place.path().join("link.json")).unwrap();
+    let link = place.path().join("link.json");
+    std::os::unix::fs::symlink("real.json", &link).unwrap();
     place.works("save_json(5, \"link.json\");");
     assert_eq!(std::fs::read_to_string(place.path().join("real.json")).unwrap(), "5\n");
-    assert!(std::fs::symlink_metadata(place.path().join("link.json")).unwrap().is_symlink());
+    assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
 }
 
 #[test]
@@ -450,7 +474,10 @@ fn callbacks_that_fail_or_stop() {
     place.fails(&train("[5]", "trainer.train();"), &["callbacks", "array of functions"]);
     let stopped = place.works(&train("[|s| s.step < 3]", "print(trainer.train().steps);"));
     assert_eq!(stopped, "3\n");
-    let caught = place.works(&train("[|s| throw \"boom\"]", "try { trainer.train(); } catch (e) { print(perplexity(model, \"on the\").ppl > 1.0); }"));
+    let caught = place.works(&train(
+        "[|s| throw \"boom\"]",
+        "try { trainer.train(); } catch (e) { print(perplexity(model, \"on the\").ppl > 1.0); }",
+    ));
     assert_eq!(caught, "true\n");
 }
 

@@ -52,10 +52,7 @@ fn check(row: &str, parts: &[(&str, bool)]) {
 
 #[test]
 fn a_completion_is_trained_on_and_its_prompt_is_not() {
-    check(
-        "#{ prompt: \"What is on the\", completion: \" hill\" }",
-        &[("What is on the", false), (" hill<|im_end|>", true)],
-    );
+    check("#{ prompt: \"What is on the\", completion: \" hill\" }", &[("What is on the", false), (" hill<|im_end|>", true)]);
 }
 
 #[test]

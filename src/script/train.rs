@@ -188,10 +188,9 @@ mod functions {
         let result = trainer.with(&call, |library| {
             let mut callback = |state: &StepState| -> Result<bool> {
                 for function in &trainer.callbacks {
-                    let answer =
-                        function.call_within_context::<Dynamic>(&call, (state_map(state),)).map_err(|error| {
-                            into_library(&format!("a callback failed in step {} of the training", state.step), &error)
-                        })?;
+                    let answer = function.call_within_context::<Dynamic>(&call, (state_map(state),)).map_err(|error| {
+                        into_library(&format!("a callback failed in step {} of the training", state.step), &error)
+                    })?;
                     if answer.as_bool() == Ok(false) {
                         return Ok(false);
                     }
