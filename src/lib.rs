@@ -12,6 +12,7 @@
 //! | fronts | [`cli`], [`repl`] |
 
 pub mod adapter;
+pub mod autograd;
 pub mod cli;
 pub mod control;
 pub mod data;

@@ -1,4 +1,5 @@
 //! The decoder against PyTorch: logits, loss, every gradient and greedy continuations of tiny random models.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use candle_core::{DType, Device, Tensor};
 use ftrepl::control::Control;
@@ -105,6 +106,23 @@ fn greedy_continuations_equal_transformers_whatever_the_batch() {
                 let ids: Vec<i64> = out[i].iter().map(|id| i64::from(*id)).collect();
                 assert_eq!(ids, expected[*row], "{name}, batch size {batch_size}, prompt {i}");
             }
+        }
+    }
+}
+
+#[test]
+fn a_shared_beginning_computed_once_changes_no_token() {
+    for name in MODELS {
+        let decoder = decoder(name, None);
+        let start: Vec<u32> = (1..14).collect();
+        let prompts: Vec<Vec<u32>> =
+            [vec![20, 21], vec![30], vec![40, 41, 42]].iter().map(|end| [&start[..], end].concat()).collect();
+        let generation =
+            Generation { max_new_tokens: 10, sampling: Sampling::default(), stop_tokens: vec![], batch_size: 8, seed: 0 };
+        let run = |prompts: &[Vec<u32>]| generate(&decoder, prompts, &generation, &Control::default(), &|_| false).unwrap();
+        let together = run(&prompts);
+        for (prompt, tokens) in prompts.iter().zip(together) {
+            assert_eq!(run(std::slice::from_ref(prompt))[0], tokens, "{name}");
         }
     }
 }

@@ -1,4 +1,5 @@
 //! Elastic weight consolidation against the lesson's class in PyTorch, against per-sequence gradients, and finite differences.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use candle_core::{Device, Tensor};
 use ftrepl::adapter::{LoraConfig, ModelHandle};

@@ -1,4 +1,5 @@
 //! The real model, SmolLM2-135M-Instruct from its package: logits and greedy continuations as transformers gives them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use candle_core::Device;
 use ftrepl::adapter::{LoraConfig, ModelHandle};

@@ -1,4 +1,5 @@
 //! The trainer against transformers' Trainer: every step's loss, gradient norm and learning rate, and the order of the rows.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use candle_core::Device;
 use ftrepl::adapter::ModelHandle;
@@ -169,7 +170,7 @@ fn a_gradient_that_never_arrives_is_named() {
     let model = model();
     // Poison: a parameter that no operation uses claims to be trained.
     let (name, parameter) = model.named_parameters().remove(3);
-    let others: Vec<_> = model.named_parameters().into_iter().map(|(n, p)| (n, p)).filter(|(n, _)| *n != name).collect();
+    let others: Vec<_> = model.named_parameters().into_iter().filter(|(n, _)| *n != name).collect();
     others.iter().for_each(|(_, p)| p.accumulate(&p.value().zeros_like().unwrap()).unwrap());
     let mut all = others;
     all.push((name.clone(), parameter));

@@ -47,7 +47,10 @@ pub fn is_named(module: &str, wanted: &str) -> bool {
     module == wanted || module.strip_suffix(wanted).is_some_and(|rest| rest.ends_with('.'))
 }
 
-fn matcher(modules: &TargetModules) -> Result<Box<dyn Fn(&str) -> bool>> {
+/// Says of a module's name whether it is meant.
+type Matcher = Box<dyn Fn(&str) -> bool>;
+
+fn matcher(modules: &TargetModules) -> Result<Matcher> {
     Ok(match modules.clone() {
         TargetModules::Names(names) => Box::new(move |module| names.iter().any(|n| is_named(module, n))),
         TargetModules::Pattern(p) if p == "all-linear" => Box::new(|module| module != "lm_head"),

@@ -1,7 +1,7 @@
 //! `ftrepl lesson`: the bundled lessons. A step is a script in cells: `// %% [markdown]` opens prose (comment lines), `// %%`
 //! opens code. Walking through a step prints each cell and runs it.
 //!
-//! The lines `//! ...` at a script's top say what the step is; `//! time: 2 min, quick 20 s` says how long it takes.
+//! The lines at a script's top, `//! title: ...` and `//! time: about 2 min, quick 20 s`, say what the step is and how long it takes.
 
 use super::Status;
 use super::arguments::Common;
@@ -11,7 +11,17 @@ use crate::session::is_interrupt;
 use serde_json::json;
 
 /// The steps of the lessons, in order: lesson, file, source.
-const STEPS: &[(u32, &str, &str)] = &[];
+const STEPS: &[(u32, &str, &str)] = &[
+    (4, "scripts/lesson04/01_tiny_network.rhai", include_str!("../../scripts/lesson04/01_tiny_network.rhai")),
+    (4, "scripts/lesson04/02_scalar_weight.rhai", include_str!("../../scripts/lesson04/02_scalar_weight.rhai")),
+    (4, "scripts/lesson04/03_detect.rhai", include_str!("../../scripts/lesson04/03_detect.rhai")),
+    (4, "scripts/lesson04/04_lora.rhai", include_str!("../../scripts/lesson04/04_lora.rhai")),
+    (4, "scripts/lesson04/05_learning_rate.rhai", include_str!("../../scripts/lesson04/05_learning_rate.rhai")),
+    (4, "scripts/lesson04/06_replay.rhai", include_str!("../../scripts/lesson04/06_replay.rhai")),
+    (4, "scripts/lesson04/07_ewc.rhai", include_str!("../../scripts/lesson04/07_ewc.rhai")),
+    (4, "scripts/lesson04/08_checklist.rhai", include_str!("../../scripts/lesson04/08_checklist.rhai")),
+    (4, "scripts/lesson04/09_experiment.rhai", include_str!("../../scripts/lesson04/09_experiment.rhai")),
+];
 
 /// What to do.
 #[derive(Debug)]
@@ -57,11 +67,12 @@ impl Step {
     }
 
     fn title(&self) -> &'static str {
-        self.header().find(|line| !line.is_empty()).unwrap_or_default()
+        let line = self.header().find(|line| !line.is_empty()).unwrap_or_default();
+        line.strip_prefix("title:").unwrap_or(line).trim()
     }
 
     fn time(&self) -> Option<&'static str> {
-        self.header().find_map(|line| line.strip_prefix("time:")).map(str::trim)
+        self.header().find_map(|line| line.strip_prefix("time:")).map(|time| time.trim().trim_start_matches("about ").trim())
     }
 
     fn called(&self, name: &str) -> bool {
@@ -197,7 +208,8 @@ mod tests {
 
     #[test]
     fn a_script_is_cut_into_cells() {
-        let source = "//! Title\n//! time: 1 s\n// %% [markdown]\n// # Head\n//\n// Text\n// %%\nlet x = 1;\nx\n// %%\n\n";
+        let source =
+            "//! title: Title\n//! time: about 1 s\n// %% [markdown]\n// # Head\n//\n// Text\n// %%\nlet x = 1;\nx\n// %%\n\n";
         let cells = cells(source);
         assert_eq!(cells, [Cell::Prose("# Head\n\nText".into()), Cell::Code("let x = 1;\nx".into(), 7)]);
         let step = Step { file: "scripts/lesson04/01_two_tasks.rhai", source: Box::leak(source.into()) };

@@ -95,7 +95,7 @@ impl Ewc {
         random: &mut Random,
         control: &Control,
     ) -> Result<(Vec<Vec<f32>>, usize)> {
-        let mut sums: Vec<Vec<f32>> = self.anchors.iter().map(|a| vec![0.0; a.original.len()]).collect();
+        let mut sums: Vec<Vec<f32>> = self.anchors.iter().map(|a| crate::autograd::buffer::zeroed(a.original.len())).collect();
         let mut seen = 0;
         for (index, rows) in batches.iter().enumerate() {
             for row in rows {

@@ -86,35 +86,11 @@ fn filled<T: Float>(
     read: impl Fn(&[u8]) -> T + Sync,
     size: usize,
 ) -> Result<Var> {
-    let count = bytes.len() / size;
-    let mut values: Vec<T> = Vec::with_capacity(count);
-    let spare = &mut values.spare_capacity_mut()[..count];
-    ask_for_large_pages(spare);
-    spare.par_chunks_mut(CHUNK).zip(bytes.par_chunks(CHUNK * size)).for_each(|(values, bytes)| {
+    let mut values = crate::autograd::buffer::zeroed::<T>(bytes.len() / size);
+    values.par_chunks_mut(CHUNK).zip(bytes.par_chunks(CHUNK * size)).for_each(|(values, bytes)| {
         for (value, element) in values.iter_mut().zip(bytes.chunks_exact(size)) {
-            value.write(read(element));
+            *value = read(element);
         }
     });
-    // SAFETY: every chunk of values had a chunk of bytes with as many elements, so that the first `count` values are written.
-    unsafe { values.set_len(count) };
     Ok(Var::from_vec(values, shape, device)?)
-}
-
-/// Asks the system for large pages under memory that is about to be filled: a model of billions of parameters otherwise spends
-/// most of its loading in page faults.
-fn ask_for_large_pages<T>(memory: &mut [std::mem::MaybeUninit<T>]) {
-    #[cfg(target_os = "linux")]
-    {
-        const LARGE: usize = 1 << 21;
-        let range = memory.as_mut_ptr_range();
-        let start = (range.start as usize).next_multiple_of(LARGE);
-        let end = range.end as usize / LARGE * LARGE;
-        if start < end {
-            // SAFETY: the range lies inside memory that is ours; the advice changes no content. It only saves time, so that it
-            // does not matter whether the system takes it.
-            let _ = unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_HUGEPAGE) };
-        }
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = memory;
 }

@@ -286,7 +286,7 @@ fn leaf(input: Option<Tensor>) -> Result<Tensor> {
 
 /// Runs candle's backward from a scalar, and returns the gradient that reached `input`.
 fn backward_to(scalar: &Tensor, input: &Tensor) -> Result<Tensor> {
-    let mut store = crate::nn::autograd::backward_store(scalar)?;
+    let mut store = crate::autograd::backward_store(scalar)?;
     let gradient = store.remove(input);
     gradient.map(|g| g.detach()).ok_or_else(|| crate::Error::Training("no gradient reached a block's input".into()))
 }

@@ -74,6 +74,7 @@ fn run(
     if generation.max_new_tokens == 0 {
         return Ok(results);
     }
+    let prefix = shared_prefix(decoder, prompts)?;
     loop {
         control.check()?;
         // Prompts enter in groups: one pass over the weights serves them all.
@@ -94,7 +95,7 @@ fn run(
                 .into_iter()
                 .map(|index| Running {
                     index,
-                    cache: KvCache::new(decoder.num_blocks()),
+                    cache: prefix.clone(),
                     ids: prompts[index].clone(),
                     prompt: prompts[index].len(),
                     random: Random::new(generation.seed.wrapping_add(index as u64)),
@@ -130,6 +131,20 @@ fn run(
             control.progress("generate", done as u64, prompts.len() as u64, "prompts", String::new());
         }
     }
+}
+
+/// What all prompts begin with, such as a chat template's system message, is computed once: a cache of it, or an empty one.
+fn shared_prefix(decoder: &Decoder, prompts: &[Vec<u32>]) -> Result<KvCache> {
+    const WORTH_IT: usize = 8;
+    let mut cache = KvCache::new(decoder.num_blocks());
+    let (Some(first), true) = (prompts.first(), prompts.len() > 1) else { return Ok(cache) };
+    let common = |other: &Vec<u32>| first.iter().zip(other).take_while(|(a, b)| a == b).count();
+    // Each prompt keeps a token of its own, whose logits start its text.
+    let length = prompts.iter().map(|p| common(p).min(p.len() - 1)).min().unwrap_or(0);
+    if length >= WORTH_IT {
+        decoder.hidden_cached(&TokenBatch::new([&first[..length]]), &mut [&mut cache])?;
+    }
+    Ok(cache)
 }
 
 /// Feeds what each sequence's cache lacks, and returns the logits that follow.

@@ -208,7 +208,7 @@ impl Entry {
         if rows == 0 || columns == 0 || !columns.is_multiple_of(B::BLCK_SIZE) || blocks.len() != rows * row_blocks {
             return None;
         }
-        let mut values = vec![T::default(); rows * columns];
+        let mut values = crate::autograd::buffer::zeroed::<T>(rows * columns);
         values.par_chunks_mut(columns).with_min_len((super::convert::CHUNK / columns).max(1)).enumerate().for_each_init(
             || vec![0f32; columns],
             |buffer, (row, out)| {

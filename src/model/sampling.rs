@@ -23,7 +23,7 @@ impl Default for Sampling {
     }
 }
 
-/// Chooses a token from `logits` [vocab], which are changed on the way; `seen` are prompt and text so far.
+/// Chooses a token from `logits` `[vocab]`, which are changed on the way; `seen` are prompt and text so far.
 pub fn choose(logits: &mut [f32], seen: &[u32], sampling: &Sampling, random: &mut Random) -> u32 {
     if sampling.repetition_penalty != 1.0 {
         let penalty = sampling.repetition_penalty as f32;

@@ -1,7 +1,7 @@
 //! Embedding, normalisations and dropout, as PyTorch defines and initialises them.
 
 use super::module::Module;
-use super::parameter::Parameter;
+use crate::autograd::Parameter;
 use crate::error::{Error, Result};
 use crate::random::Random;
 use candle_core::{D, DType, Device, Tensor};

@@ -4,10 +4,10 @@
 //! zeros and a sum for every edge on the way back. Small layers are therefore one operation with direct loops, which adds the
 //! gradients of its parameters straight into their `.grad`. Larger ones are a composition around candle's matmul.
 
-use super::autograd;
 use super::host;
 use super::module::Module;
-use super::parameter::Parameter;
+use crate::autograd;
+use crate::autograd::Parameter;
 use crate::error::{Error, Result};
 use crate::random::Random;
 use candle_core::{CpuStorage, CustomOp2, DType, Device, Layout, Shape, Tensor};

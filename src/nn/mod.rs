@@ -2,17 +2,14 @@
 
 pub mod activation;
 pub mod algebra;
-pub mod autograd;
 mod host;
 pub mod layers;
 pub mod linear;
 pub mod losses;
 pub mod module;
-pub mod parameter;
 pub mod reduce;
 
-pub use autograd::{backward, grad_enabled, no_grad};
+pub use crate::autograd::{Parameter, backward, grad_enabled, no_grad};
 pub use layers::{Dropout, Embedding, LayerNorm, RMSNorm};
 pub use linear::Linear;
 pub use module::{Module, Sequential};
-pub use parameter::Parameter;

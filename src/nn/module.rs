@@ -1,6 +1,6 @@
 //! What every layer has: a forward pass, named parameters, and the state dict built on them.
 
-use super::parameter::Parameter;
+use crate::autograd::Parameter;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::random::Random;

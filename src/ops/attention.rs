@@ -64,7 +64,7 @@ impl AttentionSpec {
             && v.dims() == k.dims()
             && self.positions.len() == tokens
             && self.kv_heads > 0
-            && self.heads % self.kv_heads == 0;
+            && self.heads.is_multiple_of(self.kv_heads);
         if !fits {
             candle_core::bail!(
                 "attention: queries {:?}, keys {:?}, values {:?} do not fit {self:?}",
@@ -87,7 +87,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, spec: AttentionSpec) -> Res
         return composed(q, k, v, &spec);
     }
     let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
-    let tracked = (q.track_op() || k.track_op() || v.track_op()) && crate::nn::grad_enabled();
+    let tracked = (q.track_op() || k.track_op() || v.track_op()) && crate::autograd::grad_enabled();
     let op = Attention { spec, log_sums: Mutex::new(Vec::new()) };
     if tracked { q.apply_op3(&k, &v, op) } else { q.apply_op3_no_bwd(&k, &v, &op) }
 }
@@ -320,7 +320,7 @@ pub fn attend_cached(q: &[f32], keys: &[f32], values: &[f32], first: usize, spec
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::{Parameter, backward};
+    use crate::autograd::{Parameter, backward};
     use crate::ops::check::{difference, tensor};
     use crate::ops::with_fused;
 

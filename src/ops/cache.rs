@@ -28,11 +28,10 @@ impl KvCache {
     }
 }
 
-/// Appends `k` and `v` to the caches and attends. `spec.segments` gives the new tokens of every cache's sequence: a whole
-/// prompt into an empty cache, or one token.
+/// Appends `k` and `v` to the caches and attends. `spec.segments` gives the new tokens of every cache's sequence.
 ///
 /// # Errors
-/// Several new tokens for a cache that is not empty, or shapes that do not fit.
+/// Shapes that do not fit.
 pub fn cached_attention(
     q: &Tensor,
     k: &Tensor,
@@ -46,10 +45,6 @@ pub fn cached_attention(
     let host = |t: &Tensor| t.to_device(&candle_core::Device::Cpu)?.to_dtype(candle_core::DType::F32)?.contiguous();
     let (host_k, host_v) = (host(k)?, host(v)?);
     let fresh = caches.iter().zip(&spec.segments).all(|(cache, _)| cache.layers[layer].0.is_empty());
-    let single = spec.segments.iter().all(|n| *n == 1);
-    if !fresh && !single {
-        candle_core::bail!("a cache takes a whole prompt first, then one token at a time");
-    }
     super::with_elements(&host_k, |k| {
         super::with_elements(&host_v, |v| {
             let mut at = 0;
@@ -69,14 +64,25 @@ pub fn cached_attention(
         return attention(q, k, v, spec.clone());
     }
     let queries = spec.heads * spec.head_dim;
-    let mut out = vec![0f32; caches.len() * queries];
+    // Every new token: its cache, and how many of the cached tokens it sees.
+    let seen: Vec<(usize, usize)> = caches
+        .iter()
+        .zip(&spec.segments)
+        .enumerate()
+        .flat_map(|(index, (cache, new))| {
+            let before = cache.layers[layer].0.len() / width - new;
+            (1..=*new).map(move |i| (index, before + i))
+        })
+        .collect();
+    let mut out = vec![0f32; seen.len() * queries];
+    let caches: Vec<&KvCache> = caches.iter().map(|cache| &**cache).collect();
     super::with_elements(&host(q)?, |q| {
-        out.par_chunks_mut(queries).zip(q.par_chunks(queries)).zip(caches.par_iter()).for_each(|((out, q), cache)| {
-            let (keys, values) = &cache.layers[layer];
-            let first = spec.window.map_or(0, |w| (keys.len() / width).saturating_sub(w));
-            attend_cached(q, keys, values, first, spec, out);
+        out.par_chunks_mut(queries).zip(q.par_chunks(queries)).zip(&seen).for_each(|((out, q), (index, end))| {
+            let (keys, values) = &caches[*index].layers[layer];
+            let first = spec.window.map_or(0, |w| end.saturating_sub(w));
+            attend_cached(q, &keys[..end * width], &values[..end * width], first, spec, out);
         });
         Ok(())
     })?;
-    Tensor::from_vec(out, (caches.len(), queries), &candle_core::Device::Cpu)?.to_device(q.device())?.to_dtype(q.dtype())
+    Tensor::from_vec(out, (seen.len(), queries), &candle_core::Device::Cpu)?.to_device(q.device())?.to_dtype(q.dtype())
 }

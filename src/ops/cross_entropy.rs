@@ -4,7 +4,7 @@
 //! `dz = (softmax(z) - onehot) / divisor`, `dh = dz W`, `dW = dz^T h`.
 
 use super::matrix::{self, Weight};
-use crate::nn::Parameter;
+use crate::autograd::Parameter;
 use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
@@ -37,7 +37,7 @@ pub fn head_cross_entropy(hidden: &Tensor, weight: &Parameter, targets: &[i64], 
     if weight.tracked() {
         let (hidden, promoted) = super::tracked(&hidden)?;
         hidden.apply_op1(op(promoted))
-    } else if hidden.track_op() && crate::nn::grad_enabled() {
+    } else if hidden.track_op() && crate::autograd::grad_enabled() {
         hidden.apply_op1(op(false))
     } else {
         hidden.apply_op1_no_bwd(&op(false))
@@ -183,7 +183,7 @@ impl CustomOp1 for HeadCrossEntropy {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::backward;
+    use crate::autograd::backward;
     use crate::ops::check::{difference, tensor};
     use crate::ops::with_fused;
 

@@ -1,6 +1,6 @@
 //! Token embedding: row `ids[t]` of `W` [vocab, hidden] for every token. Backward adds each token's gradient to its row.
 
-use crate::nn::Parameter;
+use crate::autograd::Parameter;
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, Var};
 
 /// Looks up `ids`; the result is [tokens, hidden], f32 on the CPU.
@@ -70,7 +70,7 @@ impl CustomOp1 for Embedding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::backward;
+    use crate::autograd::backward;
     use crate::ops::check::{difference, tensor};
     use crate::ops::with_fused;
 

@@ -19,7 +19,7 @@ pub fn silu_mul(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
         return gate.silu()? * up;
     }
     let (gate, up) = (gate.contiguous()?, up.contiguous()?);
-    if (gate.track_op() || up.track_op()) && crate::nn::grad_enabled() {
+    if (gate.track_op() || up.track_op()) && crate::autograd::grad_enabled() {
         gate.apply_op2(&up, SiluMul)
     } else {
         gate.apply_op2_no_bwd(&up, &SiluMul)
@@ -72,7 +72,7 @@ impl CustomOp2 for SiluMul {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::{Parameter, backward};
+    use crate::autograd::{Parameter, backward};
     use crate::ops::check::{difference, tensor};
     use crate::ops::with_fused;
 

@@ -1,9 +1,9 @@
-//! Linear layer: `y = x W^T + b`, with `x` [.., inputs], `W` [outputs, inputs], `b` [outputs].
+//! Linear layer: `y = x W^T + b`, with `x` `[.., inputs]`, `W` `[outputs, inputs]`, `b` `[outputs]`.
 //!
 //! Backward: `dx = g W`, `dW = g^T x`, `db` = column sums of `g`; the last two only where wanted.
 
 use super::matrix::{self, Weight};
-use crate::nn::Parameter;
+use crate::autograd::Parameter;
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Storage, Tensor, bail};
 
 /// Applies a linear layer. On the CPU `x` is f32 and the weight f32, bf16 or f16.
@@ -25,7 +25,7 @@ pub fn linear(x: &Tensor, weight: &Parameter, bias: Option<&Parameter>) -> Resul
     if trains {
         let (x, promoted) = super::tracked(&x)?;
         x.apply_op1(op(promoted))
-    } else if x.track_op() && crate::nn::grad_enabled() {
+    } else if x.track_op() && crate::autograd::grad_enabled() {
         x.apply_op1(op(false))
     } else {
         x.apply_op1_no_bwd(&op(false))
@@ -125,7 +125,7 @@ impl CustomOp1 for Linear {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::backward;
+    use crate::autograd::backward;
     use crate::ops::check::{difference, tensor};
     use crate::ops::with_fused;
     use candle_core::Var;

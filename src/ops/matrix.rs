@@ -89,7 +89,7 @@ fn transposed(columns: usize) -> Strides {
 }
 
 /// `out = (add ? out : 0) + lhs * rhs` with `lhs` [m, k] and `rhs` [k, n].
-#[allow(clippy::too_many_arguments)] // the shape of a matrix product
+#[allow(clippy::too_many_arguments, reason = "the shape of a matrix product")]
 fn product(
     (m, n, k): (usize, usize, usize),
     out: &mut [f32],
@@ -219,12 +219,14 @@ pub fn head_scores(q: &[f32], q_head: Head, k: &[f32], k_head: Head, scores: &mu
 }
 
 /// `out [m, width] = (add ? out : 0) + p [m, n] * v [n, width]` within one thread.
+#[allow(clippy::too_many_arguments, reason = "the shape of a matrix product")]
 pub fn head_mix(p: &[f32], v: &[f32], v_head: Head, out: &mut [f32], out_head: Head, add: bool, m: usize, n: usize) {
     let shape = (m, v_head.width, n);
     product(shape, out, by_row(out_head.stride), add, p, by_row(n), v, by_row(v_head.stride), false);
 }
 
 /// `out [n, width] = (add ? out : 0) + p [m, n]^T * g [m, width]` within one thread.
+#[allow(clippy::too_many_arguments, reason = "the shape of a matrix product")]
 pub fn head_mix_transposed(p: &[f32], g: &[f32], g_head: Head, out: &mut [f32], out_head: Head, add: bool, m: usize, n: usize) {
     let shape = (n, g_head.width, m);
     product(shape, out, by_row(out_head.stride), add, p, transposed(n), g, by_row(g_head.stride), false);

@@ -4,7 +4,7 @@
 //! fused kernel run), and the fused CPU forward and backward. Activations are f32 on the CPU; weights stay in the dtype they
 //! were loaded in and are widened as they are read.
 //!
-//! Weights are *captured*: an operation holds its [`Parameter`](crate::nn::Parameter)s and adds their gradients straight into
+//! Weights are *captured*: an operation holds its [`Parameter`](crate::autograd::Parameter)s and adds their gradients straight into
 //! `.grad`. They are no inputs of candle's graph, so a frozen weight costs no gradient, and a trained one no copies of it.
 
 pub mod attention;

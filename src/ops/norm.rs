@@ -2,11 +2,11 @@
 //!
 //! With `r = 1 / sqrt(mean(x^2) + eps)` and `n = x r`, backward is `dx = r (g w - n mean(g w n))`, `dw` = column sums of `g n`.
 
-use crate::nn::Parameter;
+use crate::autograd::Parameter;
 use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-/// Normalises the last dimension of `x` [.., hidden] and scales it by `weight` [hidden].
+/// Normalises the last dimension of `x` [.., hidden] and scales it by `weight` `[hidden]`.
 ///
 /// # Errors
 /// The last dimension is not the weight's length.
@@ -23,7 +23,7 @@ pub fn rms_norm(x: &Tensor, weight: &Parameter, eps: f64) -> Result<Tensor> {
     if weight.tracked() {
         let (x, promoted) = super::tracked(&x)?;
         x.apply_op1(op(promoted))
-    } else if x.track_op() && crate::nn::grad_enabled() {
+    } else if x.track_op() && crate::autograd::grad_enabled() {
         x.apply_op1(op(false))
     } else {
         x.apply_op1_no_bwd(&op(false))
@@ -108,7 +108,7 @@ impl CustomOp1 for RmsNorm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::backward;
+    use crate::autograd::backward;
     use crate::ops::check::{difference, tensor};
     use crate::ops::with_fused;
 

@@ -37,7 +37,7 @@ pub fn rope(x: &Tensor, table: &RopeTable) -> Result<Tensor> {
     }
     let op = Rope { table: table.clone(), sign: 1.0 };
     let x = x.contiguous()?;
-    if x.track_op() && crate::nn::grad_enabled() { x.apply_op1(op) } else { x.apply_op1_no_bwd(&op) }
+    if x.track_op() && crate::autograd::grad_enabled() { x.apply_op1(op) } else { x.apply_op1_no_bwd(&op) }
 }
 
 /// The same by candle's operations.
@@ -98,7 +98,7 @@ impl CustomOp1 for Rope {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::{Parameter, backward};
+    use crate::autograd::{Parameter, backward};
     use crate::ops::check::{difference, tensor};
     use crate::ops::with_fused;
 

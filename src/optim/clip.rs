@@ -26,10 +26,19 @@ pub fn clip_grad_norm(parameters: &[Parameter], max_norm: f64) -> Result<f64> {
         return Err(Error::argument(format!("max_norm must be a number >= 0, got {max_norm}")));
     }
     let norm = grad_norm(parameters)?;
+    clip_to_norm(parameters, norm, max_norm)?;
+    Ok(norm)
+}
+
+/// Scales gradients whose common norm is known to be `norm` down to `max_norm`.
+///
+/// # Errors
+/// A gradient cannot be changed.
+pub fn clip_to_norm(parameters: &[Parameter], norm: f64, max_norm: f64) -> Result<()> {
     let factor = max_norm / (norm + 1e-6);
     // A norm that is not a number makes the gradients so too, as in PyTorch.
     if factor < 1.0 || factor.is_nan() {
         parameters.iter().try_for_each(|parameter| parameter.scale_grad(factor as f32))?;
     }
-    Ok(norm)
+    Ok(())
 }

@@ -37,7 +37,7 @@ impl Slot {
         let on_cpu = parameter.device().is_cpu();
         for at in 0..count {
             if on_cpu && self.host[at].is_empty() {
-                self.host[at] = vec![0.0; parameter.elem_count()];
+                self.host[at] = crate::autograd::buffer::zeroed(parameter.elem_count());
             } else if !on_cpu && self.device[at].is_none() {
                 self.device[at] = Some(Tensor::zeros(parameter.dims(), DType::F32, &parameter.device())?);
             }

@@ -10,7 +10,7 @@ mod scheduler;
 mod sgd;
 
 pub use adam::{Adam, AdamOptions, AdamWOptions};
-pub use clip::{clip_grad_norm, grad_norm};
+pub use clip::{clip_grad_norm, clip_to_norm, grad_norm};
 pub use scheduler::{Schedule, Scheduler, schedule_factor};
 pub use sgd::{Sgd, SgdOptions};
 

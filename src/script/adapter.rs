@@ -1,4 +1,5 @@
 //! Adapters: `LoraConfig`, `get_peft_model`, `PeftModel` and what a model with an adapter can do.
+#![allow(clippy::unwrap_used, reason = "the code that rhai's macro makes of `&mut` arguments")]
 
 use super::context::context;
 use super::display;

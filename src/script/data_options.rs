@@ -57,7 +57,7 @@ impl Validate for SplitOptions {}
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LoadOptions {
-    /// Which rows: "train", "train[:100]", "test[10%:20%]".
+    /// Which rows: `"train"`, `"train[:100]"`, `"test[10%:20%]"`.
     pub split: Option<String>,
     /// The character between CSV fields; default a comma, a tab for `.tsv` files.
     pub delimiter: Option<String>,

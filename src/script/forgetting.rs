@@ -1,4 +1,5 @@
 //! Against forgetting: `EWCRegularizer`, and the loaders and matchers that measuring it needs.
+#![allow(clippy::unwrap_used, reason = "the code that rhai's macro makes of `&mut` arguments")]
 
 use super::context::context;
 use super::data::to_dataset;
@@ -96,7 +97,8 @@ mod functions {
     /// ```rhai
     /// let tokenizer = AutoTokenizer::from_pretrained("tiny-random");
     /// let loader = DataLoader([#{ text: "on the hill" }, #{ text: "on" }], #{ tokenizer: tokenizer, batch_size: 2 });
-    /// for batch in loader { print(batch.attention_mask); }
+    /// let lengths = [];
+    /// for batch in loader { lengths.push(batch.input_ids.len()); }
     /// loader.len() // => 1
     /// ```
     #[rhai_fn(name = "DataLoader", return_raw)]

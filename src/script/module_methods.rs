@@ -194,4 +194,5 @@ mod methods {
 pub fn register(engine: &mut Engine) {
     let _ =
         engine.register_global_module(exported_module!(forwards).into()).register_global_module(exported_module!(methods).into());
+    super::display::register::<Module>(ToString::to_string, |module| module.to_string().into());
 }

@@ -290,10 +290,16 @@ mod methods {
     }
 
     /// The optimizer in words.
-    #[rhai_fn(name = "to_string", name = "to_debug", pure, return_raw)]
-    pub fn to_text(optimizer: &mut Optimizer) -> ScriptResult<String> {
-        let optimizer = optimizer.0.try_borrow().map_err(in_use).script()?;
-        Ok(format!("{}(lr={}, parameters={})", optimizer.name(), optimizer.lr(), optimizer.parameters().len()))
+    #[rhai_fn(name = "to_string", name = "to_debug", pure)]
+    pub fn to_text(optimizer: &mut Optimizer) -> String {
+        describe(optimizer)
+    }
+}
+
+fn describe(optimizer: &OptimizerValue) -> String {
+    match optimizer.0.try_borrow() {
+        Ok(o) => format!("{}(lr={}, parameters={})", o.name(), o.lr(), o.parameters().len()),
+        Err(_) => "Optimizer (in use)".into(),
     }
 }
 
@@ -305,5 +311,8 @@ pub fn register(engine: &mut Engine) {
         .combine_flatten(exported_module!(adam_functions))
         .combine_flatten(exported_module!(adamw_functions));
     let _ = engine.register_type_with_name::<OptimizerValue>("Optimizer").register_type_with_name::<SchedulerValue>("Scheduler");
+    super::display::register::<OptimizerValue>(describe, |optimizer| describe(optimizer).into());
+    let schedule = |s: &SchedulerValue| format!("Scheduler(lr={})", s.schedule.borrow().lr());
+    super::display::register::<SchedulerValue>(schedule, move |s| schedule(s).into());
     let _ = engine.register_static_module("optim", all.into()).register_global_module(exported_module!(methods).into());
 }

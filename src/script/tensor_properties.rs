@@ -192,4 +192,6 @@ mod properties {
 /// Registers the type and what it tells of itself.
 pub fn register(engine: &mut Engine) {
     let _ = engine.register_global_module(exported_module!(properties).into());
+    let list = |x: &TensorValue| super::tensor_data::list(&x.value()).map(|list| super::display::json(&list)).unwrap_or_default();
+    super::display::register::<TensorValue>(ToString::to_string, list);
 }

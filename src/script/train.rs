@@ -1,4 +1,5 @@
 //! Training: `TrainingArguments`, its review, `Trainer`.
+#![allow(clippy::unwrap_used, reason = "the code that rhai's macro makes of `&mut` arguments")]
 
 use super::context::context;
 use super::data::to_dataset;

@@ -1,6 +1,7 @@
 //! How a session is set up: seed, device, threads, output, parameters.
 
 use super::{Session, Sources, stdlib};
+use crate::adapter::ModelHandle;
 use crate::control::{Control, Silent};
 use crate::error::{Error, Result};
 use crate::random::Random;
@@ -137,6 +138,7 @@ impl Builder {
         engine.on_print(move |text| output(text));
         engine.on_debug(move |text, _, position| debug(&format!("[{position}] {text}")));
         crate::script::register(&mut engine);
+        share_models(&mut engine);
         let mut variables = Module::new();
         variables.set_var("args", self.arguments.into_iter().map(Dynamic::from).collect::<rhai::Array>());
         engine.register_global_module(variables.into());
@@ -154,6 +156,16 @@ impl Builder {
             globals,
         })
     }
+}
+
+/// A variable that a closure captured is locked while a method of it runs, so `model.disable_adapter(|| model.forward(x))` would
+/// fail. A model is a handle: the method gets a copy of it, and nothing is locked.
+fn share_models(engine: &mut Engine) {
+    #[allow(deprecated, reason = "marked so by Rhai only to say that it may change")]
+    engine.on_var(|name, _, context| {
+        let value = context.scope().get(name);
+        Ok(value.filter(|v| v.is_shared() && v.flatten_clone().is::<ModelHandle>()).map(Dynamic::flatten_clone))
+    });
 }
 
 /// Rhai's limits depend on its build; ours do not.

@@ -13,7 +13,7 @@ use crate::model::{Decoder, TokenBatch};
 use crate::nn::Parameter;
 use crate::ops::cross_entropy::IGNORE_INDEX;
 use crate::optim::{
-    Adam, AdamWOptions, Optimizer, ParamGroup, Sgd, SgdOptions, check_gradients, clip_grad_norm, grad_norm, schedule_factor,
+    Adam, AdamWOptions, Optimizer, ParamGroup, Sgd, SgdOptions, check_gradients, clip_to_norm, grad_norm, schedule_factor,
 };
 use crate::random::Random;
 use candle_core::DType;
@@ -145,13 +145,17 @@ impl Trainer<'_> {
                     Ok(done) => done,
                     Err(error) => break 'training Err(error),
                 };
-                if let Err(error) = check_gradients(&trainable) {
-                    break 'training Err(at_step(progress.step + 1, error));
+                // A norm is finite exactly when every element is: one pass both measures and checks.
+                let norm = grad_norm(&parameters)?;
+                if !norm.is_finite() || parameters.iter().any(|p| !p.has_grad()) {
+                    let found = check_gradients(&trainable)
+                        .err()
+                        .unwrap_or_else(|| Error::Training("the norm of the gradient is not finite: lower learning_rate".into()));
+                    break 'training Err(at_step(progress.step + 1, found));
                 }
-                let norm = match self.args.max_grad_norm {
-                    0.0 => grad_norm(&parameters)?,
-                    limit => clip_grad_norm(&parameters, limit)?,
-                };
+                if self.args.max_grad_norm > 0.0 {
+                    clip_to_norm(&parameters, norm, self.args.max_grad_norm)?;
+                }
                 optimizer.step()?;
                 optimizer.zero_grad();
                 progress.step += 1;

@@ -1,6 +1,6 @@
 //! A tensor that can be trained: its value, whether it requires a gradient, and the gradient gathered so far.
 
-use super::autograd;
+use crate::autograd;
 use crate::error::{Error, Result};
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Tensor, Var};
 use half::{bf16, f16};
@@ -266,7 +266,8 @@ impl Parameter {
         let mut gradient = self.gradient();
         let filled = gradient.filled;
         if gradient.buffer.is_none() {
-            gradient.buffer = Some(Tensor::zeros(self.dims(), DType::F32, &Device::Cpu)?);
+            let zeros = super::buffer::zeroed::<f32>(self.elem_count());
+            gradient.buffer = Some(Tensor::from_vec(zeros, self.dims(), &Device::Cpu)?);
         }
         if let Some(buffer) = &gradient.buffer {
             buffer.inplace_op1(&InPlace(RefCell::new(|values: &mut [f32]| add(values, filled))))?;

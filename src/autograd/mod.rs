@@ -4,10 +4,15 @@
 //! in the gradient store through a registry of living leaves. Where an operation of `ops/` captured the parameter (so that
 //! candle neither zeroes nor copies its gradient), that operation adds into `.grad` itself while candle walks back.
 
-use super::parameter::{Parameter, WeakParameter};
+pub mod buffer;
+pub mod parameter;
+
+pub use parameter::Parameter;
+
 use crate::error::{Error, Result};
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, TensorId, Var};
+use parameter::WeakParameter;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 
@@ -35,7 +40,7 @@ pub fn no_grad<T>(work: impl FnOnce() -> T) -> T {
 }
 
 /// Makes a leaf known to [`backward`]; called by a parameter that enters a graph.
-pub(super) fn register(id: TensorId, leaf: WeakParameter) {
+fn register(id: TensorId, leaf: WeakParameter) {
     LEAVES.with(|l| {
         let mut leaves = l.borrow_mut();
         // Leaves die with their parameters; sweep when the map has doubled since it was last clean.
