@@ -350,23 +350,37 @@ fn places_that_cannot_be_written() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_device_is_written_to_and_never_replaced_by_a_file() {
+fn a_device_or_pipe_is_written_to_and_never_replaced_by_a_file() {
     use std::os::unix::fs::FileTypeExt;
     let place = Place::new();
-    // A disk that is full.
-    std::os::unix::fs::symlink("/dev/full", place.path().join("full.html")).unwrap();
-    for script in ["save_json([1, 2, 3], \"/dev/full\");", "report(#{ a: 1 }, \"full.html\");"] {
-        place.fails(script, &["cannot write", "full", "No space left on device"]);
-    }
-    assert!(std::fs::metadata("/dev/full").unwrap().file_type().is_char_device());
-    assert_eq!(place.works("save_json([1], \"/dev/stdout\");"), "[\n  1\n]\n");
-    assert!(std::fs::symlink_metadata("/dev/stdout").unwrap().is_symlink());
-    // A link to a file stays one.
+    // A disk that is full; through a link, so that a mistake in the program under test cannot replace the device itself.
+    let link = place.path().join("full.json");
+    std::os::unix::fs::symlink("/dev/full", &link).unwrap();
+    place.fails("save_json([1, 2, 3], \"full.json\");", &["cannot write full.json", "No space left on device"]);
+    assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+    let pipe = place.path().join("pipe.json");
+    let name = std::ffi::CString::new(pipe.to_str().unwrap()).unwrap();
+    // SAFETY: the name is a C string that outlives the call.
+    assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+    let reader = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || std::fs::read_to_string(pipe).unwrap()
+    });
+    place.works("save_json([1], \"pipe.json\");");
+    assert!(std::fs::symlink_metadata(&pipe).unwrap().file_type().is_fifo());
+    assert_eq!(reader.join().unwrap(), "[\n  1\n]\n");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_to_a_file_stays_a_link() {
+    let place = Place::new();
     place.write("real.json", "0");
-    std::os::unix::fs::symlink("real.json", place.path().join("link.json")).unwrap();
+    let link = place.path().join("link.json");
+    std::os::unix::fs::symlink("real.json", &link).unwrap();
     place.works("save_json(5, \"link.json\");");
     assert_eq!(std::fs::read_to_string(place.path().join("real.json")).unwrap(), "5\n");
-    assert!(std::fs::symlink_metadata(place.path().join("link.json")).unwrap().is_symlink());
+    assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
 }
 
 #[test]
