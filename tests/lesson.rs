@@ -81,3 +81,16 @@ fn the_experiment_writes_a_report_that_needs_nothing_else_and_its_numbers() {
     assert!(report.contains("<svg") && report.contains("</html>"));
     assert!(!report.contains("src=\"http") && !report.contains("href=\"http"));
 }
+
+#[test]
+fn plain_questions_are_asked_in_the_lessons_format_with_real_line_breaks() {
+    // A stand-in for a model: it answers with the prompt that it was given.
+    let script = r#"
+        let echo = #{ generate: |prompts, options| prompts };
+        let tests = [#{ question: "Who wrote Hamlet?", correct_answer: "Shakespeare", category: "literature" }];
+        let asked = |chat| evaluate_general_qa(echo, tests, #{ chat: chat }).items[0].answer;
+        [asked.call(false), asked.call(true)]
+    "#;
+    let asked: Vec<String> = serde_json::from_str(&ftrepl(&["--json", "-e", script])).unwrap();
+    assert_eq!(asked, ["Question: Who wrote Hamlet?\nAnswer:", "Who wrote Hamlet?"]);
+}

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "the code that rhai's macro makes of `&mut` arguments")]
 
+use super::context::context;
 use super::error::{IntoScript, ScriptResult};
 use super::module::ModuleValue;
 use super::tensor::TensorValue;
@@ -11,7 +12,6 @@ use crate::nn::module::{load_state_dict, load_tensors, save_tensors, state_dict}
 use rhai::plugin::*;
 use rhai::{Array, Dynamic, Engine, Map, NativeCallContext};
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use ModuleValue as Module;
 
@@ -118,13 +118,14 @@ mod methods {
         super::load_state_dict(&module.named_parameters(), &state).script()
     }
 
-    /// Writes the parameters to a safetensors file.
+    /// Writes the parameters to a safetensors file; a relative path is taken from `--out`.
     /// ```rhai
     /// nn::Linear(2, 3).save("linear.safetensors");
     /// ```
     #[rhai_fn(return_raw)]
-    pub fn save(module: Module, path: &str) -> ScriptResult<()> {
-        super::state_dict(&module.named_parameters()).and_then(|state| save_tensors(&state, Path::new(path))).script()
+    pub fn save(call: NativeCallContext, module: Module, path: &str) -> ScriptResult<()> {
+        let path = context(&call)?.output_path(path);
+        super::state_dict(&module.named_parameters()).and_then(|state| save_tensors(&state, &path)).script()
     }
 
     /// Reads the parameters from a safetensors file; names and shapes must fit.
@@ -132,8 +133,10 @@ mod methods {
     /// let m = nn::Linear(2, 3); m.save("linear.safetensors"); m.load("linear.safetensors");
     /// ```
     #[rhai_fn(return_raw)]
-    pub fn load(module: Module, path: &str) -> ScriptResult<()> {
-        load_tensors(Path::new(path)).and_then(|state| super::load_state_dict(&module.named_parameters(), &state)).script()
+    pub fn load(call: NativeCallContext, module: Module, path: &str) -> ScriptResult<()> {
+        load_tensors(&context(&call)?.input_path(path))
+            .and_then(|state| super::load_state_dict(&module.named_parameters(), &state))
+            .script()
     }
 
     /// Switches to training mode (dropout drops) and returns the module.

@@ -17,7 +17,8 @@ pub fn engine() -> Engine {
         random: RefCell::new(Random::new(0)),
         parameters: Default::default(),
         arguments: Vec::new(),
-        out: ".".into(),
+        // Examples write files.
+        out: env!("CARGO_TARGET_TMPDIR").into(),
     };
     engine.set_default_tag(Dynamic::from(SharedContext(Rc::new(context))));
     let after_period = Cell::new(false);

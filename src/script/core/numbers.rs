@@ -26,6 +26,21 @@ fn fixed_text(value: f64, digits: i64) -> ImmutableString {
 #[allow(clippy::unwrap_used)]
 #[export_module]
 mod functions {
+    /// The natural logarithm, as Python's `math.log`; `log(x, base)` takes another base.
+    ///
+    /// ```rhai
+    /// round(log(2.0), 4) // => 0.6931
+    /// ```
+    #[rhai_fn(name = "log")]
+    pub fn log_float(x: f64) -> f64 {
+        x.ln()
+    }
+
+    #[rhai_fn(name = "log")]
+    pub fn log_int(x: i64) -> f64 {
+        (x as f64).ln()
+    }
+
     /// Rounds to a number of decimals, as Python's `round(x, n)`.
     ///
     /// ```rhai
