@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::model::projection::{Delta, Pass};
 use crate::nn::Parameter;
 use crate::ops::dropout::masked;
+use crate::ops::layer::LowRank;
 use crate::ops::linear::linear;
 use crate::random::Random;
 use candle_core::{DType, Device, Tensor};
@@ -64,12 +65,23 @@ impl LoraLayer {
     }
 }
 
+impl LoraLayer {
+    /// The dropout mask of the next pass over this number of inputs; none where nothing is dropped.
+    fn mask(&self, elements: usize, pass: Pass<'_>) -> Option<Arc<Vec<f32>>> {
+        let random = pass.dropout.filter(|_| self.dropout > 0.0)?;
+        Some(Arc::new(random.borrow_mut().dropout_mask(elements, self.dropout)))
+    }
+}
+
 impl Delta for LoraLayer {
+    fn low_rank(&self, elements: usize, pass: Pass<'_>) -> LowRank {
+        LowRank { a: self.a.clone(), b: self.b.clone(), scaling: self.scaling as f32, mask: self.mask(elements, pass) }
+    }
+
     fn apply(&self, input: &Tensor, output: Tensor, pass: Pass<'_>) -> Result<Tensor> {
         let mut x = input.to_dtype(self.a.dtype())?;
-        if let Some(random) = pass.dropout.filter(|_| self.dropout > 0.0) {
-            let mask = random.borrow_mut().dropout_mask(x.elem_count(), self.dropout);
-            x = masked(&x, Arc::new(mask))?;
+        if let Some(mask) = self.mask(x.elem_count(), pass) {
+            x = masked(&x, mask)?;
         }
         let change = (linear(&linear(&x, &self.a, None)?, &self.b, None)? * self.scaling)?;
         Ok((&output + change.to_dtype(output.dtype())?)?)

@@ -5,8 +5,10 @@
 //! candle neither zeroes nor copies its gradient), that operation adds into `.grad` itself while candle walks back.
 
 pub mod buffer;
+mod gradient;
 pub mod parameter;
 
+pub use gradient::Pieces;
 pub use parameter::Parameter;
 
 use crate::error::{Error, Result};

@@ -1,10 +1,10 @@
 //! A tensor that can be trained: its value, whether it requires a gradient, and the gradient gathered so far.
 
+use super::gradient::{Gradient, Pieces, with_host};
 use crate::autograd;
 use crate::error::{Error, Result};
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Tensor, Var};
 use half::{bf16, f16};
-use rayon::prelude::*;
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
@@ -20,13 +20,6 @@ struct Inner {
     var: RwLock<Var>,
     requires_grad: AtomicBool,
     gradient: Mutex<Gradient>,
-}
-
-/// `filled` says whether `buffer` holds a gradient or only memory to reuse.
-#[derive(Default)]
-struct Gradient {
-    filled: bool,
-    buffer: Option<Tensor>,
 }
 
 /// A reference that does not keep the parameter alive.
@@ -172,7 +165,7 @@ impl Parameter {
     /// # Errors
     /// The value is not contiguous f32 on the CPU.
     pub fn update_f32(&self, update: impl FnMut(&mut [f32])) -> Result<()> {
-        Ok(self.var().inplace_op1(&InPlace(RefCell::new(update)))?)
+        Ok(self.var().inplace_op1(&InPlace::new(update))?)
     }
 
     /// As [`Self::update_f32`] for a bf16 or f16 value: `update` works on `master`, an f32 copy kept by the caller, which is then
@@ -189,11 +182,9 @@ impl Parameter {
     /// # Errors
     /// Out of memory.
     pub fn grad(&self) -> Result<Option<Tensor>> {
-        let gradient = self.gradient();
-        match (&gradient.buffer, gradient.filled) {
-            (Some(buffer), true) => Ok(Some(buffer.copy()?)),
-            _ => Ok(None),
-        }
+        let mut gradient = self.gradient();
+        gradient.settle(&self.dims())?;
+        Ok(gradient.dense().map(Tensor::copy).transpose()?)
     }
 
     /// Runs `read` on the gradient's elements without copying them; `None` where there is no gradient.
@@ -201,31 +192,40 @@ impl Parameter {
     /// # Errors
     /// The gradient cannot be read back from its device.
     pub fn with_grad<T>(&self, read: impl FnOnce(&[f32]) -> T) -> Result<Option<T>> {
+        let mut gradient = self.gradient();
+        gradient.settle(&self.dims())?;
+        Ok(gradient.dense().map(|dense| with_host(dense, read)).transpose()?)
+    }
+
+    /// As [`Self::with_grad`], piece by piece: a gradient that is kept as factors is not multiplied out as a whole.
+    ///
+    /// # Errors
+    /// As [`Self::with_grad`].
+    pub fn with_pieces<T>(&self, read: impl FnOnce(&Pieces<'_>) -> T) -> Result<Option<T>> {
         let gradient = self.gradient();
-        match (&gradient.buffer, gradient.filled) {
-            (Some(buffer), true) if buffer.device().is_cpu() => {
-                let (storage, layout) = buffer.storage_and_layout();
-                match &*storage {
-                    candle_core::Storage::Cpu(CpuStorage::F32(values)) => {
-                        let start = layout.start_offset();
-                        Ok(Some(read(&values[start..start + buffer.elem_count()])))
-                    }
-                    _ => Err(Error::Training("a gradient is not f32".into())),
-                }
-            }
-            (Some(buffer), true) => Ok(Some(read(&buffer.flatten_all()?.to_vec1::<f32>()?))),
-            _ => Ok(None),
+        if !gradient.exists() {
+            return Ok(None);
         }
+        Ok(Some(gradient.with_pieces(&self.dims(), read)?))
+    }
+
+    /// The sum of the squares of the gradient's elements, in f64; 0 where there is no gradient.
+    ///
+    /// # Errors
+    /// As [`Self::with_grad`].
+    pub fn grad_square_sum(&self) -> Result<f64> {
+        let gradient = self.gradient();
+        if gradient.exists() { Ok(gradient.square_sum(&self.dims())?) } else { Ok(0.0) }
     }
 
     /// Whether a gradient has been gathered.
     pub fn has_grad(&self) -> bool {
-        self.gradient().filled
+        self.gradient().exists()
     }
 
     /// Forgets the gradient; its memory is kept for the next one.
     pub fn zero_grad(&self) {
-        self.gradient().filled = false;
+        self.gradient().clear();
     }
 
     /// Forgets the gradient and gives its memory back.
@@ -247,13 +247,13 @@ impl Parameter {
         }
         let addend = addend.detach().to_dtype(DType::F32)?;
         let mut gradient = self.gradient();
-        let sum = match (&gradient.buffer, gradient.filled) {
-            (Some(buffer), true) => (buffer + addend)?,
+        gradient.settle(&self.dims())?;
+        let sum = match gradient.dense() {
+            Some(dense) => (dense + addend)?,
             // A copy: the tensor may share memory with an activation or with another parameter's gradient.
-            _ => addend.copy()?,
+            None => addend.copy()?,
         };
-        gradient.buffer = Some(sum);
-        gradient.filled = true;
+        gradient.put(sum);
         Ok(())
     }
 
@@ -262,39 +262,30 @@ impl Parameter {
     ///
     /// # Errors
     /// The parameter is not on the CPU.
-    pub fn accumulate_with(&self, mut add: impl FnMut(&mut [f32], bool)) -> Result<()> {
+    pub fn accumulate_with(&self, add: impl FnMut(&mut [f32], bool)) -> Result<()> {
+        let dims = self.dims();
         let mut gradient = self.gradient();
-        let filled = gradient.filled;
-        if gradient.buffer.is_none() {
-            let zeros = super::buffer::zeroed::<f32>(self.elem_count());
-            gradient.buffer = Some(Tensor::from_vec(zeros, self.dims(), &Device::Cpu)?);
-        }
-        if let Some(buffer) = &gradient.buffer {
-            buffer.inplace_op1(&InPlace(RefCell::new(|values: &mut [f32]| add(values, filled))))?;
-        }
-        gradient.filled = true;
-        Ok(())
+        gradient.settle(&dims)?;
+        Ok(gradient.change(&dims, add)?)
     }
 
-    /// Multiplies the gradient by a factor, in place.
-    ///
-    /// # Errors
-    /// Out of memory on a device other than the CPU.
-    pub fn scale_grad(&self, factor: f32) -> Result<()> {
-        if !self.has_grad() {
-            return Ok(());
-        }
-        if self.device().is_cpu() {
-            return self.accumulate_with(|values, _| {
-                values.par_chunks_mut(1 << 16).for_each(|part| part.iter_mut().for_each(|v| *v *= factor));
-            });
-        }
+    /// Adds `g^T x` to the gradient of a matrix, with `g` [tokens, rows] and `x` [tokens, columns], by keeping the two; `false`
+    /// where that is not worth it: then nothing was added.
+    pub fn accumulate_product(&self, g: &[f32], x: &[f32]) -> bool {
+        self.gradient().keep_product(&self.dims(), g, x)
+    }
+
+    /// Adds row `t` of `g` [tokens, columns] to row `ids[t]` of the gradient of a matrix, as [`Self::accumulate_product`].
+    pub fn accumulate_rows(&self, ids: &[u32], g: &[f32]) -> bool {
+        self.gradient().keep_rows(&self.dims(), ids, g)
+    }
+
+    /// Multiplies the gradient by a factor. This costs nothing here: the factor is applied when the gradient is read.
+    pub fn scale_grad(&self, factor: f32) {
         let mut gradient = self.gradient();
-        if let Some(buffer) = &gradient.buffer {
-            let scaled = (buffer * f64::from(factor))?;
-            gradient.buffer = Some(scaled);
+        if gradient.exists() {
+            gradient.scale(factor);
         }
-        Ok(())
     }
 
     fn gradient(&self) -> MutexGuard<'_, Gradient> {
@@ -303,7 +294,13 @@ impl Parameter {
 }
 
 /// A candle in-place operation made from a closure over contiguous f32 elements.
-struct InPlace<F>(RefCell<F>);
+pub(super) struct InPlace<F>(RefCell<F>);
+
+impl<F: FnMut(&mut [f32])> InPlace<F> {
+    pub fn new(update: F) -> Self {
+        Self(RefCell::new(update))
+    }
+}
 
 impl<F: FnMut(&mut [f32])> InplaceOp1 for InPlace<F> {
     fn name(&self) -> &'static str {

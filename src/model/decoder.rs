@@ -10,13 +10,16 @@ use super::{TokenBatch, batch};
 use crate::error::Result;
 use crate::nn::Parameter;
 use crate::ops::attention::{AttentionSpec, attention};
+use crate::ops::block::{Block as FusedBlock, BlockLayers};
 use crate::ops::cache::{KvCache, cached_attention};
-use crate::ops::cross_entropy::{IGNORE_INDEX, cross_entropy, head_cross_entropy};
+use crate::ops::cross_entropy::{IGNORE_INDEX, cross_entropy, head_cross_entropy, head_loss_and_gradient};
 use crate::ops::embedding::embedding;
+use crate::ops::fused_for;
 use crate::ops::gated::silu_mul;
 use crate::ops::norm::rms_norm;
 use crate::ops::rope::{RopeTable, rope};
 use candle_core::{DType, Device, Tensor, Var};
+use std::sync::Arc;
 
 /// One block of the decoder.
 pub struct Block {
@@ -44,7 +47,7 @@ pub struct Decoder {
 /// What the blocks of one forward pass share.
 struct Shared<'a> {
     rope: RopeTable,
-    spec: AttentionSpec,
+    spec: Arc<AttentionSpec>,
     pass: Pass<'a>,
 }
 
@@ -159,7 +162,7 @@ impl Decoder {
             segments: batch.segments.clone(),
             positions: batch.positions.clone(),
         };
-        Shared { rope: RopeTable::new(&batch.positions, &self.inverse_frequencies), spec, pass }
+        Shared { rope: RopeTable::new(&batch.positions, &self.inverse_frequencies), spec: Arc::new(spec), pass }
     }
 
     /// Hidden states after the last norm, `[tokens, hidden]`.
@@ -234,9 +237,12 @@ impl Decoder {
             return self.zero_gradients().map(|()| 0.0);
         }
         if !checkpointing {
-            let loss = self.loss(&self.hidden(batch, pass)?, targets, divisor)?;
-            crate::nn::backward(&loss)?;
-            return Ok(f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?));
+            let hidden = self.hidden(batch, pass)?;
+            let (loss, gradient) = self.head_backward(&hidden, targets, divisor)?;
+            if hidden.track_op() {
+                crate::nn::backward(&(hidden * gradient)?.sum_all()?)?;
+            }
+            return Ok(loss);
         }
         let shared = self.shared(batch, pass);
         let eps = self.config.rms_norm_eps;
@@ -250,8 +256,9 @@ impl Decoder {
         }
         let after = pass.dropout.map(|r| r.borrow().clone());
         let last = leaf(inputs.pop())?;
-        let loss = self.loss(&self.normalised(&last)?, targets, divisor)?;
-        let mut gradient = backward_to(&loss, &last)?;
+        let hidden = self.normalised(&last)?;
+        let (loss, gradient) = self.head_backward(&hidden, targets, divisor)?;
+        let mut gradient = backward_to(&(hidden * gradient)?.sum_all()?, &last)?;
         for (block, state) in self.blocks.iter().zip(states).rev() {
             let input = leaf(inputs.pop())?;
             if let (Some(random), Some(state)) = (pass.dropout, state) {
@@ -267,7 +274,18 @@ impl Decoder {
             let words = embedding(&batch.ids, &self.embedding.current())?;
             crate::nn::backward(&(words * gradient)?.sum_all()?)?;
         }
-        Ok(f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?))
+        Ok(loss)
+    }
+
+    /// The loss and its gradient by the hidden states; adds to the head's gradients.
+    fn head_backward(&self, hidden: &Tensor, targets: &[i64], divisor: f64) -> Result<(f64, Tensor)> {
+        if !self.head.has_delta() {
+            return Ok(head_loss_and_gradient(hidden, &self.head.weight.current(), targets, divisor)?);
+        }
+        let leaf = leaf(Some(hidden.detach()))?;
+        let loss = self.loss(&leaf, targets, divisor)?;
+        let gradient = backward_to(&loss, &leaf)?;
+        Ok((f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?), gradient))
     }
 
     fn zero_gradients(&self) -> Result<()> {
@@ -304,14 +322,38 @@ impl Block {
         ]
     }
 
+    /// The block as one operation, for a device that has it.
+    fn fused(&self, tokens: usize, shared: &Shared<'_>, eps: f64) -> FusedBlock {
+        let layer = |projection: &Projection| projection.layer(tokens, shared.pass);
+        let layers = BlockLayers {
+            input_norm: self.input_norm.current(),
+            q: layer(&self.q),
+            k: layer(&self.k),
+            v: layer(&self.v),
+            o: layer(&self.o),
+            post_norm: self.post_norm.current(),
+            gate: layer(&self.gate),
+            up: layer(&self.up),
+            down: layer(&self.down),
+        };
+        FusedBlock { layers: Arc::new(layers), rope: shared.rope.clone(), spec: shared.spec.clone(), eps }
+    }
+
     fn forward(&self, x: &Tensor, shared: &Shared<'_>, eps: f64, cache: Option<(usize, &mut [&mut KvCache])>) -> Result<Tensor> {
+        if fused_for(x) {
+            let fused = self.fused(x.dim(0)?, shared, eps);
+            return Ok(match cache {
+                None => fused.apply(x)?,
+                Some((layer, caches)) => fused.apply_cached(x, layer, caches)?,
+            });
+        }
         let pass = shared.pass;
         let normal = rms_norm(x, &self.input_norm.current(), eps)?;
         let q = rope(&self.q.forward(&normal, pass)?, &shared.rope)?;
         let k = rope(&self.k.forward(&normal, pass)?, &shared.rope)?;
         let v = self.v.forward(&normal, pass)?;
         let mixed = match cache {
-            None => attention(&q, &k, &v, shared.spec.clone())?,
+            None => attention(&q, &k, &v, (*shared.spec).clone())?,
             Some((layer, caches)) => cached_attention(&q, &k, &v, &shared.spec, layer, caches)?,
         };
         let x = (x + self.o.forward(&mixed, pass)?)?;

@@ -4,6 +4,7 @@
 use crate::error::Result;
 use crate::nn::Parameter;
 use crate::ops;
+use crate::ops::layer::{Layer, LowRank};
 use crate::random::Random;
 use candle_core::Tensor;
 use std::cell::RefCell;
@@ -57,6 +58,9 @@ pub trait Delta: Send + Sync {
     /// # Errors
     /// A tensor operation failed.
     fn apply(&self, input: &Tensor, output: Tensor, pass: Pass<'_>) -> Result<Tensor>;
+
+    /// The same as matrices, for the fused block; `elements` is the size of the projection's input. Draws the dropout mask.
+    fn low_rank(&self, elements: usize, pass: Pass<'_>) -> LowRank;
 }
 
 /// A linear layer of the decoder.
@@ -88,6 +92,16 @@ impl Projection {
     pub fn features(&self) -> (usize, usize) {
         let dims = self.weight.base().dims();
         (dims[1], dims[0])
+    }
+
+    /// The projection for the fused block, to be applied to this number of tokens.
+    pub fn layer(&self, tokens: usize, pass: Pass<'_>) -> Layer {
+        let delta = self.delta.read().unwrap_or_else(|e| e.into_inner()).clone();
+        Layer {
+            weight: self.weight.current(),
+            bias: self.bias.as_ref().map(Slot::current),
+            low_rank: delta.map(|delta| delta.low_rank(tokens * self.features().0, pass)),
+        }
     }
 
     /// Applies the projection to `x` [tokens, inputs].

@@ -8,6 +8,7 @@
 //! With `P = softmax(scale Q K^T)`, `O = P V`, and `D = rowsum(g * O)`: `dV = P^T g`, `dS = P (g V^T - D)`,
 //! `dQ = scale dS K`, `dK = scale dS^T Q`.
 
+use super::exp::{exp, vectorised};
 use super::matrix::{Head, head_mix, head_mix_transposed, head_scores};
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
@@ -55,6 +56,26 @@ impl AttentionSpec {
             (at - length, *length)
         };
         self.segments.iter().map(place).collect()
+    }
+
+    /// How query heads and key heads lie in their matrices.
+    fn layout(&self) -> (Head, Head) {
+        let head = |heads: usize| Head { stride: heads * self.head_dim, width: self.head_dim };
+        (head(self.heads), head(self.kv_heads))
+    }
+
+    /// Segments times heads: the independent pieces of work, `(start, length, head)`.
+    fn tasks(&self, heads: usize) -> Vec<(usize, usize, usize)> {
+        self.starts().into_iter().flat_map(|(start, length)| (0..heads).map(move |h| (start, length, h))).collect()
+    }
+
+    /// Blocks of queries of a segment: first query, number of queries, first and end of the keys that any of them sees.
+    fn blocks(&self, start: usize, length: usize) -> impl Iterator<Item = (usize, usize, usize, usize)> {
+        let positions = &self.positions[start..start + length];
+        (0..length).step_by(BLOCK).map(move |first| {
+            let count = BLOCK.min(length - first);
+            (first, count, self.visible(positions, first).0, first + count)
+        })
     }
 
     fn check(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<()> {
@@ -144,26 +165,72 @@ impl Disjoint {
     }
 }
 
-impl Attention {
-    fn heads(&self) -> (Head, Head) {
-        let s = &self.spec;
-        let head = |heads: usize| Head { stride: heads * s.head_dim, width: s.head_dim };
-        (head(s.heads), head(s.kv_heads))
-    }
+/// Attention on slices: the output, shaped as `q`, and `log(sum(exp(scores)))` of every token and head.
+pub(super) fn forward(q: &[f32], k: &[f32], v: &[f32], spec: &AttentionSpec) -> (Vec<f32>, Vec<f32>) {
+    let (q_head, kv_head) = spec.layout();
+    let mut out = vec![0f32; q.len()];
+    let mut log_sums = vec![0f32; spec.positions.len() * spec.heads];
+    let (out_cells, sum_cells) = (Disjoint(out.as_mut_ptr(), out.len()), Disjoint(log_sums.as_mut_ptr(), log_sums.len()));
+    spec.tasks(spec.heads).into_par_iter().for_each(|(start, length, head)| {
+        let positions = &spec.positions[start..start + length];
+        let kv = start * kv_head.stride + head / (spec.heads / spec.kv_heads) * spec.head_dim;
+        let mut scores = Vec::new();
+        for (first, count, from, to) in spec.blocks(start, length) {
+            let keys = to - from;
+            let at = (start + first) * q_head.stride + head * spec.head_dim;
+            scores.resize(count * keys, 0.0);
+            head_scores(&q[at..], q_head, &k[kv + from * kv_head.stride..], kv_head, &mut scores, count, keys);
+            for (i, row) in scores.chunks_exact_mut(keys).enumerate() {
+                let (low, high) = spec.visible(positions, first + i);
+                let sum = softmax(row, low - from, high - from, spec.scale);
+                sum_cells.from((start + first + i) * spec.heads + head)[0] = sum;
+            }
+            head_mix(&scores, &v[kv + from * kv_head.stride..], kv_head, out_cells.from(at), q_head, false, count, keys);
+        }
+    });
+    (out, log_sums)
+}
 
-    /// Segments times heads: the independent pieces of work, `(start, length, head)`.
-    fn tasks(&self, heads: usize) -> Vec<(usize, usize, usize)> {
-        self.spec.starts().into_iter().flat_map(|(start, length)| (0..heads).map(move |h| (start, length, h))).collect()
-    }
-
-    /// Blocks of queries of a segment: first query, number of queries, first and end of the keys that any of them sees.
-    fn blocks(&self, start: usize, length: usize) -> impl Iterator<Item = (usize, usize, usize, usize)> {
-        let positions = &self.spec.positions[start..start + length];
-        (0..length).step_by(BLOCK).map(move |first| {
-            let count = BLOCK.min(length - first);
-            (first, count, self.spec.visible(positions, first).0, first + count)
-        })
-    }
+/// The gradients by queries, keys and values, from `[q, k, v, out, g]` and the log-sum-exps of the forward pass.
+pub(super) fn backward([q, k, v, out, g]: [&[f32]; 5], log_sums: &[f32], spec: &AttentionSpec) -> [Vec<f32>; 3] {
+    let (q_head, kv_head) = spec.layout();
+    let groups = spec.heads / spec.kv_heads;
+    let (mut dq, mut dk, mut dv) = (vec![0f32; q.len()], vec![0f32; k.len()], vec![0f32; v.len()]);
+    let [dq_cells, dk_cells, dv_cells] = [&mut dq, &mut dk, &mut dv].map(|m| Disjoint(m.as_mut_ptr(), m.len()));
+    // One task a key head: the query heads that share it add to the same dK and dV.
+    spec.tasks(spec.kv_heads).into_par_iter().for_each(|(start, length, key_head)| {
+        let positions = &spec.positions[start..start + length];
+        let kv = start * kv_head.stride + key_head * spec.head_dim;
+        let (mut p, mut ds) = (Vec::new(), Vec::new());
+        for head in key_head * groups..(key_head + 1) * groups {
+            for (first, count, from, to) in spec.blocks(start, length) {
+                let keys = to - from;
+                let at = (start + first) * q_head.stride + head * spec.head_dim;
+                let kv = kv + from * kv_head.stride;
+                p.resize(count * keys, 0.0);
+                ds.resize(count * keys, 0.0);
+                head_scores(&q[at..], q_head, &k[kv..], kv_head, &mut p, count, keys);
+                head_scores(&g[at..], q_head, &v[kv..], kv_head, &mut ds, count, keys);
+                for i in 0..count {
+                    let token = start + first + i;
+                    let (low, high) = spec.visible(positions, first + i);
+                    let row = token * q_head.stride + head * spec.head_dim;
+                    let inner = g[row..row + spec.head_dim].iter().zip(&out[row..]).map(|(a, b)| a * b).sum();
+                    let (p, ds) = (&mut p[i * keys..(i + 1) * keys], &mut ds[i * keys..(i + 1) * keys]);
+                    let seen = low - from..high - from;
+                    p[..seen.start].fill(0.0);
+                    p[seen.end..].fill(0.0);
+                    ds[..seen.start].fill(0.0);
+                    ds[seen.end..].fill(0.0);
+                    softmax_backward(&mut p[seen.clone()], &mut ds[seen], spec.scale, log_sums[token * spec.heads + head], inner);
+                }
+                head_mix(&ds, &k[kv..], kv_head, dq_cells.from(at), q_head, false, count, keys);
+                head_mix_transposed(&ds, &q[at..], q_head, dk_cells.from(kv), kv_head, true, count, keys);
+                head_mix_transposed(&p, &g[at..], q_head, dv_cells.from(kv), kv_head, true, count, keys);
+            }
+        }
+    });
+    [dq, dk, dv]
 }
 
 impl CustomOp3 for Attention {
@@ -181,28 +248,7 @@ impl CustomOp3 for Attention {
         l3: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (q, k, v) = (super::elements(s1, l1)?, super::elements(s2, l2)?, super::elements(s3, l3)?);
-        let spec = &self.spec;
-        let (q_head, kv_head) = self.heads();
-        let mut out = vec![0f32; q.len()];
-        let mut log_sums = vec![0f32; spec.positions.len() * spec.heads];
-        let (out_cells, sum_cells) = (Disjoint(out.as_mut_ptr(), out.len()), Disjoint(log_sums.as_mut_ptr(), log_sums.len()));
-        self.tasks(spec.heads).into_par_iter().for_each(|(start, length, head)| {
-            let positions = &spec.positions[start..start + length];
-            let kv = start * kv_head.stride + head / (spec.heads / spec.kv_heads) * spec.head_dim;
-            let mut scores = Vec::new();
-            for (first, count, from, to) in self.blocks(start, length) {
-                let keys = to - from;
-                let at = (start + first) * q_head.stride + head * spec.head_dim;
-                scores.resize(count * keys, 0.0);
-                head_scores(&q[at..], q_head, &k[kv + from * kv_head.stride..], kv_head, &mut scores, count, keys);
-                for (i, row) in scores.chunks_exact_mut(keys).enumerate() {
-                    let (low, high) = spec.visible(positions, first + i);
-                    let sum = softmax(row, low - from, high - from, spec.scale);
-                    sum_cells.from((start + first + i) * spec.heads + head)[0] = sum;
-                }
-                head_mix(&scores, &v[kv + from * kv_head.stride..], kv_head, out_cells.from(at), q_head, false, count, keys);
-            }
-        });
+        let (out, log_sums) = forward(q, k, v, &self.spec);
         *self.log_sums.lock().unwrap_or_else(|e| e.into_inner()) = log_sums;
         Ok((CpuStorage::F32(out), l1.shape().clone()))
     }
@@ -215,12 +261,13 @@ impl CustomOp3 for Attention {
         out: &Tensor,
         g: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (mut dq, mut dk, mut dv) = (vec![0f32; q.elem_count()], vec![0f32; k.elem_count()], vec![0f32; v.elem_count()]);
-        let cells = [&mut dq, &mut dk, &mut dv].map(|m| Disjoint(m.as_mut_ptr(), m.len()));
-        super::with_elements(q, |q| {
+        let log_sums = self.log_sums.lock().unwrap_or_else(|e| e.into_inner());
+        let [dq, dk, dv] = super::with_elements(q, |q| {
             super::with_elements(k, |k| {
                 super::with_elements(v, |v| {
-                    super::with_elements(out, |out| super::with_elements(g, |g| self.backward([q, k, v, out, g], cells)))
+                    super::with_elements(out, |out| {
+                        super::with_elements(g, |g| Ok(backward([q, k, v, out, g], &log_sums, &self.spec)))
+                    })
                 })
             })
         })?;
@@ -229,66 +276,38 @@ impl CustomOp3 for Attention {
     }
 }
 
-impl Attention {
-    fn backward(&self, [q, k, v, out, g]: [&[f32]; 5], [dq, dk, dv]: [Disjoint; 3]) -> Result<()> {
-        let spec = &self.spec;
-        let (q_head, kv_head) = self.heads();
-        let groups = spec.heads / spec.kv_heads;
-        let log_sums = self.log_sums.lock().unwrap_or_else(|e| e.into_inner());
-        // One task a key head: the query heads that share it add to the same dK and dV.
-        self.tasks(spec.kv_heads).into_par_iter().for_each(|(start, length, key_head)| {
-            let positions = &spec.positions[start..start + length];
-            let kv = start * kv_head.stride + key_head * spec.head_dim;
-            let (mut p, mut ds) = (Vec::new(), Vec::new());
-            for head in key_head * groups..(key_head + 1) * groups {
-                for (first, count, from, to) in self.blocks(start, length) {
-                    let keys = to - from;
-                    let at = (start + first) * q_head.stride + head * spec.head_dim;
-                    let kv = kv + from * kv_head.stride;
-                    p.resize(count * keys, 0.0);
-                    ds.resize(count * keys, 0.0);
-                    head_scores(&q[at..], q_head, &k[kv..], kv_head, &mut p, count, keys);
-                    head_scores(&g[at..], q_head, &v[kv..], kv_head, &mut ds, count, keys);
-                    for i in 0..count {
-                        let token = start + first + i;
-                        let (low, high) = spec.visible(positions, first + i);
-                        let log_sum = log_sums[token * spec.heads + head];
-                        let row = token * q_head.stride + head * spec.head_dim;
-                        let inner: f32 = g[row..row + spec.head_dim].iter().zip(&out[row..]).map(|(a, b)| a * b).sum();
-                        let (p, ds) = (&mut p[i * keys..(i + 1) * keys], &mut ds[i * keys..(i + 1) * keys]);
-                        for j in 0..keys {
-                            if (low - from..high - from).contains(&j) {
-                                p[j] = (p[j] * spec.scale - log_sum).exp();
-                                ds[j] = spec.scale * p[j] * (ds[j] - inner);
-                            } else {
-                                (p[j], ds[j]) = (0.0, 0.0);
-                            }
-                        }
-                    }
-                    head_mix(&ds, &k[kv..], kv_head, dq.from(at), q_head, false, count, keys);
-                    head_mix_transposed(&ds, &q[at..], q_head, dk.from(kv), kv_head, true, count, keys);
-                    head_mix_transposed(&p, &g[at..], q_head, dv.from(kv), kv_head, true, count, keys);
-                }
-            }
-        });
-        Ok(())
-    }
-}
-
 /// Turns scores `low..high` of a row into probabilities and the rest into zeros; returns the log-sum-exp.
 fn softmax(row: &mut [f32], low: usize, high: usize, scale: f32) -> f32 {
     row[..low].fill(0.0);
     row[high..].fill(0.0);
-    let row = &mut row[low..high];
-    let largest = row.iter().fold(f32::NEG_INFINITY, |m, v| m.max(*v)) * scale;
-    let mut sum = 0f32;
-    for v in row.iter_mut() {
-        *v = (*v * scale - largest).exp();
-        sum += *v;
+    softmax_in_place(&mut row[low..high], scale)
+}
+
+vectorised! {
+    fn softmax_in_place(row: &mut [f32], scale: f32) -> f32 {
+        let largest = row.iter().fold(f32::NEG_INFINITY, |m, v| m.max(*v)) * scale;
+        let mut sums = [0f32; 16];
+        for part in row.chunks_mut(16) {
+            for (v, sum) in part.iter_mut().zip(&mut sums) {
+                *v = exp(*v * scale - largest);
+                *sum += *v;
+            }
+        }
+        let sum = sums.iter().sum::<f32>();
+        let factor = 1.0 / sum;
+        row.iter_mut().for_each(|v| *v *= factor);
+        largest + sum.ln()
     }
-    let factor = 1.0 / sum;
-    row.iter_mut().for_each(|v| *v *= factor);
-    largest + sum.ln()
+}
+
+vectorised! {
+    /// Scores to probabilities, and the probabilities' gradients to the scores'.
+    fn softmax_backward(p: &mut [f32], ds: &mut [f32], scale: f32, log_sum: f32, inner: f32) {
+        for (p, ds) in p.iter_mut().zip(ds) {
+            *p = exp(*p * scale - log_sum);
+            *ds = scale * *p * (*ds - inner);
+        }
+    }
 }
 
 /// One new token of a sequence against its cached keys and values `[cached, kv_heads * head_dim]`, without gradient.
@@ -301,18 +320,26 @@ pub fn attend_cached(q: &[f32], keys: &[f32], values: &[f32], first: usize, spec
     let mut weights = vec![0f32; cached - first];
     for head in 0..spec.heads {
         let q = &q[head * spec.head_dim..(head + 1) * spec.head_dim];
-        let column = head / groups * spec.head_dim;
-        for (i, weight) in weights.iter_mut().enumerate() {
-            let at = (first + i) * width + column;
-            *weight = q.iter().zip(&keys[at..at + spec.head_dim]).map(|(a, b)| a * b).sum();
-        }
-        let all = weights.len();
-        softmax(&mut weights, 0, all, spec.scale);
+        let at = first * width + head / groups * spec.head_dim;
         let out = &mut out[head * spec.head_dim..(head + 1) * spec.head_dim];
+        attend_head(q, &keys[at..], &values[at..], width, &mut weights, spec.scale, out);
+    }
+}
+
+vectorised! {
+    /// One head of one query; row `i` of keys and values begins at `i * stride`.
+    fn attend_head(q: &[f32], keys: &[f32], values: &[f32], stride: usize, weights: &mut [f32], scale: f32, out: &mut [f32]) {
+        for (i, weight) in weights.iter_mut().enumerate() {
+            let mut sums = [0f32; 16];
+            for (q, k) in q.chunks(16).zip(keys[i * stride..i * stride + q.len()].chunks(16)) {
+                sums.iter_mut().zip(q).zip(k).for_each(|((sum, q), k)| *sum += q * k);
+            }
+            *weight = sums.iter().sum();
+        }
+        softmax_in_place(weights, scale);
         out.fill(0.0);
         for (i, weight) in weights.iter().enumerate() {
-            let at = (first + i) * width + column;
-            out.iter_mut().zip(&values[at..at + spec.head_dim]).for_each(|(o, v)| *o += weight * v);
+            out.iter_mut().zip(&values[i * stride..]).for_each(|(o, v)| *o += weight * v);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Attention of new tokens to the cached keys and values of their sequence; never recorded for backward.
 
-use super::attention::{AttentionSpec, attend_cached, attention};
+use super::attention::{self, AttentionSpec, attend_cached};
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
@@ -40,28 +40,38 @@ pub fn cached_attention(
     layer: usize,
     caches: &mut [&mut KvCache],
 ) -> Result<Tensor> {
-    let width = spec.kv_heads * spec.head_dim;
     // The cache lives on the host in f32: on other devices this costs a transfer a step, and nothing else.
     let host = |t: &Tensor| t.to_device(&candle_core::Device::Cpu)?.to_dtype(candle_core::DType::F32)?.contiguous();
-    let (host_k, host_v) = (host(k)?, host(v)?);
-    let fresh = caches.iter().zip(&spec.segments).all(|(cache, _)| cache.layers[layer].0.is_empty());
-    super::with_elements(&host_k, |k| {
-        super::with_elements(&host_v, |v| {
-            let mut at = 0;
-            for (cache, length) in caches.iter_mut().zip(&spec.segments) {
-                let range = at * width..(at + length) * width;
-                cache.layers[layer].0.extend_from_slice(&k[range.clone()]);
-                cache.layers[layer].1.extend_from_slice(&v[range]);
-                if layer + 1 == cache.layers.len() {
-                    cache.tokens += length;
-                }
-                at += length;
-            }
-            Ok(())
-        })
+    let (host_q, host_k, host_v) = (host(q)?, host(k)?, host(v)?);
+    let out = super::with_elements(&host_q, |q| {
+        super::with_elements(&host_k, |k| super::with_elements(&host_v, |v| Ok(attend_with_caches(q, k, v, spec, layer, caches))))
     })?;
+    Tensor::from_vec(out, q.shape(), &candle_core::Device::Cpu)?.to_device(q.device())?.to_dtype(q.dtype())
+}
+
+/// As [`cached_attention`], on slices.
+pub fn attend_with_caches(
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    spec: &AttentionSpec,
+    layer: usize,
+    caches: &mut [&mut KvCache],
+) -> Vec<f32> {
+    let width = spec.kv_heads * spec.head_dim;
+    let fresh = caches.iter().all(|cache| cache.layers[layer].0.is_empty());
+    let mut at = 0;
+    for (cache, length) in caches.iter_mut().zip(&spec.segments) {
+        let range = at * width..(at + length) * width;
+        cache.layers[layer].0.extend_from_slice(&k[range.clone()]);
+        cache.layers[layer].1.extend_from_slice(&v[range]);
+        if layer + 1 == cache.layers.len() {
+            cache.tokens += length;
+        }
+        at += length;
+    }
     if fresh {
-        return attention(q, k, v, spec.clone());
+        return attention::forward(q, k, v, spec).0;
     }
     let queries = spec.heads * spec.head_dim;
     // Every new token: its cache, and how many of the cached tokens it sees.
@@ -74,15 +84,13 @@ pub fn cached_attention(
             (1..=*new).map(move |i| (index, before + i))
         })
         .collect();
-    let mut out = vec![0f32; seen.len() * queries];
+    let mut out = vec![0f32; q.len()];
     let caches: Vec<&KvCache> = caches.iter().map(|cache| &**cache).collect();
-    super::with_elements(&host(q)?, |q| {
-        out.par_chunks_mut(queries).zip(q.par_chunks(queries)).zip(&seen).for_each(|((out, q), (index, end))| {
-            let (keys, values) = &caches[*index].layers[layer];
-            let first = spec.window.map_or(0, |w| end.saturating_sub(w));
-            attend_cached(q, &keys[..end * width], &values[..end * width], first, spec, out);
-        });
-        Ok(())
-    })?;
-    Tensor::from_vec(out, (seen.len(), queries), &candle_core::Device::Cpu)?.to_device(q.device())?.to_dtype(q.dtype())
+    let rows = out.par_chunks_mut(queries).zip(q.par_chunks(queries)).zip(&seen).with_min_len(2);
+    rows.for_each(|((out, q), (index, end))| {
+        let (keys, values) = &caches[*index].layers[layer];
+        let first = spec.window.map_or(0, |w| end.saturating_sub(w));
+        attend_cached(q, &keys[..end * width], &values[..end * width], first, spec, out);
+    });
+    out
 }

@@ -51,6 +51,9 @@ impl CustomOp1 for Embedding {
         let hidden = self.weight.dims()[1];
         if self.weight.requires_grad() {
             super::with_elements(g, |g| {
+                if self.weight.accumulate_rows(&self.ids, g) {
+                    return Ok(());
+                }
                 let add = |dw: &mut [f32], filled: bool| {
                     if !filled {
                         dw.fill(0.0);

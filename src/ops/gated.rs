@@ -2,6 +2,7 @@
 //!
 //! Backward: `d up = g silu(gate)`, `d gate = g up s (1 + gate (1 - s))` with `s = sigmoid(gate)`.
 
+use super::exp::{exp, vectorised};
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
@@ -26,11 +27,45 @@ pub fn silu_mul(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     }
 }
 
-struct SiluMul;
-
+#[inline(always)]
 fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + (-x).exp())
+    1.0 / (1.0 + exp(-x))
 }
+
+vectorised! {
+    fn forward_block(gate: &[f32], up: &[f32], out: &mut [f32]) {
+        out.iter_mut().zip(gate).zip(up).for_each(|((o, g), u)| *o = g * sigmoid(*g) * u);
+    }
+}
+
+vectorised! {
+    fn backward_block(gate: &[f32], up: &[f32], g: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
+        for ((((gate, up), g), dgate), dup) in gate.iter().zip(up).zip(g).zip(dgate).zip(dup) {
+            let s = sigmoid(*gate);
+            *dup = g * gate * s;
+            *dgate = g * up * s * (1.0 + gate * (1.0 - s));
+        }
+    }
+}
+
+/// On slices of equal length.
+pub(super) fn forward(gate: &[f32], up: &[f32]) -> Vec<f32> {
+    let mut out = vec![0f32; gate.len()];
+    let blocks = out.par_chunks_mut(BLOCK).zip(gate.par_chunks(BLOCK)).zip(up.par_chunks(BLOCK));
+    blocks.for_each(|((out, gate), up)| forward_block(gate, up, out));
+    out
+}
+
+/// The gradients by `gate` and `up`.
+pub(super) fn backward(gate: &[f32], up: &[f32], g: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    let (mut dgate, mut dup) = (vec![0f32; g.len()], vec![0f32; g.len()]);
+    let outputs = dgate.par_chunks_mut(BLOCK).zip(dup.par_chunks_mut(BLOCK));
+    let inputs = gate.par_chunks(BLOCK).zip(up.par_chunks(BLOCK)).zip(g.par_chunks(BLOCK));
+    outputs.zip(inputs).for_each(|((dgate, dup), ((gate, up), g))| backward_block(gate, up, g, dgate, dup));
+    (dgate, dup)
+}
+
+struct SiluMul;
 
 impl CustomOp2 for SiluMul {
     fn name(&self) -> &'static str {
@@ -38,31 +73,13 @@ impl CustomOp2 for SiluMul {
     }
 
     fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (gate, up) = (super::elements(s1, l1)?, super::elements(s2, l2)?);
-        let mut out = vec![0f32; gate.len()];
-        out.par_chunks_mut(BLOCK).zip(gate.par_chunks(BLOCK)).zip(up.par_chunks(BLOCK)).for_each(|((out, gate), up)| {
-            out.iter_mut().zip(gate).zip(up).for_each(|((o, g), u)| *o = g * sigmoid(*g) * u);
-        });
+        let out = forward(super::elements(s1, l1)?, super::elements(s2, l2)?);
         Ok((CpuStorage::F32(out), l1.shape().clone()))
     }
 
     fn bwd(&self, gate: &Tensor, up: &Tensor, _: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let (dgate, dup) = super::with_elements(g, |g| {
-            super::with_elements(gate, |gate| {
-                super::with_elements(up, |up| {
-                    let (mut dgate, mut dup) = (vec![0f32; g.len()], vec![0f32; g.len()]);
-                    let outputs = dgate.par_chunks_mut(BLOCK).zip(dup.par_chunks_mut(BLOCK));
-                    let inputs = gate.par_chunks(BLOCK).zip(up.par_chunks(BLOCK)).zip(g.par_chunks(BLOCK));
-                    outputs.zip(inputs).for_each(|((dgate, dup), ((gate, up), g))| {
-                        for i in 0..g.len() {
-                            let s = sigmoid(gate[i]);
-                            dup[i] = g[i] * gate[i] * s;
-                            dgate[i] = g[i] * up[i] * s * (1.0 + gate[i] * (1.0 - s));
-                        }
-                    });
-                    Ok((dgate, dup))
-                })
-            })
+            super::with_elements(gate, |gate| super::with_elements(up, |up| Ok(backward(gate, up, g))))
         })?;
         let tensor = |values| Tensor::from_vec(values, gate.shape(), gate.device());
         Ok((Some(tensor(dgate)?), Some(tensor(dup)?)))

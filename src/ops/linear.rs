@@ -58,6 +58,32 @@ pub(super) fn with_weight<T>(weight: &Parameter, read: impl FnOnce(Weight<'_>) -
     }
 }
 
+/// Adds `g^T x` to the gradient of `weight` [outputs, inputs], with `g` [rows, outputs] and `x` [rows, inputs].
+pub(super) fn add_weight_gradient(weight: &Parameter, g: &[f32], x: &[f32]) -> Result<()> {
+    if weight.accumulate_product(g, x) {
+        return Ok(());
+    }
+    let dims = weight.dims();
+    let (outputs, inputs) = (dims[0], dims[1]);
+    let rows = x.len() / inputs.max(1);
+    weight
+        .accumulate_with(|dw, add| matrix::weight_gradient(g, x, dw, add, rows, inputs, outputs))
+        .map_err(candle_core::Error::wrap)
+}
+
+/// Adds the sums of the columns of `g` [rows, outputs] to the gradient of `bias` [outputs].
+pub(super) fn add_column_sums(bias: &Parameter, g: &[f32]) -> Result<()> {
+    let add = |db: &mut [f32], add: bool| {
+        if !add {
+            db.fill(0.0);
+        }
+        for row in g.chunks_exact(db.len().max(1)) {
+            db.iter_mut().zip(row).for_each(|(d, v)| *d += v);
+        }
+    };
+    bias.accumulate_with(add).map_err(candle_core::Error::wrap)
+}
+
 impl CustomOp1 for Linear {
     fn name(&self) -> &'static str {
         "linear"
@@ -70,7 +96,7 @@ impl CustomOp1 for Linear {
         let rows = x.len() / inputs.max(1);
         let mut out = vec![0f32; rows * outputs];
         with_weight(&self.weight, |w| {
-            matrix::times_weight_transposed(x, w, &mut out, rows, inputs, outputs);
+            matrix::times_weight_transposed(x, w, &mut out, false, rows, inputs, outputs);
             Ok(())
         })?;
         if let Some(bias) = &self.bias {
@@ -92,29 +118,17 @@ impl CustomOp1 for Linear {
         let rows = x.elem_count() / inputs.max(1);
         super::with_elements(g, |g| {
             if self.weight.requires_grad() {
-                super::with_elements(x, |x| {
-                    self.weight
-                        .accumulate_with(|dw, add| matrix::weight_gradient(g, x, dw, add, rows, inputs, outputs))
-                        .map_err(candle_core::Error::wrap)
-                })?;
+                super::with_elements(x, |x| add_weight_gradient(&self.weight, g, x))?;
             }
             if let Some(bias) = self.bias.as_ref().filter(|b| b.requires_grad()) {
-                bias.accumulate_with(|db, add| {
-                    if !add {
-                        db.fill(0.0);
-                    }
-                    for row in g.chunks_exact(outputs) {
-                        db.iter_mut().zip(row).for_each(|(d, v)| *d += v);
-                    }
-                })
-                .map_err(candle_core::Error::wrap)?;
+                add_column_sums(bias, g)?;
             }
             if self.no_input_gradient {
                 return Ok(None);
             }
             let mut dx = vec![0f32; rows * inputs];
             with_weight(&self.weight, |w| {
-                matrix::times_weight(g, w, &mut dx, rows, inputs, outputs);
+                matrix::times_weight(g, w, &mut dx, false, rows, inputs, outputs);
                 Ok(())
             })?;
             Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))

@@ -1,5 +1,6 @@
 //! Matrix products on slices: f32 through the `gemm` crate; bf16 and f16 right operands are widened a panel at a time.
 
+use super::few_rows;
 use candle_core::{CpuStorage, Result};
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -136,10 +137,18 @@ fn product(
     }
 }
 
-/// `out [rows, outputs] = x [rows, inputs] * weight [outputs, inputs]^T`.
-pub fn times_weight_transposed(x: &[f32], weight: Weight<'_>, out: &mut [f32], rows: usize, inputs: usize, outputs: usize) {
-    if rows <= 2 {
-        return few_rows(x, weight, out, rows, inputs, outputs);
+/// `out [rows, outputs] = (add ? out : 0) + x [rows, inputs] * weight [outputs, inputs]^T`.
+pub fn times_weight_transposed(
+    x: &[f32],
+    weight: Weight<'_>,
+    out: &mut [f32],
+    add: bool,
+    rows: usize,
+    inputs: usize,
+    outputs: usize,
+) {
+    if few_rows::times_weight_transposed(x, weight, out, add, rows, inputs, outputs) {
+        return;
     }
     let mut scratch = Vec::new();
     let panel = weight.panel(outputs);
@@ -147,53 +156,22 @@ pub fn times_weight_transposed(x: &[f32], weight: Weight<'_>, out: &mut [f32], r
         let to = (from + panel).min(outputs);
         let w = weight.rows(from, to, inputs, &mut scratch);
         let shape = (rows, to - from, inputs);
-        product(shape, &mut out[from..], by_row(outputs), false, x, by_row(inputs), w, transposed(inputs), true);
+        product(shape, &mut out[from..], by_row(outputs), add, x, by_row(inputs), w, transposed(inputs), true);
     }
 }
 
-/// One or two rows: every weight is read once, so this is bound by memory; plain dot products, in parallel over outputs.
-fn few_rows(x: &[f32], weight: Weight<'_>, out: &mut [f32], rows: usize, inputs: usize, outputs: usize) {
-    let block = (outputs / (4 * rayon::current_num_threads())).max(16);
-    for row in 0..rows {
-        let x = &x[row * inputs..(row + 1) * inputs];
-        let out = &mut out[row * outputs..(row + 1) * outputs];
-        out.par_chunks_mut(block).enumerate().for_each(|(i, out)| {
-            for (j, o) in out.iter_mut().enumerate() {
-                let at = (i * block + j) * inputs;
-                *o = match weight {
-                    Weight::F32(w) => dot(x, &w[at..at + inputs], |v| v),
-                    Weight::Bf16(w) => dot(x, &w[at..at + inputs], bf16::to_f32),
-                    Weight::F16(w) => dot(x, &w[at..at + inputs], f16::to_f32),
-                };
-            }
-        });
+/// `out [rows, inputs] = (add ? out : 0) + g [rows, outputs] * weight [outputs, inputs]`: the gradient of a linear layer's input.
+pub fn times_weight(g: &[f32], weight: Weight<'_>, out: &mut [f32], add: bool, rows: usize, inputs: usize, outputs: usize) {
+    if few_rows::times_weight(g, weight, out, add, rows, inputs, outputs) {
+        return;
     }
-}
-
-/// A dot product in 32 independent sums, so that the compiler can use vector registers.
-#[inline]
-fn dot<T: Copy>(x: &[f32], w: &[T], to_f32: impl Fn(T) -> f32) -> f32 {
-    const LANES: usize = 32;
-    let mut sums = [0f32; LANES];
-    let (xs, ws) = (x.chunks_exact(LANES), w.chunks_exact(LANES));
-    let rest: f32 = xs.remainder().iter().zip(ws.remainder()).map(|(a, b)| a * to_f32(*b)).sum();
-    for (a, b) in xs.zip(ws) {
-        for lane in 0..LANES {
-            sums[lane] += a[lane] * to_f32(b[lane]);
-        }
-    }
-    sums.iter().sum::<f32>() + rest
-}
-
-/// `out [rows, inputs] = g [rows, outputs] * weight [outputs, inputs]`: the gradient of a linear layer's input.
-pub fn times_weight(g: &[f32], weight: Weight<'_>, out: &mut [f32], rows: usize, inputs: usize, outputs: usize) {
     let mut scratch = Vec::new();
     let panel = weight.panel(outputs);
     for from in (0..outputs).step_by(panel) {
         let to = (from + panel).min(outputs);
         let w = weight.rows(from, to, inputs, &mut scratch);
         let shape = (rows, inputs, to - from);
-        product(shape, out, by_row(inputs), from > 0, &g[from..], by_row(outputs), w, by_row(inputs), true);
+        product(shape, out, by_row(inputs), add || from > 0, &g[from..], by_row(outputs), w, by_row(inputs), true);
     }
 }
 
@@ -201,6 +179,30 @@ pub fn times_weight(g: &[f32], weight: Weight<'_>, out: &mut [f32], rows: usize,
 pub fn weight_gradient(g: &[f32], x: &[f32], out: &mut [f32], add: bool, rows: usize, inputs: usize, outputs: usize) {
     let shape = (outputs, inputs, rows);
     product(shape, out, by_row(inputs), add, g, transposed(outputs), x, by_row(inputs), true);
+}
+
+/// Rows of the same, from `first` on and as many as `out` [.., inputs] has; within one thread.
+#[allow(clippy::too_many_arguments, reason = "the shape of a matrix product")]
+pub fn weight_gradient_rows(
+    g: &[f32],
+    outputs: usize,
+    first: usize,
+    x: &[f32],
+    inputs: usize,
+    out: &mut [f32],
+    add: bool,
+    rows: usize,
+) {
+    let shape = (out.len() / inputs.max(1), inputs, rows);
+    product(shape, out, by_row(inputs), add, &g[first..], transposed(outputs), x, by_row(inputs), false);
+}
+
+/// All inner products of the rows of `a` [m, width] and `b` [n, width], as [m, n]; within one thread.
+pub fn inner_products(a: &[f32], b: &[f32], width: usize) -> Vec<f32> {
+    let (m, n) = (a.len() / width.max(1), b.len() / width.max(1));
+    let mut out = vec![0f32; m * n];
+    product((m, n, width), &mut out, by_row(n), false, a, by_row(width), b, transposed(width), false);
+    out
 }
 
 /// Where a head's rows lie inside a `[tokens, heads * head_dim]` matrix.
@@ -255,18 +257,18 @@ mod tests {
             let (x, w) = (values(rows * inputs, 1), values(outputs * inputs, 2));
             let expected = naive(&x, &w, rows, inputs, outputs);
             let mut out = vec![f32::NAN; rows * outputs];
-            times_weight_transposed(&x, Weight::F32(&w), &mut out, rows, inputs, outputs);
+            times_weight_transposed(&x, Weight::F32(&w), &mut out, false, rows, inputs, outputs);
             close(&out, &expected, 1e-5);
             // Half floats: exact against the widened weight.
             let narrow: Vec<bf16> = w.iter().map(|v| bf16::from_f32(*v)).collect();
             let widened: Vec<f32> = narrow.iter().map(|v| v.to_f32()).collect();
-            times_weight_transposed(&x, Weight::Bf16(&narrow), &mut out, rows, inputs, outputs);
+            times_weight_transposed(&x, Weight::Bf16(&narrow), &mut out, false, rows, inputs, outputs);
             close(&out, &naive(&x, &widened, rows, inputs, outputs), 1e-5);
             // The two backward products, against the same definition with roles changed.
             let g = values(rows * outputs, 3);
             let transpose = |m: &[f32], r: usize, c: usize| -> Vec<f32> { (0..r * c).map(|i| m[(i % r) * c + i / r]).collect() };
             let mut dx = vec![f32::NAN; rows * inputs];
-            times_weight(&g, Weight::Bf16(&narrow), &mut dx, rows, inputs, outputs);
+            times_weight(&g, Weight::Bf16(&narrow), &mut dx, false, rows, inputs, outputs);
             close(&dx, &naive(&g, &transpose(&widened, outputs, inputs), rows, outputs, inputs), 1e-5);
             let mut dw = vec![1.0; outputs * inputs];
             weight_gradient(&g, &x, &mut dw, true, rows, inputs, outputs);

@@ -8,15 +8,21 @@
 //! `.grad`. They are no inputs of candle's graph, so a frozen weight costs no gradient, and a trained one no copies of it.
 
 pub mod attention;
+pub mod block;
 pub mod cache;
 pub mod cross_entropy;
 pub mod dropout;
 pub mod embedding;
+mod exp;
+mod few_rows;
 pub mod gated;
+pub mod layer;
 pub mod linear;
 pub mod matrix;
 pub mod norm;
 pub mod rope;
+
+pub(crate) use exp::vectorised;
 
 use candle_core::{CpuStorage, DType, Layout, Result, Tensor, Var};
 use std::cell::Cell;

@@ -2,6 +2,7 @@
 //!
 //! With `r = 1 / sqrt(mean(x^2) + eps)` and `n = x r`, backward is `dx = r (g w - n mean(g w n))`, `dw` = column sums of `g n`.
 
+use super::exp::vectorised;
 use crate::autograd::Parameter;
 use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
@@ -18,7 +19,7 @@ pub fn rms_norm(x: &Tensor, weight: &Parameter, eps: f64) -> Result<Tensor> {
         return composed(x, weight, eps);
     }
     let x = x.contiguous()?;
-    let scale = weight.value().to_dtype(DType::F32)?.to_vec1::<f32>()?;
+    let scale = values(weight)?;
     let op = |no_input_gradient| RmsNorm { weight: weight.clone(), scale, eps, no_input_gradient };
     if weight.tracked() {
         let (x, promoted) = super::tracked(&x)?;
@@ -38,6 +39,90 @@ fn composed(x: &Tensor, weight: &Parameter, eps: f64) -> Result<Tensor> {
     normal.broadcast_mul(&weight.tensor().to_dtype(x.dtype())?)
 }
 
+/// Squares summed in f64, in 16 lanes.
+#[inline(always)]
+fn mean_square(x: &[f32]) -> f64 {
+    let mut sums = [0f64; 16];
+    for part in x.chunks(16) {
+        part.iter().zip(&mut sums).for_each(|(v, sum)| *sum += f64::from(*v) * f64::from(*v));
+    }
+    sums.iter().sum::<f64>() / x.len() as f64
+}
+
+#[inline(always)]
+fn reciprocal(x: &[f32], eps: f64) -> f32 {
+    (1.0 / (mean_square(x) + eps).sqrt()) as f32
+}
+
+vectorised! {
+    fn normalise_row(x: &[f32], scale: &[f32], eps: f64, out: &mut [f32]) {
+        let r = reciprocal(x, eps);
+        out.iter_mut().zip(x).zip(scale).for_each(|((o, v), w)| *o = v * r * w);
+    }
+}
+
+vectorised! {
+    /// Adds to `dx`.
+    fn backward_row(x: &[f32], scale: &[f32], eps: f64, g: &[f32], dx: &mut [f32]) {
+        let r = reciprocal(x, eps);
+        let mut sums = [0f64; 16];
+        for ((x, g), w) in x.chunks(16).zip(g.chunks(16)).zip(scale.chunks(16)) {
+            for (((sum, x), g), w) in sums.iter_mut().zip(x).zip(g).zip(w) {
+                *sum += f64::from(x * r * g * w);
+            }
+        }
+        let mean = (sums.iter().sum::<f64>() / x.len() as f64) as f32;
+        for (((d, x), g), w) in dx.iter_mut().zip(x).zip(g).zip(scale) {
+            *d += r * (g * w - x * r * mean);
+        }
+    }
+}
+
+vectorised! {
+    fn add_scale_gradient(x: &[f32], eps: f64, g: &[f32], dw: &mut [f32]) {
+        let r = reciprocal(x, eps);
+        dw.iter_mut().zip(x).zip(g).for_each(|((d, x), g)| *d += x * r * g);
+    }
+}
+
+/// Normalises every row.
+pub(super) fn forward(x: &[f32], scale: &[f32], eps: f64) -> Vec<f32> {
+    let hidden = scale.len();
+    let mut out = vec![0f32; x.len()];
+    let rows = out.par_chunks_mut(hidden).zip(x.par_chunks(hidden)).with_min_len(16);
+    rows.for_each(|(out, x)| normalise_row(x, scale, eps, out));
+    out
+}
+
+/// Adds the gradient by `x` to `dx`.
+pub(super) fn backward(x: &[f32], scale: &[f32], eps: f64, g: &[f32], dx: &mut [f32]) {
+    let hidden = scale.len();
+    let rows = dx.par_chunks_mut(hidden).zip(x.par_chunks(hidden)).zip(g.par_chunks(hidden)).with_min_len(16);
+    rows.for_each(|((dx, x), g)| backward_row(x, scale, eps, g, dx));
+}
+
+/// Adds the gradient by the weight, where it is wanted.
+pub(super) fn add_weight_gradient(weight: &Parameter, x: &[f32], eps: f64, g: &[f32]) -> Result<()> {
+    if !weight.requires_grad() {
+        return Ok(());
+    }
+    let add = |dw: &mut [f32], filled: bool| {
+        if !filled {
+            dw.fill(0.0);
+        }
+        let hidden = dw.len();
+        for (x, g) in x.chunks_exact(hidden).zip(g.chunks_exact(hidden)) {
+            add_scale_gradient(x, eps, g, dw);
+        }
+    };
+    weight.accumulate_with(add).map_err(candle_core::Error::wrap)
+}
+
+/// A parameter's values in f32.
+pub(super) fn values(weight: &Parameter) -> Result<Vec<f32>> {
+    weight.value().to_dtype(DType::F32)?.to_vec1::<f32>()
+}
+
 struct RmsNorm {
     weight: Parameter,
     /// The weight's values in f32.
@@ -46,58 +131,25 @@ struct RmsNorm {
     no_input_gradient: bool,
 }
 
-impl RmsNorm {
-    fn reciprocal(&self, x: &[f32]) -> f32 {
-        let squares: f64 = x.iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
-        (1.0 / (squares / x.len() as f64 + self.eps).sqrt()) as f32
-    }
-}
-
 impl CustomOp1 for RmsNorm {
     fn name(&self) -> &'static str {
         "rms_norm"
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = super::elements(storage, layout)?;
-        let hidden = self.scale.len();
-        let mut out = vec![0f32; x.len()];
-        out.par_chunks_mut(hidden).zip(x.par_chunks(hidden)).with_min_len(16).for_each(|(out, x)| {
-            let r = self.reciprocal(x);
-            out.iter_mut().zip(x).zip(&self.scale).for_each(|((o, v), w)| *o = v * r * w);
-        });
+        let out = forward(super::elements(storage, layout)?, &self.scale, self.eps);
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
-        let hidden = self.scale.len();
         let gradient = super::with_elements(g, |g| {
             super::with_elements(x, |x| {
-                if self.weight.requires_grad() {
-                    let add = |dw: &mut [f32], filled: bool| {
-                        if !filled {
-                            dw.fill(0.0);
-                        }
-                        for (x, g) in x.chunks_exact(hidden).zip(g.chunks_exact(hidden)) {
-                            let r = self.reciprocal(x);
-                            dw.iter_mut().zip(x).zip(g).for_each(|((d, x), g)| *d += x * r * g);
-                        }
-                    };
-                    self.weight.accumulate_with(add).map_err(candle_core::Error::wrap)?;
-                }
+                add_weight_gradient(&self.weight, x, self.eps, g)?;
                 if self.no_input_gradient {
                     return Ok(None);
                 }
                 let mut dx = vec![0f32; x.len()];
-                let rows = dx.par_chunks_mut(hidden).zip(x.par_chunks(hidden)).zip(g.par_chunks(hidden));
-                rows.with_min_len(16).for_each(|((dx, x), g)| {
-                    let r = self.reciprocal(x);
-                    let products = x.iter().zip(g).zip(&self.scale).map(|((x, g), w)| f64::from(x * r * g * w));
-                    let mean = (products.sum::<f64>() / hidden as f64) as f32;
-                    for (((d, x), g), w) in dx.iter_mut().zip(x).zip(g).zip(&self.scale) {
-                        *d = r * (g * w - x * r * mean);
-                    }
-                });
+                backward(x, &self.scale, self.eps, g, &mut dx);
                 Ok(Some(dx))
             })
         })?;

@@ -1,6 +1,7 @@
 //! Rotary position embedding (Su et al. 2021, arXiv 2104.09864) in the half-split form of Hugging Face checkpoints:
 //! with `(a, b)` the two halves of a head, `(a cos - b sin, b cos + a sin)`. Backward is the rotation by the negative angle.
 
+use super::exp::vectorised;
 use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -35,7 +36,7 @@ pub fn rope(x: &Tensor, table: &RopeTable) -> Result<Tensor> {
     if !super::fused_for(x) {
         return composed(x, table);
     }
-    let op = Rope { table: table.clone(), sign: 1.0 };
+    let op = Rope { table: table.clone(), inverse: false };
     let x = x.contiguous()?;
     if x.track_op() && crate::autograd::grad_enabled() { x.apply_op1(op) } else { x.apply_op1_no_bwd(&op) }
 }
@@ -57,10 +58,33 @@ fn composed(x: &Tensor, table: &RopeTable) -> Result<Tensor> {
     Tensor::cat(&[first, second], D::Minus1)?.reshape((tokens, width))
 }
 
+vectorised! {
+    /// Rotates the heads of one token in place; `sign` is 1 for the rotation, -1 for its inverse.
+    fn rotate_token(x: &mut [f32], cos: &[f32], sin: &[f32], sign: f32) {
+        let half = cos.len();
+        for head in x.chunks_exact_mut(2 * half) {
+            let (first, second) = head.split_at_mut(half);
+            for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+                let sin = sin * sign;
+                (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+            }
+        }
+    }
+}
+
+/// Rotates every head of every token in place; backwards with `inverse`.
+pub(super) fn rotate(x: &mut [f32], table: &RopeTable, inverse: bool) {
+    let tokens = table.cos.len() / table.half;
+    let width = x.len() / tokens.max(1);
+    let sign = if inverse { -1.0 } else { 1.0 };
+    let angles = table.cos.par_chunks(table.half).zip(table.sin.par_chunks(table.half));
+    let rows = x.par_chunks_mut(width.max(1)).zip(angles).with_min_len(16);
+    rows.for_each(|(x, (cos, sin))| rotate_token(x, cos, sin, sign));
+}
+
 struct Rope {
     table: RopeTable,
-    /// 1 for the rotation, -1 for its inverse.
-    sign: f32,
+    inverse: bool,
 }
 
 impl CustomOp1 for Rope {
@@ -69,28 +93,13 @@ impl CustomOp1 for Rope {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = super::elements(storage, layout)?;
-        let half = self.table.half;
-        let tokens = self.table.cos.len() / half;
-        let width = x.len() / tokens.max(1);
-        let mut out = vec![0f32; x.len()];
-        out.par_chunks_mut(width).zip(x.par_chunks(width)).enumerate().with_min_len(16).for_each(|(token, (out, x))| {
-            let at = token * half..(token + 1) * half;
-            let (cos, sin) = (&self.table.cos[at.clone()], &self.table.sin[at]);
-            for (out, x) in out.chunks_exact_mut(2 * half).zip(x.chunks_exact(2 * half)) {
-                let ((first, second), (a, b)) = (out.split_at_mut(half), x.split_at(half));
-                for i in 0..half {
-                    let sin = sin[i] * self.sign;
-                    first[i] = a[i] * cos[i] - b[i] * sin;
-                    second[i] = b[i] * cos[i] + a[i] * sin;
-                }
-            }
-        });
+        let mut out = super::elements(storage, layout)?.to_vec();
+        rotate(&mut out, &self.table, self.inverse);
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }
 
     fn bwd(&self, _: &Tensor, _: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
-        let inverse = Rope { table: self.table.clone(), sign: -self.sign };
+        let inverse = Rope { table: self.table.clone(), inverse: !self.inverse };
         Ok(Some(g.contiguous()?.apply_op1_no_bwd(&inverse)?))
     }
 }

@@ -5,6 +5,7 @@
 use super::host::{self, Kernel, Slot};
 use super::{Optimizer, ParamGroup, check_at_least_zero, check_fraction, check_groups};
 use crate::error::Result;
+use crate::ops::vectorised;
 use candle_core::Tensor;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -187,15 +188,21 @@ struct Update {
     eps: f32,
 }
 
-impl Kernel for Update {
-    fn apply(&self, value: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [f32]) {
+vectorised! {
+    fn update(by: &Update, value: &mut [f32], gradient: &[f32], scale: f32, first: &mut [f32], second: &mut [f32]) {
         for (((p, g), m), v) in value.iter_mut().zip(gradient).zip(first).zip(second) {
-            let shrunk = *p * self.shrink;
-            let g = g + self.decay * shrunk;
-            *m += self.enter1 * (g - *m);
-            *v = self.beta2 * *v + self.enter2 * g * g;
-            *p = shrunk - self.step_size * *m / (v.sqrt() / self.root_correction + self.eps);
+            let shrunk = *p * by.shrink;
+            let g = scale * g + by.decay * shrunk;
+            *m += by.enter1 * (g - *m);
+            *v = by.beta2 * *v + by.enter2 * g * g;
+            *p = shrunk - by.step_size * *m / (v.sqrt() / by.root_correction + by.eps);
         }
+    }
+}
+
+impl Kernel for Update {
+    fn apply(&self, value: &mut [f32], gradient: &[f32], scale: f32, first: &mut [f32], second: &mut [f32]) {
+        update(self, value, gradient, scale, first, second);
     }
 
     fn compose(&self, value: &Tensor, gradient: &Tensor, state: &mut [Option<Tensor>; 2]) -> candle_core::Result<Tensor> {

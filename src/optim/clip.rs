@@ -1,19 +1,17 @@
 //! Gradient clipping by the norm over all parameters.
 
-use super::host;
 use crate::error::{Error, Result};
 use crate::nn::Parameter;
+use rayon::prelude::*;
 
 /// The 2-norm of all gradients together, in f64; parameters without a gradient count nothing.
 ///
 /// # Errors
 /// A gradient cannot be read.
 pub fn grad_norm(parameters: &[Parameter]) -> Result<f64> {
-    let mut total = 0.0;
-    for parameter in parameters {
-        total += parameter.with_grad(host::sum_of_squares)?.unwrap_or(0.0);
-    }
-    Ok(total.sqrt())
+    // Collected in order, so that the sum is the same for any number of threads.
+    let squares: Vec<f64> = parameters.par_iter().map(Parameter::grad_square_sum).collect::<Result<_>>()?;
+    Ok(squares.into_iter().sum::<f64>().sqrt())
 }
 
 /// Scales all gradients down so that their common norm is at most `max_norm`, and returns the norm before: PyTorch's
@@ -26,19 +24,15 @@ pub fn clip_grad_norm(parameters: &[Parameter], max_norm: f64) -> Result<f64> {
         return Err(Error::argument(format!("max_norm must be a number >= 0, got {max_norm}")));
     }
     let norm = grad_norm(parameters)?;
-    clip_to_norm(parameters, norm, max_norm)?;
+    clip_to_norm(parameters, norm, max_norm);
     Ok(norm)
 }
 
 /// Scales gradients whose common norm is known to be `norm` down to `max_norm`.
-///
-/// # Errors
-/// A gradient cannot be changed.
-pub fn clip_to_norm(parameters: &[Parameter], norm: f64, max_norm: f64) -> Result<()> {
+pub fn clip_to_norm(parameters: &[Parameter], norm: f64, max_norm: f64) {
     let factor = max_norm / (norm + 1e-6);
     // A norm that is not a number makes the gradients so too, as in PyTorch.
     if factor < 1.0 || factor.is_nan() {
-        parameters.iter().try_for_each(|parameter| parameter.scale_grad(factor as f32))?;
+        parameters.iter().for_each(|parameter| parameter.scale_grad(factor as f32));
     }
-    Ok(())
 }

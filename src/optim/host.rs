@@ -1,5 +1,6 @@
 //! The one pass over a parameter that every optimiser makes: value, gradient and up to two state vectors, without temporaries.
 
+use crate::autograd::Pieces;
 use crate::error::{Error, Result};
 use crate::nn::Parameter;
 use candle_core::{DType, Device, Tensor};
@@ -11,8 +12,8 @@ const CHUNK: usize = 1 << 14;
 
 /// Updates `value` by `gradient` with up to two state vectors (empty where not needed).
 pub(super) trait Kernel: Sync {
-    /// On slices of equal length (or empty state).
-    fn apply(&self, value: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [f32]);
+    /// On slices of equal length (or empty state); the gradient is `scale` times what is given.
+    fn apply(&self, value: &mut [f32], gradient: &[f32], scale: f32, first: &mut [f32], second: &mut [f32]);
 
     /// The same as a composition of tensor operations, for devices without access to memory: the new value.
     fn compose(&self, value: &Tensor, gradient: &Tensor, state: &mut [Option<Tensor>; 2]) -> candle_core::Result<Tensor>;
@@ -58,8 +59,8 @@ impl Slot {
         }
         let [first, second] = &mut self.host;
         let master = &mut self.master;
-        let updated = parameter.with_grad(|gradient| {
-            let mut run = |value: &mut [f32]| split(kernel, value, gradient, first, second);
+        let updated = parameter.with_pieces(|gradient| {
+            let mut run = |value: &mut [f32]| split(kernel, value, gradient, 0, first, second);
             if master.is_empty() { parameter.update_f32(run) } else { parameter.update_half(master, &mut run) }
         })?;
         updated.unwrap_or(Ok(()))
@@ -149,19 +150,20 @@ pub(super) fn load_all(
     Ok((lr, slots))
 }
 
-/// Halves until the pieces are small; elementwise work, so that the split does not change a bit of the result.
-fn split(kernel: &impl Kernel, value: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [f32]) {
-    if value.len() <= CHUNK {
-        return kernel.apply(value, gradient, first, second);
+/// Halves until the pieces are small; elementwise work, so that the split does not change a bit of the result. `value` begins
+/// at element `start` of the parameter.
+fn split(kernel: &impl Kernel, value: &mut [f32], gradient: &Pieces<'_>, start: usize, first: &mut [f32], second: &mut [f32]) {
+    let unit = gradient.unit();
+    if value.len() <= CHUNK.max(unit) {
+        return gradient.read(start, value.len(), |piece| kernel.apply(value, piece, gradient.scale, first, second));
     }
-    let middle = value.len() / 2;
+    let middle = value.len() / unit / 2 * unit;
     let (value, value_right) = value.split_at_mut(middle);
-    let (gradient, gradient_right) = gradient.split_at(middle);
     let (first, first_right) = first.split_at_mut(middle.min(first.len()));
     let (second, second_right) = second.split_at_mut(middle.min(second.len()));
     rayon::join(
-        || split(kernel, value, gradient, first, second),
-        || split(kernel, value_right, gradient_right, first_right, second_right),
+        || split(kernel, value, gradient, start, first, second),
+        || split(kernel, value_right, gradient, start + middle, first_right, second_right),
     );
 }
 
@@ -170,22 +172,4 @@ pub(super) fn all_finite(values: &[f32]) -> bool {
     // A sum of zeros times each element is NaN as soon as one is not finite, and has no branch.
     let finite = |part: &[f32]| part.iter().map(|v| v * 0.0).sum::<f32>() == 0.0;
     if values.len() <= CHUNK { finite(values) } else { values.par_chunks(CHUNK).all(finite) }
-}
-
-/// The sum of squares in f64; chunks are added in order, so that it is the same for any number of threads.
-pub(super) fn sum_of_squares(values: &[f32]) -> f64 {
-    let squares = |part: &[f32]| {
-        let (eights, rest) = part.as_chunks::<8>();
-        let mut sums = [0f64; 8];
-        for eight in eights {
-            for k in 0..8 {
-                sums[k] += f64::from(eight[k]) * f64::from(eight[k]);
-            }
-        }
-        sums.iter().sum::<f64>() + rest.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>()
-    };
-    if values.len() <= CHUNK {
-        return squares(values);
-    }
-    values.par_chunks(CHUNK).map(squares).collect::<Vec<f64>>().into_iter().sum()
 }

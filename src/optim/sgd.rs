@@ -136,15 +136,15 @@ struct Update {
 }
 
 impl Kernel for Update {
-    fn apply(&self, value: &mut [f32], gradient: &[f32], buffer: &mut [f32], _: &mut [f32]) {
+    fn apply(&self, value: &mut [f32], gradient: &[f32], scale: f32, buffer: &mut [f32], _: &mut [f32]) {
         if buffer.is_empty() {
             for (p, g) in value.iter_mut().zip(gradient) {
-                *p -= self.lr * (g + self.weight_decay * *p);
+                *p -= self.lr * (scale * g + self.weight_decay * *p);
             }
             return;
         }
         for ((p, g), m) in value.iter_mut().zip(gradient).zip(buffer) {
-            let d = g + self.weight_decay * *p;
+            let d = scale * g + self.weight_decay * *p;
             *m = self.momentum * *m + self.entering * d;
             *p -= self.lr * if self.nesterov { d + self.momentum * *m } else { *m };
         }

@@ -147,3 +147,10 @@ fn deep_nesting_is_an_error_not_an_overflow() {
         let _ = failing(&code);
     }
 }
+
+#[test]
+fn a_variable_named_as_a_global_wins() {
+    let mut session = session();
+    let _ = session.eval_line("let args = 5; let FORGETTING_CHECKLIST = 6;").unwrap();
+    assert_eq!(session.eval_line("args + FORGETTING_CHECKLIST").unwrap().as_int().unwrap(), 11);
+}
