@@ -3,14 +3,27 @@
 //! `vec![0.0; n]` gives memory that is mapped at first use, four KiB at a time and, when it is read first, twice. For buffers of
 //! a model's size that took seconds of the first training step.
 
+use rayon::prelude::*;
+use std::mem::MaybeUninit;
+
+/// Elements that one thread fills.
+const CHUNK: usize = 1 << 17;
+
 /// Buffers from this size on (bytes) are worth a system call.
 const LARGE: usize = 4 << 20;
 
-/// `n` zeros.
-pub fn zeroed<T: Copy + Default>(n: usize) -> Vec<T> {
+/// `n` zeros, written by all threads.
+pub fn zeroed<T: Copy + Default + Send + Sync>(n: usize) -> Vec<T> {
     let mut values: Vec<T> = Vec::with_capacity(n);
     advise(values.as_ptr().cast(), n * size_of::<T>());
-    values.resize(n, T::default());
+    let fill = |part: &mut [MaybeUninit<T>]| {
+        part.iter_mut().for_each(|value| {
+            value.write(T::default());
+        });
+    };
+    values.spare_capacity_mut()[..n].par_chunks_mut(CHUNK).for_each(fill);
+    // SAFETY: the first `n` elements were just written.
+    unsafe { values.set_len(n) };
     values
 }
 

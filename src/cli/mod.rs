@@ -74,6 +74,9 @@ pub fn main() -> ExitCode {
 }
 
 fn dispatch(arguments: Arguments) -> Status {
+    // This thread computes as one of the pool's: from outside, each of a step's thousands of small parallel operations would have
+    // to wake the pool and wait for it. It cannot fail before the pool is first used; if it did, the pool would still work.
+    let _ = rayon::ThreadPoolBuilder::new().use_current_thread().build_global();
     let Arguments { common, code, command } = arguments;
     let output = Output::new(&common);
     match (code, command) {

@@ -10,6 +10,7 @@
 
 use super::exp::{exp, vectorised};
 use super::matrix::{Head, head_mix, head_mix_transposed, head_scores};
+use crate::autograd::buffer::zeroed;
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use std::sync::Mutex;
@@ -168,8 +169,8 @@ impl Disjoint {
 /// Attention on slices: the output, shaped as `q`, and `log(sum(exp(scores)))` of every token and head.
 pub(super) fn forward(q: &[f32], k: &[f32], v: &[f32], spec: &AttentionSpec) -> (Vec<f32>, Vec<f32>) {
     let (q_head, kv_head) = spec.layout();
-    let mut out = vec![0f32; q.len()];
-    let mut log_sums = vec![0f32; spec.positions.len() * spec.heads];
+    let mut out = zeroed(q.len());
+    let mut log_sums = zeroed(spec.positions.len() * spec.heads);
     let (out_cells, sum_cells) = (Disjoint(out.as_mut_ptr(), out.len()), Disjoint(log_sums.as_mut_ptr(), log_sums.len()));
     spec.tasks(spec.heads).into_par_iter().for_each(|(start, length, head)| {
         let positions = &spec.positions[start..start + length];
@@ -195,7 +196,7 @@ pub(super) fn forward(q: &[f32], k: &[f32], v: &[f32], spec: &AttentionSpec) -> 
 pub(super) fn backward([q, k, v, out, g]: [&[f32]; 5], log_sums: &[f32], spec: &AttentionSpec) -> [Vec<f32>; 3] {
     let (q_head, kv_head) = spec.layout();
     let groups = spec.heads / spec.kv_heads;
-    let (mut dq, mut dk, mut dv) = (vec![0f32; q.len()], vec![0f32; k.len()], vec![0f32; v.len()]);
+    let (mut dq, mut dk, mut dv) = (zeroed(q.len()), zeroed(k.len()), zeroed(v.len()));
     let [dq_cells, dk_cells, dv_cells] = [&mut dq, &mut dk, &mut dv].map(|m| Disjoint(m.as_mut_ptr(), m.len()));
     // One task a key head: the query heads that share it add to the same dK and dV.
     spec.tasks(spec.kv_heads).into_par_iter().for_each(|(start, length, key_head)| {
@@ -317,7 +318,7 @@ pub fn attend_cached(q: &[f32], keys: &[f32], values: &[f32], first: usize, spec
     let width = spec.kv_heads * spec.head_dim;
     let cached = keys.len() / width;
     let groups = spec.heads / spec.kv_heads;
-    let mut weights = vec![0f32; cached - first];
+    let mut weights = zeroed(cached - first);
     for head in 0..spec.heads {
         let q = &q[head * spec.head_dim..(head + 1) * spec.head_dim];
         let at = first * width + head / groups * spec.head_dim;

@@ -10,6 +10,7 @@ use super::layer::Layer;
 use super::rope::{RopeTable, rotate};
 use super::{gated, norm};
 use crate::autograd::Parameter;
+use crate::autograd::buffer::zeroed;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use std::sync::{Arc, Mutex};
@@ -136,13 +137,13 @@ impl Block {
         let Kept { q, k, v, mixed, log_sums, middle, gate, up, low_ranks } = kept;
         let [q_inner, k_inner, v_inner, o_inner, gate_inner, up_inner, down_inner] = low_ranks;
 
-        let mut dinner = vec![0f32; gate.len()];
+        let mut dinner = zeroed(gate.len());
         layers.down.backward(&gated::forward(&gate, &up), &down_inner, g, Some(&mut dinner))?;
         let (dgate, dup) = gated::backward(&gate, &up, &dinner);
         drop((gate, up, dinner));
         let scale = norm::values(&layers.post_norm)?;
         let normal = norm::forward(&middle, &scale, self.eps);
-        let mut dnormal = vec![0f32; normal.len()];
+        let mut dnormal = zeroed(normal.len());
         layers.gate.backward(&normal, &gate_inner, &dgate, Some(&mut dnormal))?;
         layers.up.backward(&normal, &up_inner, &dup, Some(&mut dnormal))?;
         drop((normal, dgate, dup));
@@ -150,7 +151,7 @@ impl Block {
         norm::add_weight_gradient(&layers.post_norm, &middle, self.eps, &dnormal)?;
         norm::backward(&middle, &scale, self.eps, &dnormal, &mut dmiddle);
 
-        let mut dmixed = vec![0f32; mixed.len()];
+        let mut dmixed = zeroed(mixed.len());
         layers.o.backward(&mixed, &o_inner, &dmiddle, Some(&mut dmixed))?;
         let [mut dq, mut dk, dv] = attention::backward([&q, &k, &v, &mixed, &dmixed], &log_sums, &self.spec);
         drop((q, k, v, mixed, dmixed));

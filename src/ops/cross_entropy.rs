@@ -6,6 +6,7 @@
 use super::exp::exp;
 use super::matrix::{self, Weight};
 use crate::autograd::Parameter;
+use crate::autograd::buffer::zeroed;
 use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result, Shape, Tensor, Var};
 use rayon::prelude::*;
 
@@ -148,7 +149,7 @@ impl CustomOp1 for HeadCrossEntropy {
             super::with_elements(hidden, |hidden| self.gradients(hidden, factor, None))?;
             return Ok(None);
         }
-        let mut dhidden = vec![0f32; hidden.elem_count()];
+        let mut dhidden = zeroed(hidden.elem_count());
         super::with_elements(hidden, |hidden| self.gradients(hidden, factor, Some(&mut dhidden)))?;
         Ok(Some(Tensor::from_vec(dhidden, hidden.shape(), hidden.device())?))
     }
@@ -210,7 +211,7 @@ pub fn head_loss_and_gradient(hidden: &Tensor, weight: &Parameter, targets: &[i6
         return Ok((f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?), gradient));
     }
     let op = HeadCrossEntropy::new(hidden, weight, targets, divisor)?;
-    let mut dhidden = vec![0f32; hidden.elem_count()];
+    let mut dhidden = zeroed(hidden.elem_count());
     let sum = super::with_elements(hidden, |hidden| op.gradients(hidden, (1.0 / divisor) as f32, Some(&mut dhidden)))?;
     Ok((sum / divisor, Tensor::from_vec(dhidden, hidden.shape(), hidden.device())?))
 }

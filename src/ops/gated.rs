@@ -3,6 +3,7 @@
 //! Backward: `d up = g silu(gate)`, `d gate = g up s (1 + gate (1 - s))` with `s = sigmoid(gate)`.
 
 use super::exp::{exp, vectorised};
+use crate::autograd::buffer::zeroed;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
@@ -50,7 +51,7 @@ vectorised! {
 
 /// On slices of equal length.
 pub(super) fn forward(gate: &[f32], up: &[f32]) -> Vec<f32> {
-    let mut out = vec![0f32; gate.len()];
+    let mut out = zeroed(gate.len());
     let blocks = out.par_chunks_mut(BLOCK).zip(gate.par_chunks(BLOCK)).zip(up.par_chunks(BLOCK));
     blocks.for_each(|((out, gate), up)| forward_block(gate, up, out));
     out
@@ -58,7 +59,7 @@ pub(super) fn forward(gate: &[f32], up: &[f32]) -> Vec<f32> {
 
 /// The gradients by `gate` and `up`.
 pub(super) fn backward(gate: &[f32], up: &[f32], g: &[f32]) -> (Vec<f32>, Vec<f32>) {
-    let (mut dgate, mut dup) = (vec![0f32; g.len()], vec![0f32; g.len()]);
+    let (mut dgate, mut dup) = (zeroed(g.len()), zeroed(g.len()));
     let outputs = dgate.par_chunks_mut(BLOCK).zip(dup.par_chunks_mut(BLOCK));
     let inputs = gate.par_chunks(BLOCK).zip(up.par_chunks(BLOCK)).zip(g.par_chunks(BLOCK));
     outputs.zip(inputs).for_each(|((dgate, dup), ((gate, up), g))| backward_block(gate, up, g, dgate, dup));

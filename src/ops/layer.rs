@@ -6,6 +6,7 @@
 use super::linear::{add_column_sums, add_weight_gradient, with_weight};
 use super::matrix::{self, Weight};
 use crate::autograd::Parameter;
+use crate::autograd::buffer::zeroed;
 use candle_core::Result;
 use std::sync::Arc;
 
@@ -69,7 +70,7 @@ impl Layer {
         let dims = self.weight.dims();
         let (outputs, inputs) = (dims[0], dims[1]);
         let rows = x.len() / inputs.max(1);
-        let mut out = vec![0f32; rows * outputs];
+        let mut out = zeroed(rows * outputs);
         with_weight(&self.weight, |w| {
             matrix::times_weight_transposed(x, w, &mut out, false, rows, inputs, outputs);
             Ok(())
@@ -140,7 +141,7 @@ impl Layer {
             match &low_rank.mask {
                 None => matrix::times_weight(&u, Weight::F32(a), dx, true, rows, inputs, rank),
                 Some(mask) => {
-                    let mut change = vec![0f32; dx.len()];
+                    let mut change = zeroed(dx.len());
                     matrix::times_weight(&u, Weight::F32(a), &mut change, false, rows, inputs, rank);
                     dx.iter_mut().zip(&change).zip(mask.iter()).for_each(|((d, c), m)| *d += c * m);
                 }

@@ -1,8 +1,9 @@
 //! Matrix products on slices: f32 through the `gemm` crate; bf16 and f16 right operands are widened a panel at a time.
 
+use super::bf16::{self, Right, Shape};
 use super::few_rows;
 use candle_core::{CpuStorage, Result};
-use half::{bf16, f16};
+use half::f16;
 use rayon::prelude::*;
 
 /// Rows of a half-precision weight that are widened at once: large enough to feed the product, small enough for the cache.
@@ -14,7 +15,7 @@ pub enum Weight<'a> {
     /// 32-bit floats.
     F32(&'a [f32]),
     /// Brain floats.
-    Bf16(&'a [bf16]),
+    Bf16(&'a [half::bf16]),
     /// IEEE half floats.
     F16(&'a [f16]),
 }
@@ -38,7 +39,7 @@ impl<'a> Weight<'a> {
         let range = from * columns..to * columns;
         match self {
             Self::F32(v) => &v[range],
-            Self::Bf16(v) => widen(&v[range], scratch, bf16::to_f32),
+            Self::Bf16(v) => widen(&v[range], scratch, half::bf16::to_f32),
             Self::F16(v) => widen(&v[range], scratch, f16::to_f32),
         }
     }
@@ -150,6 +151,11 @@ pub fn times_weight_transposed(
     if few_rows::times_weight_transposed(x, weight, out, add, rows, inputs, outputs) {
         return;
     }
+    if let Weight::Bf16(w) = weight
+        && bf16::product(x, Right::ByColumn(w), out, add, Shape { m: rows, n: outputs, k: inputs })
+    {
+        return;
+    }
     let mut scratch = Vec::new();
     let panel = weight.panel(outputs);
     for from in (0..outputs).step_by(panel) {
@@ -163,6 +169,11 @@ pub fn times_weight_transposed(
 /// `out [rows, inputs] = (add ? out : 0) + g [rows, outputs] * weight [outputs, inputs]`: the gradient of a linear layer's input.
 pub fn times_weight(g: &[f32], weight: Weight<'_>, out: &mut [f32], add: bool, rows: usize, inputs: usize, outputs: usize) {
     if few_rows::times_weight(g, weight, out, add, rows, inputs, outputs) {
+        return;
+    }
+    if let Weight::Bf16(w) = weight
+        && bf16::product(g, Right::ByStep(w), out, add, Shape { m: rows, n: inputs, k: outputs })
+    {
         return;
     }
     let mut scratch = Vec::new();
@@ -260,7 +271,7 @@ mod tests {
             times_weight_transposed(&x, Weight::F32(&w), &mut out, false, rows, inputs, outputs);
             close(&out, &expected, 1e-5);
             // Half floats: exact against the widened weight.
-            let narrow: Vec<bf16> = w.iter().map(|v| bf16::from_f32(*v)).collect();
+            let narrow: Vec<half::bf16> = w.iter().map(|v| half::bf16::from_f32(*v)).collect();
             let widened: Vec<f32> = narrow.iter().map(|v| v.to_f32()).collect();
             times_weight_transposed(&x, Weight::Bf16(&narrow), &mut out, false, rows, inputs, outputs);
             close(&out, &naive(&x, &widened, rows, inputs, outputs), 1e-5);

@@ -8,6 +8,7 @@
 //! `.grad`. They are no inputs of candle's graph, so a frozen weight costs no gradient, and a trained one no copies of it.
 
 pub mod attention;
+mod bf16;
 pub mod block;
 pub mod cache;
 pub mod cross_entropy;

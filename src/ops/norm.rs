@@ -4,6 +4,7 @@
 
 use super::exp::vectorised;
 use crate::autograd::Parameter;
+use crate::autograd::buffer::zeroed;
 use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
@@ -88,7 +89,7 @@ vectorised! {
 /// Normalises every row.
 pub(super) fn forward(x: &[f32], scale: &[f32], eps: f64) -> Vec<f32> {
     let hidden = scale.len();
-    let mut out = vec![0f32; x.len()];
+    let mut out = zeroed(x.len());
     let rows = out.par_chunks_mut(hidden).zip(x.par_chunks(hidden)).with_min_len(16);
     rows.for_each(|(out, x)| normalise_row(x, scale, eps, out));
     out
@@ -148,7 +149,7 @@ impl CustomOp1 for RmsNorm {
                 if self.no_input_gradient {
                     return Ok(None);
                 }
-                let mut dx = vec![0f32; x.len()];
+                let mut dx = zeroed(x.len());
                 backward(x, &self.scale, self.eps, g, &mut dx);
                 Ok(Some(dx))
             })

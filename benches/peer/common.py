@@ -1,0 +1,41 @@
+"""What the peer's scripts share: arguments of the form key=value, and the result as JSON on standard output."""
+import json
+import sys
+from types import SimpleNamespace
+
+
+def arguments(**defaults):
+    """The arguments over the defaults, each of its default's type."""
+    for argument in sys.argv[1:]:
+        key, _, text = argument.partition("=")
+        if key not in defaults:
+            sys.exit(f"unknown argument {key}; known are {', '.join(defaults)}")
+        defaults[key] = type(defaults[key])(text)
+    return SimpleNamespace(**defaults)
+
+
+def rows(path):
+    """The rows of a JSON Lines file."""
+    with open(path, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def load_model(name, dtype):
+    """A causal language model on the CPU; dtype is "f32" or "bf16"."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    return AutoModelForCausalLM.from_pretrained(name, dtype={"f32": torch.float32, "bf16": torch.bfloat16}[dtype])
+
+
+def answer(model, tokenizer, question, max_new_tokens):
+    """A greedy answer to a question that is asked through the chat template: the new text alone."""
+    messages = [{"role": "user", "content": question}]
+    prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
+    output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=tokenizer.eos_token_id)
+    return tokenizer.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True)
+
+
+def finish(**result):
+    """Prints the result; nothing else may be printed to standard output."""
+    print(json.dumps(result))
