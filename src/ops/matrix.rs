@@ -1,6 +1,7 @@
-//! Matrix products on slices: f32 through the `gemm` crate; bf16 and f16 right operands are widened a panel at a time.
+//! Matrix products on slices: f32 through the `gemm` crate; other right operands are widened a panel at a time.
 
 use super::few_rows;
+use super::quantised::{FEW_ROWS, Quantised};
 use candle_core::{CpuStorage, Result};
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -17,6 +18,8 @@ pub enum Weight<'a> {
     Bf16(&'a [bf16]),
     /// IEEE half floats.
     F16(&'a [f16]),
+    /// Quantised blocks.
+    Quantised(&'a Quantised),
 }
 
 impl<'a> Weight<'a> {
@@ -40,6 +43,7 @@ impl<'a> Weight<'a> {
             Self::F32(v) => &v[range],
             Self::Bf16(v) => widen(&v[range], scratch, bf16::to_f32),
             Self::F16(v) => widen(&v[range], scratch, f16::to_f32),
+            Self::Quantised(q) => q.rows(from, to, scratch),
         }
     }
 
@@ -55,6 +59,7 @@ impl<'a> Weight<'a> {
             Self::F32(v) => out.copy_from_slice(&v[range]),
             Self::Bf16(v) => out.iter_mut().zip(&v[range]).for_each(|(o, x)| *o = x.to_f32()),
             Self::F16(v) => out.iter_mut().zip(&v[range]).for_each(|(o, x)| *o = x.to_f32()),
+            Self::Quantised(q) => q.copy_row(row, out),
         }
     }
 }
@@ -147,6 +152,12 @@ pub fn times_weight_transposed(
     inputs: usize,
     outputs: usize,
 ) {
+    if let Weight::Quantised(q) = weight
+        && rows <= FEW_ROWS
+        && !add
+    {
+        return q.times_transposed(x, out, rows);
+    }
     if few_rows::times_weight_transposed(x, weight, out, add, rows, inputs, outputs) {
         return;
     }
