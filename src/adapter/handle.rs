@@ -10,6 +10,10 @@ use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
 
+/// What is said of a model whose weights are quantised where it would have to be trained in full.
+const QUANTISED: &str = "cannot train a quantised weight; put an adapter on it with get_peft_model, or load the model with \
+                         dtype \"f32\" or \"bf16\" to train it in full";
+
 /// A language model and its adapter, shared by all clones.
 #[derive(Clone)]
 pub struct ModelHandle {
@@ -73,7 +77,8 @@ impl ModelHandle {
         Ok(())
     }
 
-    /// Adds the adapter's change to the weights.
+    /// Adds the adapter's change to the weights. A quantised weight becomes f32 by it: rounding the sum to blocks again would lose
+    /// what was learned.
     ///
     /// # Errors
     /// There is no adapter, or it cannot be merged; it stays on then.
@@ -126,6 +131,44 @@ impl ModelHandle {
         self.named_parameters().into_iter().filter(|(_, p)| p.requires_grad()).collect()
     }
 
+    /// The parameters that training changes, of which there must be some.
+    ///
+    /// # Errors
+    /// There is none; the message says how to get some.
+    pub fn some_trainable_parameters(&self) -> Result<Vec<(String, Parameter)>> {
+        let trainable = self.trainable_parameters();
+        match trainable.is_empty() {
+            false => Ok(trainable),
+            true if self.model.is_quantised() && !self.has_adapter() => Err(Error::argument(QUANTISED)),
+            true => Err(Error::argument(
+                "no parameter of the model requires a gradient; free some with model.requires_grad(true), \
+                 or load the adapter with is_trainable: true",
+            )),
+        }
+    }
+
+    /// Frees or freezes all parameters of the adapter where there is one, else of the model.
+    ///
+    /// # Errors
+    /// Weights that are quantised cannot be freed; nothing is changed then.
+    pub fn set_requires_grad(&self, wanted: bool) -> Result<()> {
+        if let Some(adapter) = &*self.adapter.borrow() {
+            adapter.set_trainable(wanted);
+            return Ok(());
+        }
+        if wanted && self.model.is_quantised() {
+            return Err(Error::argument(QUANTISED));
+        }
+        self.model.named_parameters().iter().for_each(|(_, p)| p.set_requires_grad(wanted));
+        Ok(())
+    }
+
+    /// The bytes that the parameters take; a shared matrix counts once.
+    pub fn size_in_bytes(&self) -> usize {
+        let mut seen = std::collections::HashSet::new();
+        self.named_parameters().iter().filter(|(_, p)| seen.insert(p.key())).map(|(_, p)| p.size_in_bytes()).sum()
+    }
+
     /// Trainable and all parameters; a shared matrix counts once.
     pub fn count(&self) -> (usize, usize) {
         let mut seen = std::collections::HashSet::new();
@@ -156,6 +199,7 @@ impl ModelHandle {
 impl std::fmt::Debug for ModelHandle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (trainable, all) = self.count();
-        write!(f, "{}({all} parameters, {trainable} trainable)", self.model.name())
+        let held = if self.model.is_quantised() { format!(", {}", self.model.dtype_name()) } else { String::new() };
+        write!(f, "{}({all} parameters, {trainable} trainable{held})", self.model.name())
     }
 }

@@ -3,7 +3,9 @@
 use super::gradient::{Gradient, Pieces, with_host};
 use crate::autograd;
 use crate::error::{Error, Result};
-use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Tensor, Var};
+use crate::ops::quantised::Quantised;
+use candle_core::op::BackpropOp;
+use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Storage, Tensor, Var};
 use half::{bf16, f16};
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,14 +14,22 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
 /// A trainable tensor, shared by everyone who holds a clone.
 ///
 /// The value lives in a candle variable from the start, so that freezing and unfreezing, loading and generating cost nothing.
-/// The gradient is kept in f32 on the CPU whatever the value's dtype, and its memory is reused from step to step.
+/// The gradient is kept in f32 on the CPU whatever the value's dtype, and its memory is reused from step to step. A quantised
+/// parameter is frozen for good: operations read its blocks, and whoever asks for its value gets it dequantised.
 #[derive(Clone)]
 pub struct Parameter(Arc<Inner>);
 
 struct Inner {
-    var: RwLock<Var>,
+    content: RwLock<Content>,
     requires_grad: AtomicBool,
     gradient: Mutex<Gradient>,
+}
+
+#[derive(Clone)]
+enum Content {
+    Variable(Var),
+    /// Blocks, and a variable without elements for those who ask for one.
+    Quantised(Arc<Quantised>, Var),
 }
 
 /// A reference that does not keep the parameter alive.
@@ -57,7 +67,38 @@ impl Parameter {
 
     /// A parameter around a candle variable.
     pub fn from_var(var: Var) -> Self {
-        Self(Arc::new(Inner { var: RwLock::new(var), requires_grad: AtomicBool::new(true), gradient: Mutex::default() }))
+        Self::from_content(Content::Variable(var), true)
+    }
+
+    /// A frozen parameter that stays quantised in memory.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn from_quantised(blocks: Quantised) -> Result<Self> {
+        let stand_in = Var::zeros(0, DType::F32, &Device::Cpu)?;
+        Ok(Self::from_content(Content::Quantised(Arc::new(blocks), stand_in), false))
+    }
+
+    fn from_content(content: Content, requires_grad: bool) -> Self {
+        let requires_grad = AtomicBool::new(requires_grad);
+        Self(Arc::new(Inner { content: RwLock::new(content), requires_grad, gradient: Mutex::default() }))
+    }
+
+    fn content(&self) -> Content {
+        self.0.content.read().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    fn set_content(&self, content: Content) {
+        *self.0.content.write().unwrap_or_else(|e| e.into_inner()) = content;
+        *self.gradient() = Gradient::default();
+    }
+
+    /// The blocks of a quantised parameter.
+    pub fn quantised(&self) -> Option<Arc<Quantised>> {
+        match self.content() {
+            Content::Quantised(blocks, _) => Some(blocks),
+            Content::Variable(_) => None,
+        }
     }
 
     /// The tensor to compute with: a leaf of the graph where a gradient is wanted, else a plain tensor.
@@ -71,14 +112,31 @@ impl Parameter {
         }
     }
 
-    /// The value as a plain tensor that shares the parameter's memory.
+    /// The value as a plain tensor that shares the parameter's memory; of a quantised parameter a dequantised copy in f32.
     pub fn value(&self) -> Tensor {
-        self.var().as_detached_tensor()
+        match self.content() {
+            Content::Variable(var) => var.as_detached_tensor(),
+            Content::Quantised(blocks, _) => {
+                let storage = Storage::Cpu(CpuStorage::F32(blocks.to_vec()));
+                Tensor::from_storage(storage, blocks.dims().to_vec(), BackpropOp::none(), false)
+            }
+        }
     }
 
-    /// The candle variable.
+    /// A tensor of the value's shape and dtype, for those who ask no more: of a quantised parameter not dequantised.
+    pub fn outline(&self) -> Tensor {
+        let outline = |blocks: &Quantised| Tensor::zeros((), DType::F32, &Device::Cpu)?.broadcast_as(blocks.dims().to_vec());
+        match self.quantised().map(|blocks| outline(&blocks)) {
+            Some(Ok(outline)) => outline,
+            _ => self.value(),
+        }
+    }
+
+    /// The candle variable; of a quantised parameter one without elements.
     pub fn var(&self) -> Var {
-        self.0.var.read().unwrap_or_else(|e| e.into_inner()).clone()
+        match self.content() {
+            Content::Variable(var) | Content::Quantised(_, var) => var,
+        }
     }
 
     /// Whether an operation has to record this parameter now: it requires a gradient and recording is on.
@@ -91,8 +149,9 @@ impl Parameter {
         self.0.requires_grad.load(Ordering::Relaxed)
     }
 
-    /// Freezes or frees the parameter; freezing drops its gradient.
+    /// Freezes or frees the parameter; freezing drops its gradient. A quantised parameter stays frozen.
     pub fn set_requires_grad(&self, requires_grad: bool) {
+        let requires_grad = requires_grad && self.quantised().is_none();
         self.0.requires_grad.store(requires_grad, Ordering::Relaxed);
         if !requires_grad {
             *self.gradient() = Gradient::default();
@@ -101,17 +160,36 @@ impl Parameter {
 
     /// The shape.
     pub fn dims(&self) -> Vec<usize> {
-        self.var().dims().to_vec()
+        match self.content() {
+            Content::Variable(var) => var.dims().to_vec(),
+            Content::Quantised(blocks, _) => blocks.dims().to_vec(),
+        }
     }
 
     /// The number of elements.
     pub fn elem_count(&self) -> usize {
-        self.var().elem_count()
+        self.dims().iter().product()
     }
 
-    /// The dtype of the value.
+    /// The dtype of the value; f32 of a quantised parameter, whose blocks are dequantised to that.
     pub fn dtype(&self) -> DType {
         self.var().dtype()
+    }
+
+    /// What the elements are stored as: "f32", "bf16", "q4_1".
+    pub fn dtype_name(&self) -> String {
+        match self.content() {
+            Content::Variable(var) => var.dtype().as_str().to_string(),
+            Content::Quantised(blocks, _) => blocks.dtype_name(),
+        }
+    }
+
+    /// The bytes that the elements take.
+    pub fn size_in_bytes(&self) -> usize {
+        match self.content() {
+            Content::Variable(var) => var.elem_count() * var.dtype().size_in_bytes(),
+            Content::Quantised(blocks, _) => blocks.size_in_bytes(),
+        }
     }
 
     /// The device of the value.
@@ -129,19 +207,26 @@ impl Parameter {
         Arc::as_ptr(&self.0) as usize
     }
 
-    /// Overwrites the value, converting the dtype.
+    /// Overwrites the value, converting the dtype. A quantised parameter becomes an ordinary one in f32, still frozen.
     ///
     /// # Errors
     /// The shapes differ.
     pub fn set(&self, value: &Tensor) -> Result<()> {
-        let var = self.var();
-        if var.dims() != value.dims() {
+        let dims = self.dims();
+        if dims != value.dims() {
             return Err(Error::argument(format!(
-                "cannot set a parameter of shape {:?} to a tensor of shape {:?}",
-                var.dims(),
+                "cannot set a parameter of shape {dims:?} to a tensor of shape {:?}",
                 value.dims()
             )));
         }
+        let var = match self.content() {
+            Content::Variable(var) => var,
+            Content::Quantised(..) => {
+                let value = value.detach().to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+                self.set_content(Content::Variable(Var::from_tensor(&value)?));
+                return Ok(());
+            }
+        };
         let value = value.to_device(var.device())?.to_dtype(var.dtype())?;
         // A view of the parameter itself may be written back: copy first.
         Ok(var.set(&value.detach().copy()?)?)
@@ -152,10 +237,8 @@ impl Parameter {
     /// # Errors
     /// The conversion is not supported.
     pub fn set_dtype(&self, dtype: DType) -> Result<()> {
-        if self.dtype() != dtype {
-            let converted = Var::from_tensor(&self.value().to_dtype(dtype)?)?;
-            *self.0.var.write().unwrap_or_else(|e| e.into_inner()) = converted;
-            *self.gradient() = Gradient::default();
+        if self.dtype() != dtype || self.quantised().is_some() {
+            self.set_content(Content::Variable(Var::from_tensor(&self.value().to_dtype(dtype)?)?));
         }
         Ok(())
     }

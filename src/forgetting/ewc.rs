@@ -50,7 +50,8 @@ impl Ewc {
             ));
         }
         let anchors: Vec<Anchor> = model
-            .trainable_parameters()
+            .some_trainable_parameters()
+            .map_err(|error| Error::Argument(format!("EWCRegularizer: {error}")))?
             .into_iter()
             .map(|(name, parameter)| {
                 let original = Arc::new(host_values(&parameter.value())?);
@@ -58,9 +59,6 @@ impl Ewc {
                 Ok(Anchor { name, parameter, original, fisher })
             })
             .collect::<Result<_>>()?;
-        if anchors.is_empty() {
-            return Err(Error::argument("EWCRegularizer: no parameter of the model requires a gradient"));
-        }
         Ok(Self { importance, anchors, estimator: None })
     }
 

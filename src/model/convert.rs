@@ -71,6 +71,18 @@ pub(super) fn variable(bytes: &[u8], from: DType, shape: &[usize], to: DType, de
     }
 }
 
+/// Little-endian elements of dtype `from` as f32.
+pub(super) fn widen(bytes: &[u8], from: DType, out: &mut [f32]) {
+    fn each<T: Float>(bytes: &[u8], out: &mut [f32]) {
+        out.iter_mut().zip(bytes.chunks_exact(T::BYTES)).for_each(|(out, element)| *out = T::from_le(element).widen());
+    }
+    match from {
+        DType::BF16 => each::<bf16>(bytes, out),
+        DType::F16 => each::<f16>(bytes, out),
+        _ => each::<f32>(bytes, out),
+    }
+}
+
 fn same<T: Float>(bytes: &[u8], shape: &[usize], device: &Device) -> Result<Var> {
     filled(bytes, shape, device, |element| T::from_le(element), T::BYTES)
 }

@@ -4,6 +4,7 @@
 //! `x + attention(norm(x))`, then `x + mlp(norm(x))`, with `mlp(x) = down(silu(gate(x)) * up(x))`.
 
 use super::config::ModelConfig;
+use super::precision::Precision;
 use super::projection::{Pass, Projection, Slot};
 use super::source::Source;
 use super::{TokenBatch, batch};
@@ -52,15 +53,14 @@ struct Shared<'a> {
 }
 
 impl Decoder {
-    /// Loads the weights. `dtype` `None` keeps the file's.
+    /// Loads the weights. A dtype of `None` keeps the file's; see [`Precision`] for quantised ones.
     ///
     /// # Errors
     /// A weight is missing, has the wrong shape, or the file is damaged.
-    pub fn load(source: &Source, dtype: Option<DType>, device: &Device) -> Result<Self> {
+    pub fn load(source: &Source, precision: impl Into<Precision>, device: &Device) -> Result<Self> {
         let config = source.config().clone();
-        let get = |name: String, shape: &[usize]| -> Result<Parameter> {
-            Ok(Parameter::from_var(source.load_shaped(&name, shape, dtype, device)?))
-        };
+        let precision = precision.into();
+        let get = |name: String, shape: &[usize]| source.parameter(&name, shape, precision, device);
         let c = &config;
         let (hidden, inner) = (c.hidden_size, c.intermediate_size);
         let (queries, keys) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);

@@ -7,16 +7,13 @@ use super::config::ModelConfig;
 use super::convert::Float;
 use super::weights::{closest, forget_pages, map_file};
 use crate::error::{Error, Result};
+use crate::ops::quantised::{Decode, Quantised, decode_of};
+use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::{Content, Value};
-use candle_core::quantized::k_quants::{
-    BlockQ2K, BlockQ3K, BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0, BlockQ5_1, BlockQ5K, BlockQ6K, BlockQ8_0, BlockQ8K, GgmlType,
-};
-use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{DType, Device, Var};
 use half::{bf16, f16};
 use memmap2::Mmap;
 use rayon::prelude::*;
-use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
@@ -135,47 +132,42 @@ impl Gguf {
         }
     }
 
-    /// A tensor as it is stored, quantised, with its rows in the Hugging Face order.
+    /// A matrix as quantised blocks with its rows in the Hugging Face order: as it is stored where that is quantised, else quantised
+    /// to `blocks`. `None` for vectors, and for floats whose rows are no whole number of blocks.
     ///
     /// # Errors
-    /// No such tensor, or one that candle cannot hold.
-    pub fn quantized(&self, name: &str, device: &Device) -> Result<QTensor> {
+    /// No such tensor, or a kind of block that is not supported.
+    pub fn quantised(&self, name: &str, blocks: GgmlDType) -> Result<Option<Quantised>> {
         let entry = self.entry(name)?;
+        let &[rows, columns] = entry.shape.as_slice() else { return Ok(None) };
         let bytes = &self.map[entry.start..entry.end];
-        let rows = entry.rows();
-        let row = bytes.len() / rows.max(1);
-        let data: Cow<'_, [u8]> = match entry.head_dim {
-            // Quantisation blocks lie within rows, so that rows can be moved as they are.
-            Some(_) => (0..rows).flat_map(|r| &bytes[entry.stored_row(r) * row..][..row]).copied().collect::<Vec<_>>().into(),
-            None => bytes.into(),
+        // Quantisation blocks lie within rows, so that rows can be moved as they are.
+        let length = bytes.len() / rows.max(1);
+        let row = |row: usize| &bytes[entry.stored_row(row) * length..][..length];
+        let made = match entry.dtype {
+            GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16 => {
+                if !columns.is_multiple_of(blocks.block_size()) {
+                    return Ok(None);
+                }
+                let decode = self.decode(entry)?;
+                Quantised::quantise(blocks, (rows, columns), |index, out| decode(row(index), out))
+            }
+            stored => Quantised::from_blocks(stored, (rows, columns), row),
         };
-        let storage = QStorage::from_data(data, device, entry.dtype)?;
-        Ok(QTensor::new(storage, entry.shape.as_slice())?)
+        forget_pages(&self.map, entry.start, entry.end);
+        made.map(Some).map_err(|error| Error::format(&self.path, format!("tensor {name}: {error}")))
     }
 
     fn dequantised<T: Float>(&self, entry: &Entry, device: &Device) -> Result<Var> {
         let bytes = &self.map[entry.start..entry.end];
-        let values = match entry.dtype {
-            GgmlDType::F32 => entry.read::<f32, T>(bytes),
-            GgmlDType::F16 => entry.read::<f16, T>(bytes),
-            GgmlDType::BF16 => entry.read::<bf16, T>(bytes),
-            GgmlDType::Q4_0 => entry.read::<BlockQ4_0, T>(bytes),
-            GgmlDType::Q4_1 => entry.read::<BlockQ4_1, T>(bytes),
-            GgmlDType::Q5_0 => entry.read::<BlockQ5_0, T>(bytes),
-            GgmlDType::Q5_1 => entry.read::<BlockQ5_1, T>(bytes),
-            GgmlDType::Q8_0 => entry.read::<BlockQ8_0, T>(bytes),
-            GgmlDType::Q2K => entry.read::<BlockQ2K, T>(bytes),
-            GgmlDType::Q3K => entry.read::<BlockQ3K, T>(bytes),
-            GgmlDType::Q4K => entry.read::<BlockQ4K, T>(bytes),
-            GgmlDType::Q5K => entry.read::<BlockQ5K, T>(bytes),
-            GgmlDType::Q6K => entry.read::<BlockQ6K, T>(bytes),
-            GgmlDType::Q8K => entry.read::<BlockQ8K, T>(bytes),
-            GgmlDType::Q8_1 => None,
-        };
-        let values =
-            values.ok_or_else(|| Error::format(&self.path, format!("tensors stored as {:?} are not supported", entry.dtype)))?;
+        let values = entry.read::<T>(bytes, self.decode(entry)?);
         forget_pages(&self.map, entry.start, entry.end);
         Ok(Var::from_vec(values, entry.shape.as_slice(), device)?)
+    }
+
+    fn decode(&self, entry: &Entry) -> Result<Decode> {
+        decode_of(entry.dtype)
+            .ok_or_else(|| Error::format(&self.path, format!("tensors stored as {:?} are not supported", entry.dtype)))
     }
 
     fn entry(&self, name: &str) -> Result<&Entry> {
@@ -199,40 +191,24 @@ impl Entry {
         head * head_dim + 2 * pair + half
     }
 
-    /// The elements in the Hugging Face order; `None` where the bytes are no whole number of blocks a row.
-    fn read<B: GgmlType, T: Float>(&self, bytes: &[u8]) -> Option<Vec<T>> {
+    /// The elements in the Hugging Face order.
+    fn read<T: Float>(&self, bytes: &[u8], decode: Decode) -> Vec<T> {
         let rows = self.rows();
         let columns: usize = self.shape.iter().skip(1).product();
-        let row_blocks = columns / B::BLCK_SIZE;
-        let blocks = blocks::<B>(bytes);
-        if rows == 0 || columns == 0 || !columns.is_multiple_of(B::BLCK_SIZE) || blocks.len() != rows * row_blocks {
-            return None;
-        }
+        let length = bytes.len() / rows.max(1);
         let mut values = crate::autograd::buffer::zeroed::<T>(rows * columns);
+        if values.is_empty() {
+            return values;
+        }
         values.par_chunks_mut(columns).with_min_len((super::convert::CHUNK / columns).max(1)).enumerate().for_each_init(
             || vec![0f32; columns],
             |buffer, (row, out)| {
-                let stored = self.stored_row(row) * row_blocks;
-                B::to_float(&blocks[stored..stored + row_blocks], buffer);
+                decode(&bytes[self.stored_row(row) * length..][..length], buffer);
                 out.iter_mut().zip(buffer.iter()).for_each(|(out, &value)| *out = T::narrow(value));
             },
         );
-        Some(values)
+        values
     }
-}
-
-/// The bytes as blocks; copied where they are not aligned, which happens in files with an alignment of their own.
-fn blocks<B: GgmlType>(bytes: &[u8]) -> Cow<'_, [B]> {
-    let count = bytes.len() / size_of::<B>();
-    if bytes.as_ptr().align_offset(align_of::<B>()) == 0 {
-        // SAFETY: candle's block types are `repr(C)` and plain data, valid for every bit pattern; the bytes are aligned and
-        // `count` blocks long.
-        return Cow::Borrowed(unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), count) });
-    }
-    let mut copy = vec![B::zeros(); count];
-    // SAFETY: as above; the copy is `count` blocks long and does not overlap the source.
-    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), copy.as_mut_ptr().cast(), count * size_of::<B>()) };
-    Cow::Owned(copy)
 }
 
 fn read_content(map: &Mmap, path: &Path) -> Result<Content> {

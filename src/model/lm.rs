@@ -4,13 +4,14 @@ use super::decoder::{Decoder, negative_log_likelihood};
 use super::generate::{Generation, generate};
 use super::sampling::Sampling;
 use super::weights::save_safetensors;
-use super::{Source, Tokenizer};
+use super::{Precision, Source, Tokenizer};
 use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::nn::Parameter;
 use candle_core::{DType, Device};
 use std::cell::{Cell, OnceCell};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// A causal language model with its tokenizer.
@@ -98,12 +99,13 @@ impl GenerateOptions {
 }
 
 impl LanguageModel {
-    /// Loads a model from a folder in the Hugging Face layout or a GGUF file.
+    /// Loads a model from a folder in the Hugging Face layout or a GGUF file. A dtype of `None` keeps the file's; see [`Precision`]
+    /// for quantised weights.
     ///
     /// # Errors
     /// A file is missing, damaged, or holds a kind of model that is not supported.
-    pub fn load(name: &str, path: &Path, dtype: Option<DType>, device: &Device) -> Result<Self> {
-        let decoder = Decoder::load(&Source::open(path)?, dtype, device)?;
+    pub fn load(name: &str, path: &Path, precision: impl Into<Precision>, device: &Device) -> Result<Self> {
+        let decoder = Decoder::load(&Source::open(path)?, precision, device)?;
         Ok(Self {
             decoder,
             name: name.to_string(),
@@ -148,6 +150,22 @@ impl LanguageModel {
     /// Every parameter under its Hugging Face name.
     pub fn named_parameters(&self) -> Vec<(String, Parameter)> {
         self.decoder.named_parameters()
+    }
+
+    /// Whether weights are held quantised.
+    pub fn is_quantised(&self) -> bool {
+        self.named_parameters().iter().any(|(_, p)| p.quantised().is_some())
+    }
+
+    /// What most of the weights are held in: "f32", "bf16"; of quantised ones the bits alone, "q4", as `from_pretrained` takes it.
+    pub fn dtype_name(&self) -> String {
+        let mut elements: BTreeMap<String, usize> = BTreeMap::new();
+        for (_, parameter) in self.named_parameters() {
+            let name = parameter.dtype_name();
+            let bits = name.split('_').next().filter(|_| parameter.quantised().is_some()).unwrap_or(&name).to_string();
+            *elements.entry(bits).or_default() += parameter.elem_count();
+        }
+        elements.into_iter().max_by_key(|(_, count)| *count).map(|(name, _)| name).unwrap_or_default()
     }
 
     /// A prompt's tokens, through the chat template where the options say so. Special tokens are never doubled: the template
@@ -241,14 +259,15 @@ impl LanguageModel {
         Ok((sum / count as f64, count))
     }
 
-    /// Writes the model in the Hugging Face layout: configuration, weights, tokenizer.
+    /// Writes the model in the Hugging Face layout: configuration, weights, tokenizer. Quantised weights are written dequantised, in
+    /// f32, one at a time.
     ///
     /// # Errors
     /// The folder cannot be written; no half-written file is left.
     pub fn save_pretrained(&self, folder: &Path) -> Result<()> {
         let config = self.decoder.config();
         let slots = self.decoder.slots();
-        let tensors: Vec<_> = slots.iter().map(|(name, slot)| (name.clone(), slot.current().value())).collect();
+        let tensors: Vec<_> = slots.iter().map(|(name, slot)| (name.clone(), slot.current())).collect();
         save_safetensors(&folder.join("model.safetensors"), &tensors, &[("format".into(), "pt".into())])?;
         let mut raw = config.raw.clone();
         if let (Some(fields), Some((_, first))) = (raw.as_object_mut(), tensors.first()) {

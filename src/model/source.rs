@@ -2,7 +2,9 @@
 
 use super::config::ModelConfig;
 use super::gguf::Gguf;
+use super::precision::Precision;
 use super::weights::Weights;
+use crate::autograd::Parameter;
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Var};
 use std::path::Path;
@@ -17,7 +19,7 @@ pub enum Source {
         /// The tensors.
         weights: Weights,
     },
-    /// A GGUF file; tensors are dequantised when they are loaded.
+    /// A GGUF file; tensors are dequantised when they are loaded, unless a quantised base is asked for.
     Gguf(Box<Gguf>),
 }
 
@@ -85,12 +87,46 @@ impl Source {
     /// # Errors
     /// As [`Self::load`]; the shapes differ.
     pub fn load_shaped(&self, name: &str, shape: &[usize], dtype: Option<DType>, device: &Device) -> Result<Var> {
+        self.check_shape(name, shape)?;
+        self.load(name, dtype, device)
+    }
+
+    fn check_shape(&self, name: &str, shape: &[usize]) -> Result<()> {
         let (found, _) = self.shape_dtype(name)?;
         if found != shape {
             let message = format!("tensor {name}: expected shape {shape:?} by the configuration, found {found:?}");
             return Err(Error::format(self.file_of(name), message));
         }
-        self.load(name, dtype, device)
+        Ok(())
+    }
+
+    /// Loads a tensor as a parameter: trainable, or frozen where the model is to be held quantised.
+    ///
+    /// # Errors
+    /// As [`Self::load_shaped`]; a quantised model on another device than the CPU.
+    pub fn parameter(&self, name: &str, shape: &[usize], precision: Precision, device: &Device) -> Result<Parameter> {
+        let Some(blocks) = precision.blocks() else {
+            let dtype = if let Precision::Float(dtype) = precision { Some(dtype) } else { None };
+            return Ok(Parameter::from_var(self.load_shaped(name, shape, dtype, device)?));
+        };
+        if !device.is_cpu() {
+            return Err(Error::argument(
+                "quantised weights (dtype \"q4\", \"q8\") are computed on the CPU only; use device: \"cpu\", or dtype: \"bf16\"",
+            ));
+        }
+        self.check_shape(name, shape)?;
+        let quantised = match self {
+            Self::Safetensors { weights, .. } => weights.quantised(name, blocks)?,
+            Self::Gguf(gguf) => gguf.quantised(name, blocks)?,
+        };
+        if let Some(quantised) = quantised {
+            return Parameter::from_quantised(quantised);
+        }
+        // Vectors are small, and everything multiplies by them: f32. Matrices that cannot be quantised are kept as they are.
+        let dtype = if shape.len() == 1 { Some(DType::F32) } else { None };
+        let parameter = Parameter::from_var(self.load(name, dtype, device)?);
+        parameter.set_requires_grad(false);
+        Ok(parameter)
     }
 
     /// The file that a tensor is in, for messages.

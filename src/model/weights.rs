@@ -4,8 +4,11 @@
 
 use super::config::read_json;
 use super::convert;
+use crate::autograd::Parameter;
 use crate::error::{Error, Result};
 use crate::files::write_whole;
+use crate::ops::quantised::Quantised;
+use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor, Var};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
@@ -153,6 +156,26 @@ impl Weights {
         Ok(variable)
     }
 
+    /// A matrix, quantised to `blocks` while it is read; `None` for vectors, and for rows that are no whole number of blocks.
+    ///
+    /// # Errors
+    /// No such tensor, or its dtype cannot be converted.
+    pub fn quantised(&self, name: &str, blocks: GgmlDType) -> Result<Option<Quantised>> {
+        let entry = self.entry(name)?;
+        let from = self.dtype(name, entry)?;
+        let &[rows, columns] = entry.shape.as_slice() else { return Ok(None) };
+        if !columns.is_multiple_of(blocks.block_size()) {
+            return Ok(None);
+        }
+        let map = &self.files[entry.file].1;
+        let length = columns * from.size_in_bytes();
+        let bytes = &map[entry.start..entry.end];
+        let row = |row: usize, out: &mut [f32]| convert::widen(&bytes[row * length..(row + 1) * length], from, out);
+        let quantised = Quantised::quantise(blocks, (rows, columns), row)?;
+        forget_pages(map, entry.start, entry.end);
+        Ok(Some(quantised))
+    }
+
     /// The file that a tensor is in, for messages.
     pub fn file_of(&self, name: &str) -> &Path {
         let file = self.tensors.get(name).map_or(0, |entry| entry.file);
@@ -242,14 +265,49 @@ fn other_formats(folder: &Path) -> String {
     }
 }
 
+/// What can be written to a safetensors file.
+pub trait Saved {
+    /// The shape.
+    fn dims(&self) -> Vec<usize>;
+    /// The dtype that is written.
+    fn dtype(&self) -> DType;
+    /// The elements, asked for when they are written and dropped after.
+    fn tensor(&self) -> Tensor;
+}
+
+impl Saved for Tensor {
+    fn dims(&self) -> Vec<usize> {
+        Tensor::dims(self).to_vec()
+    }
+    fn dtype(&self) -> DType {
+        Tensor::dtype(self)
+    }
+    fn tensor(&self) -> Tensor {
+        self.clone()
+    }
+}
+
+/// Quantised parameters are written dequantised, in f32.
+impl Saved for Parameter {
+    fn dims(&self) -> Vec<usize> {
+        Parameter::dims(self)
+    }
+    fn dtype(&self) -> DType {
+        Parameter::dtype(self)
+    }
+    fn tensor(&self) -> Tensor {
+        self.value()
+    }
+}
+
 /// Writes tensors to a safetensors file, whole or not at all; `format: pt` is added to the metadata, as PyTorch's readers expect.
 ///
 /// Tensors are ordered as the safetensors library orders them (wider dtypes first, then by name), one tensor in memory at a time.
 ///
 /// # Errors
 /// Two tensors of one name, a dtype that safetensors lacks, or the file cannot be written.
-pub fn save_safetensors(path: &Path, tensors: &[(String, Tensor)], metadata: &[(String, String)]) -> Result<()> {
-    let mut order: Vec<&(String, Tensor)> = tensors.iter().collect();
+pub fn save_safetensors<T: Saved>(path: &Path, tensors: &[(String, T)], metadata: &[(String, String)]) -> Result<()> {
+    let mut order: Vec<&(String, T)> = tensors.iter().collect();
     order.sort_by(|(a, x), (b, y)| y.dtype().size_in_bytes().cmp(&x.dtype().size_in_bytes()).then(a.cmp(b)));
     let mut header = serde_json::Map::new();
     let mut extra: serde_json::Map<_, _> = metadata.iter().map(|(key, value)| (key.clone(), value.clone().into())).collect();
@@ -267,7 +325,7 @@ pub fn save_safetensors(path: &Path, tensors: &[(String, Tensor)], metadata: &[(
             DType::U8 => "U8",
             other => return Err(Error::argument(format!("tensor {name}: cannot save dtype {other:?}"))),
         };
-        let end = offset + tensor.elem_count() * tensor.dtype().size_in_bytes();
+        let end = offset + tensor.dims().iter().product::<usize>() * tensor.dtype().size_in_bytes();
         let entry = serde_json::json!({ "dtype": dtype, "shape": tensor.dims(), "data_offsets": [offset, end] });
         if header.insert(name.clone(), entry).is_some() {
             return Err(Error::argument(format!("two tensors are named {name}")));
@@ -281,7 +339,7 @@ pub fn save_safetensors(path: &Path, tensors: &[(String, Tensor)], metadata: &[(
         let io = |e| Error::io("write", path, e);
         out.write_all(&(header.len() as u64).to_le_bytes()).map_err(io)?;
         out.write_all(header.as_bytes()).map_err(io)?;
-        order.iter().try_for_each(|(_, tensor)| write_tensor(out, tensor, path))
+        order.iter().try_for_each(|(_, tensor)| write_tensor(out, &tensor.tensor(), path))
     })
 }
 

@@ -6,7 +6,7 @@ use super::matrix::{self, Weight};
 use crate::autograd::Parameter;
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Storage, Tensor, bail};
 
-/// Applies a linear layer. On the CPU `x` is f32 and the weight f32, bf16 or f16.
+/// Applies a linear layer. On the CPU `x` is f32 and the weight f32, bf16, f16 or quantised.
 ///
 /// # Errors
 /// The last dimension of `x` is not the weight's number of inputs.
@@ -50,6 +50,9 @@ struct Linear {
 
 /// Runs `read` on a parameter's stored elements.
 pub(super) fn with_weight<T>(weight: &Parameter, read: impl FnOnce(Weight<'_>) -> Result<T>) -> Result<T> {
+    if let Some(blocks) = weight.quantised() {
+        return read(Weight::Quantised(&blocks));
+    }
     let value = weight.value();
     let (storage, layout) = value.storage_and_layout();
     match (&*storage, layout.contiguous_offsets()) {

@@ -1,7 +1,8 @@
-//! Matrix products on slices: f32 through the `gemm` crate; bf16 and f16 right operands are widened a panel at a time.
+//! Matrix products on slices: f32 through the `gemm` crate; other right operands are widened a panel at a time.
 
 use super::bf16::{self, Right, Shape};
 use super::few_rows;
+use super::quantised::{FEW_ROWS, Quantised};
 use candle_core::{CpuStorage, Result};
 use half::f16;
 use rayon::prelude::*;
@@ -18,6 +19,8 @@ pub enum Weight<'a> {
     Bf16(&'a [half::bf16]),
     /// IEEE half floats.
     F16(&'a [f16]),
+    /// Quantised blocks.
+    Quantised(&'a Quantised),
 }
 
 impl<'a> Weight<'a> {
@@ -41,6 +44,7 @@ impl<'a> Weight<'a> {
             Self::F32(v) => &v[range],
             Self::Bf16(v) => widen(&v[range], scratch, half::bf16::to_f32),
             Self::F16(v) => widen(&v[range], scratch, f16::to_f32),
+            Self::Quantised(q) => q.rows(from, to, scratch),
         }
     }
 
@@ -56,6 +60,7 @@ impl<'a> Weight<'a> {
             Self::F32(v) => out.copy_from_slice(&v[range]),
             Self::Bf16(v) => out.iter_mut().zip(&v[range]).for_each(|(o, x)| *o = x.to_f32()),
             Self::F16(v) => out.iter_mut().zip(&v[range]).for_each(|(o, x)| *o = x.to_f32()),
+            Self::Quantised(q) => q.copy_row(row, out),
         }
     }
 }
@@ -148,6 +153,12 @@ pub fn times_weight_transposed(
     inputs: usize,
     outputs: usize,
 ) {
+    if let Weight::Quantised(q) = weight
+        && rows <= FEW_ROWS
+        && !add
+    {
+        return q.times_transposed(x, out, rows);
+    }
     if few_rows::times_weight_transposed(x, weight, out, add, rows, inputs, outputs) {
         return;
     }

@@ -2,7 +2,7 @@
 //!
 //! Each file holds one operation: its formula, a composition of candle operations (the reference, and what devices without a
 //! fused kernel run), and the fused CPU forward and backward. Activations are f32 on the CPU; weights stay in the dtype they
-//! were loaded in and are widened as they are read.
+//! were loaded in, or quantised, and are widened as they are read.
 //!
 //! Weights are *captured*: an operation holds its [`Parameter`](crate::autograd::Parameter)s and adds their gradients straight into
 //! `.grad`. They are no inputs of candle's graph, so a frozen weight costs no gradient, and a trained one no copies of it.
@@ -21,6 +21,7 @@ pub mod layer;
 pub mod linear;
 pub mod matrix;
 pub mod norm;
+pub mod quantised;
 pub mod rope;
 
 pub(crate) use exp::vectorised;

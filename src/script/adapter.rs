@@ -69,7 +69,7 @@ mod functions {
         call.call_fn::<Dynamic>("print", (model.describe_trainable(),)).map(|_| ())
     }
 
-    /// Adds the adapter's change to the weights and takes the adapter off.
+    /// Adds the adapter's change to the weights and takes the adapter off. Quantised weights that it changes become f32.
     ///
     /// ```rhai
     /// let model = get_peft_model(AutoModelForCausalLM::from_pretrained("tiny-random"), LoraConfig(#{ r: 4 }));

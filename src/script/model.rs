@@ -11,9 +11,8 @@ use super::options::{OptionMap, Validate, options};
 use super::tensor::TensorValue;
 use crate::adapter::ModelHandle;
 use crate::error::{Error, Result};
-use crate::model::config::dtype_from_name;
-use crate::model::hub;
 use crate::model::lm::{GenerateOptions, LanguageModel};
+use crate::model::{Precision, hub};
 use rhai::plugin::*;
 use rhai::{Array, Engine, FnPtr, Map};
 use serde::Deserialize;
@@ -41,15 +40,11 @@ impl Validate for GenerateOptions {
 /// Loads a model by name; see `AutoModelForCausalLM::from_pretrained`.
 fn load(call: &NativeCallContext, name: &str, given: LoadOptions) -> ScriptResult<ModelValue> {
     let session = context(call)?;
-    let dtype = match given.dtype.or(given.torch_dtype).as_deref() {
-        None | Some("auto") => None,
-        Some("q4" | "q8") => {
-            let message = "from_pretrained: quantised bases (dtype \"q4\", \"q8\") are not in this build; use \"bf16\"";
-            return Err(message.into());
-        }
-        Some(name) => Some(dtype_from_name(name).ok_or_else(|| {
-            format!("from_pretrained: dtype must be \"auto\", \"f32\", \"bf16\" or \"f16\", but it is \"{name}\"")
-        })?),
+    let precision = match given.dtype.or(given.torch_dtype).as_deref() {
+        None => Precision::default(),
+        Some(name) => Precision::from_name(name).ok_or_else(|| {
+            format!("from_pretrained: dtype must be \"auto\", \"f32\", \"bf16\", \"f16\", \"q4\" or \"q8\", but it is \"{name}\"")
+        })?,
     };
     let device = match given.device.or(given.device_map).as_deref() {
         None | Some("auto") => session.device.clone(),
@@ -59,7 +54,7 @@ fn load(call: &NativeCallContext, name: &str, given: LoadOptions) -> ScriptResul
     let path = session.input_path(name);
     let place = if path.exists() { path.to_string_lossy() } else { name.into() };
     let files = hub::resolve(&place, &session.control).script()?;
-    Ok(ModelHandle::new(LanguageModel::load(name, &files.path, dtype, &device).script()?))
+    Ok(ModelHandle::new(LanguageModel::load(name, &files.path, precision, &device).script()?))
 }
 
 /// Texts from an array of strings, one string, or the `text` column of a data set.
@@ -93,11 +88,15 @@ fn generate(
 #[export_module]
 mod auto_model {
     /// Loads a causal language model: a folder in the Hugging Face layout, a `.gguf` file, a name from `ftrepl model list`, or a hub
-    /// id `org/name[@revision]`. It is fetched if this machine does not have it.
+    /// id `org/name[@revision]`. It is fetched if this machine does not have it. Options: `device`, and `dtype`: "auto" (the
+    /// default: the file's), "f32", "bf16", "f16", or "q4" and "q8", which hold the weights quantised and frozen, to be trained through
+    /// an adapter (QLoRA): what a GGUF file stores quantised is kept as it is, other matrices are quantised to Q4_0 or Q8_0.
     ///
     /// ```rhai
     /// let model = AutoModelForCausalLM::from_pretrained("tiny-random");
     /// model.config.num_hidden_layers // => 2
+    /// let base = AutoModelForCausalLM::from_pretrained("tiny-random", #{ dtype: "q4" });
+    /// get_peft_model(base, LoraConfig(#{ r: 4 })).num_parameters(#{ only_trainable: true }) // => 896
     /// ```
     #[rhai_fn(return_raw)]
     pub fn from_pretrained(call: NativeCallContext, name: &str) -> ScriptResult<ModelValue> {
@@ -186,22 +185,18 @@ mod methods {
         Ok(texts.into_iter().map(Dynamic::from).collect::<Array>().into())
     }
 
-    /// Frees (true) or freezes (false) all parameters of the model, or of its adapter where it has one.
+    /// Frees (true) or freezes (false) all parameters of the model, or of its adapter where it has one. The weights of a model that
+    /// was loaded with dtype "q4" or "q8" stay frozen: freeing them is an error.
     ///
     /// ```rhai
     /// let model = AutoModelForCausalLM::from_pretrained("tiny-random");
     /// model.requires_grad(false);
     /// model.parameters().filter(|p| p.requires_grad).len() // => 0
     /// ```
-    pub fn requires_grad(model: ModelValue, wanted: bool) -> ModelValue {
-        let adapter = model.with_adapter(|adapter| {
-            adapter.set_trainable(wanted);
-            Ok(())
-        });
-        if adapter.is_err() {
-            model.named_parameters().iter().for_each(|(_, p)| p.set_requires_grad(wanted));
-        }
-        model
+    #[rhai_fn(return_raw)]
+    pub fn requires_grad(model: ModelValue, wanted: bool) -> ScriptResult<ModelValue> {
+        model.set_requires_grad(wanted).script()?;
+        Ok(model)
     }
 
     /// Number of parameters; a matrix that is shared counts once. `only_trainable: true` counts those that require a gradient.
@@ -223,6 +218,16 @@ mod methods {
         Ok(if trainable { some } else { all } as i64)
     }
 
+    /// The bytes that the parameters take in memory, as transformers gives them; a matrix that is shared counts once.
+    ///
+    /// ```rhai
+    /// let bytes = |dtype| AutoModelForCausalLM::from_pretrained("tiny-random", #{ dtype: dtype }).get_memory_footprint();
+    /// bytes.call("q4") * 6 < bytes.call("f32") // => true
+    /// ```
+    pub fn get_memory_footprint(model: ModelValue) -> i64 {
+        model.size_in_bytes() as i64
+    }
+
     /// The model's `config.json` as a map.
     ///
     /// ```rhai
@@ -233,14 +238,17 @@ mod methods {
         from_json(&model.model().decoder().config().raw)
     }
 
-    /// The dtype of the model's weights.
+    /// The dtype of the model's weights: of most of them, where they differ. Of quantised weights the bits, such as "q4"; each
+    /// parameter tells its own kind of blocks.
     ///
     /// ```rhai
     /// AutoModelForCausalLM::from_pretrained("tiny-random", #{ dtype: "bf16" }).dtype // => "bf16"
+    /// let model = AutoModelForCausalLM::from_pretrained("tiny-random", #{ dtype: "q4" });
+    /// [model.dtype, model.parameters()[0].dtype] // => ["q4", "q4_0"]
     /// ```
     #[rhai_fn(get = "dtype")]
     pub fn dtype(model: &mut ModelValue) -> String {
-        model.model().named_parameters().first().map_or(String::new(), |(_, p)| p.dtype().as_str().to_string())
+        model.model().dtype_name()
     }
 
     /// Where the model is: "cpu", "cuda:0".
@@ -254,7 +262,7 @@ mod methods {
     }
 
     /// Writes the model in the Hugging Face layout (configuration, weights, tokenizer); of a model with an adapter the adapter alone,
-    /// as PEFT writes it. A relative folder is taken from `--out`.
+    /// as PEFT writes it. Quantised weights are written dequantised, in f32. A relative folder is taken from `--out`.
     ///
     /// ```rhai
     /// let model = AutoModelForCausalLM::from_pretrained("tiny-random");

@@ -20,7 +20,7 @@ pub(super) use TensorValue as Tensor;
 /// A tensor as scripts hold it.
 #[derive(Debug, Clone)]
 pub struct TensorValue {
-    /// The tensor; for a leaf its value when it was made.
+    /// The tensor; for a leaf its value when it was made, or the shape alone of a quantised one.
     pub tensor: CandleTensor,
     /// The parameter behind a tensor that requires a gradient.
     pub leaf: Option<Parameter>,
@@ -34,7 +34,7 @@ impl TensorValue {
 
     /// A parameter as a tensor.
     pub fn from_parameter(parameter: Parameter) -> Self {
-        Self { tensor: parameter.value(), leaf: Some(parameter) }
+        Self { tensor: parameter.outline(), leaf: Some(parameter) }
     }
 
     /// The tensor to compute with, recorded for `backward` unless inside `no_grad`.

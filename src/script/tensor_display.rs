@@ -2,6 +2,7 @@
 
 use super::tensor::TensorValue;
 use super::tensor_data::device_name;
+use crate::nn::Parameter;
 use candle_core::{DType, Tensor};
 use std::fmt;
 
@@ -25,7 +26,9 @@ impl fmt::Display for TensorValue {
         if !value.device().is_cpu() {
             suffixes.push(format!("device='{}'", device_name(value.device())));
         }
-        if !matches!(value.dtype(), DType::F32 | DType::I64) {
+        if let Some(blocks) = self.leaf.as_ref().and_then(Parameter::quantised) {
+            suffixes.push(format!("dtype={}", blocks.dtype_name()));
+        } else if !matches!(value.dtype(), DType::F32 | DType::I64) {
             suffixes.push(format!("dtype={}", value.dtype().as_str()));
         }
         if self.leaf.is_some() && self.requires_grad() {

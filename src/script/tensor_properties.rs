@@ -24,13 +24,13 @@ mod properties {
         x.tensor.dims().iter().map(|size| Dynamic::from_int(*size as i64)).collect()
     }
 
-    /// The type of the elements: "f32", "bf16", "f16", "f64", "i64", "u8".
+    /// The type of the elements: "f32", "bf16", "f16", "f64", "i64", "u8"; of a quantised weight the kind of blocks, such as "q4_0".
     /// ```rhai
     /// zeros([2]).dtype      // => "f32"
     /// ```
     #[rhai_fn(get = "dtype", pure)]
     pub fn dtype(x: &mut Tensor) -> String {
-        x.value().dtype().as_str().to_string()
+        x.leaf.as_ref().map_or_else(|| x.tensor.dtype().as_str().to_string(), Parameter::dtype_name)
     }
 
     /// Where the elements are: "cpu", "cuda:0", "metal:0".
@@ -39,7 +39,7 @@ mod properties {
     /// ```
     #[rhai_fn(get = "device", pure)]
     pub fn device(x: &mut Tensor) -> String {
-        tensor_data::device_name(x.value().device())
+        tensor_data::device_name(&x.leaf.as_ref().map_or_else(|| x.tensor.device().clone(), Parameter::device))
     }
 
     /// The number of dimensions.
@@ -64,6 +64,9 @@ mod properties {
     #[rhai_fn(set = "requires_grad", return_raw)]
     pub fn set_requires_grad(x: &mut Tensor, wanted: bool) -> ScriptResult<()> {
         match &x.leaf {
+            Some(parameter) if wanted && parameter.quantised().is_some() => {
+                return Err("cannot train a quantised weight; put an adapter on it with get_peft_model".into());
+            }
             Some(parameter) => parameter.set_requires_grad(wanted),
             None if x.tensor.track_op() && !wanted => {
                 return Err("requires_grad can only be switched off on a leaf; use .detach() on a computed tensor".into());

@@ -106,7 +106,8 @@ pub fn resume(folder: &Path, model: &ModelHandle, optimizer: &mut dyn Optimizer,
         model.with_adapter(|adapter| storage::restore(adapter, folder))?;
     } else {
         let source = Source::open(folder)?;
-        for (name, parameter) in model.named_parameters() {
+        // Quantised weights never change.
+        for (name, parameter) in model.named_parameters().into_iter().filter(|(_, p)| p.quantised().is_none()) {
             let value = source.load_shaped(&name, &parameter.dims(), Some(parameter.dtype()), &Device::Cpu)?;
             parameter.set(value.as_tensor())?;
         }

@@ -107,13 +107,7 @@ impl Trainer<'_> {
         if self.train.is_empty() {
             return Err(Error::argument("the training data set is empty"));
         }
-        let trainable = self.model.trainable_parameters();
-        if trainable.is_empty() {
-            return Err(Error::argument(
-                "no parameter of the model requires a gradient; free some with model.requires_grad(true), \
-                 or load the adapter with is_trainable: true",
-            ));
-        }
+        let trainable = self.model.some_trainable_parameters()?;
         let parameters: Vec<Parameter> = trainable.iter().map(|(_, p)| p.clone()).collect();
         parameters.iter().for_each(Parameter::zero_grad);
         let mut optimizer = self.optimizer(&trainable)?;
