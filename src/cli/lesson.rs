@@ -75,6 +75,15 @@ impl Step {
         self.header().find_map(|line| line.strip_prefix("time:")).map(|time| time.trim().trim_start_matches("about ").trim())
     }
 
+    /// The header's time, in seconds; that after "quick" with `quick`, if there is one.
+    fn seconds(&self, quick: bool) -> Option<f64> {
+        let (full, short) = self.time()?.split_once(", quick ").unwrap_or((self.time()?, self.time()?));
+        let text = if quick { short } else { full };
+        let mut words = text.trim_start_matches("about ").split_whitespace();
+        let amount: f64 = words.next()?.parse().ok()?;
+        Some(if words.next()?.starts_with("min") { 60.0 * amount } else { amount })
+    }
+
     fn called(&self, name: &str) -> bool {
         name == self.stem() || name == self.name()
     }
@@ -105,6 +114,11 @@ pub fn run(choice: &Choice, common: &Common, output: &Output) -> Status {
         if let Some(time) = step.time() {
             output.note(&format!("{} takes about {time}", step.name()));
         }
+    }
+    if chosen.len() > 1 {
+        let seconds: f64 = chosen.iter().filter_map(|step| step.seconds(choice.quick)).sum();
+        let (amount, unit) = if seconds < 100.0 { (seconds, "seconds") } else { (seconds / 60.0, "minutes") };
+        output.note(&format!("all of it takes about {amount:.0} {unit} on two cores"));
     }
     let mut last = rhai::Dynamic::UNIT;
     for step in &chosen {
@@ -215,6 +229,9 @@ mod tests {
         let step = Step { file: "scripts/lesson04/01_two_tasks.rhai", source: Box::leak(source.into()) };
         assert_eq!((step.title(), step.time(), step.name()), ("Title", Some("1 s"), "two_tasks"));
         assert!(step.called("two_tasks") && step.called("01_two_tasks"));
+        assert_eq!((step.seconds(false), step.seconds(true)), (Some(1.0), Some(1.0)));
+        let timed = Step { file: "", source: "//! time: about 18 min, quick about 50 s" };
+        assert_eq!((timed.seconds(false), timed.seconds(true)), (Some(1080.0), Some(50.0)));
     }
 
     #[test]

@@ -32,6 +32,7 @@ pub(super) fn product(_: &[f32], _: Right<'_>, _: &mut [f32], _: bool, _: Shape)
 }
 
 #[cfg(target_arch = "x86_64")]
+#[allow(clippy::needless_range_loop, reason = "rows and columns of tiles are coordinates")]
 mod x86 {
     use super::{Right, Shape};
     use crate::ops::few_rows::has_avx512;
@@ -68,7 +69,7 @@ mod x86 {
     }
 
     impl Tile {
-        fn from_row(self, row: usize) -> Self {
+        fn at_row(self, row: usize) -> Self {
             let (left, out) = (self.left.wrapping_add(row * self.row_stride), self.out.wrapping_add(row * self.stride));
             Self { left, out, ..self }
         }
@@ -105,7 +106,7 @@ mod x86 {
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     unsafe fn panel_rows<const C: usize>(tile: Tile, rows: usize) {
         for row in (0..rows).step_by(ROWS) {
-            let tile = tile.from_row(row);
+            let tile = tile.at_row(row);
             // SAFETY: passed on from the caller.
             unsafe {
                 match rows - row {
@@ -213,7 +214,7 @@ mod x86 {
     /// `out [m, n] = (add ? out : 0) + left * right`; `left` [m, k] is rounded to bf16. `false` where this is not the faster way:
     /// nothing is computed then.
     pub fn product(left: &[f32], right: Right<'_>, out: &mut [f32], add: bool, shape: Shape) -> bool {
-        shape.k % 2 == 0 && is_fast() && multiply(left, right, out, add, shape)
+        shape.k.is_multiple_of(2) && is_fast() && multiply(left, right, out, add, shape)
     }
 
     /// As [`product`], wherever the instruction exists.
@@ -282,7 +283,7 @@ mod x86 {
                     pack(column, columns, step, steps, &mut packed);
                     let mask = (((1u32 << last) - 1) & 0xffff) as u16;
                     let tile = tile.panel(column, step, steps, packed.as_ptr(), mask);
-                    kernel(tile.from_row(first_row), rows, vectors);
+                    kernel(tile.at_row(first_row), rows, vectors);
                 }
             });
         };

@@ -127,8 +127,9 @@ impl Block {
         Ok((y, Kept { q, k, v, mixed, log_sums, middle, gate, up, low_ranks }))
     }
 
-    fn attend(&self) -> impl FnOnce(&[f32], &[f32], &[f32]) -> (Vec<f32>, Vec<f32>) {
-        |q, k, v| attention::forward(q, k, v, &self.spec)
+    /// The block as in training: with attention within the batch.
+    fn run_whole(&self, x: &[f32]) -> Result<(Vec<f32>, Kept)> {
+        self.run(x, |q, k, v| attention::forward(q, k, v, &self.spec))
     }
 
     /// Adds the parameters' gradients; returns the gradient by `x` where it is wanted.
@@ -195,7 +196,7 @@ impl CustomOp1 for BlockOp {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (y, kept) = self.block.run(super::elements(storage, layout)?, self.block.attend())?;
+        let (y, kept) = self.block.run_whole(super::elements(storage, layout)?)?;
         if self.record {
             *self.kept.lock().unwrap_or_else(|e| e.into_inner()) = Some(kept);
         }
@@ -209,7 +210,7 @@ impl CustomOp1 for BlockOp {
                 // Taken, so that memory is freed on the way back; a second backward pass computes it again.
                 let kept = match kept {
                     Some(kept) => kept,
-                    None => self.block.run(x, self.block.attend())?.1,
+                    None => self.block.run_whole(x)?.1,
                 };
                 self.block.backward(x, kept, g, !self.no_input_gradient)
             })

@@ -37,6 +37,12 @@ unsafe impl Send for Columns {}
 // SAFETY: as above.
 unsafe impl Sync for Columns {}
 
+impl Columns {
+    fn at(self, offset: usize) -> *mut f32 {
+        self.0.wrapping_add(offset)
+    }
+}
+
 thread_local! {
     static WIDENED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
@@ -72,7 +78,6 @@ pub(super) fn times_weight_transposed(
     assert!(x.len() >= rows * inputs && out.len() >= rows * outputs);
     let cells = Columns(out.as_mut_ptr());
     let task = |from: usize, to: usize| {
-        let cells = cells;
         // A few weight rows at a time, so that they stay in the first cache while all rows of `x` meet them.
         for first in (from..to).step_by(8) {
             let last = (first + 8).min(to);
@@ -80,12 +85,12 @@ pub(super) fn times_weight_transposed(
                 #[cfg(target_arch = "x86_64")]
                 if has_avx512() {
                     // SAFETY: AVX-512 was found; `x` holds `rows` rows, `w` those from first to last; the columns are the task's own.
-                    return unsafe { avx512::dots(x, w, rows, last - first, inputs, cells.0.add(first), outputs, add) };
+                    return unsafe { avx512::dots(x, w, rows, last - first, inputs, cells.at(first), outputs, add) };
                 }
                 for (row, x) in x.chunks_exact(inputs).take(rows).enumerate() {
                     for (column, w) in (first..last).zip(w.chunks_exact(inputs)) {
                         // SAFETY: a cell of the result, in a column that is this task's own.
-                        let cell = unsafe { &mut *cells.0.add(row * outputs + column) };
+                        let cell = unsafe { &mut *cells.at(row * outputs + column) };
                         *cell = dot(x, w) + if add { *cell } else { 0.0 };
                     }
                 }
@@ -165,6 +170,7 @@ fn in_tasks(count: usize, unit: usize, work: usize, task: impl Fn(usize, usize) 
 }
 
 #[cfg(target_arch = "x86_64")]
+#[allow(clippy::needless_range_loop, reason = "rows and columns of tiles are coordinates")]
 mod avx512 {
     use std::arch::x86_64::*;
 

@@ -287,7 +287,7 @@ mod tests {
 
     /// A matrix as candle quantises it, and candle's dequantised values.
     fn matrix(dtype: GgmlDType, rows: usize, columns: usize) -> (Quantised, Vec<f32>) {
-        let scale = |i: usize| if i / 50 % 3 == 0 { 1e-5 } else { 0.7 };
+        let scale = |i: usize| if (i / 50).is_multiple_of(3) { 1e-5 } else { 0.7 };
         let numbers: Vec<f32> = values(rows * columns, 5).into_iter().enumerate().map(|(i, v)| v * scale(i)).collect();
         let stored = QTensor::quantize(&Tensor::from_vec(numbers, (rows, columns), &Device::Cpu).unwrap(), dtype).unwrap();
         let dequantised = stored.dequantize(&Device::Cpu).unwrap().flatten_all().unwrap().to_vec1().unwrap();

@@ -1,0 +1,64 @@
+//! The same numbers from every way to compute them: with AVX-512 and without, with bf16 products and without, fused and composed.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::process::Command;
+
+/// Losses of three steps of full fine-tuning and three of LoRA, batches of one short row and of many tokens.
+fn losses(environment: &[(&str, &str)], dtype: &str) -> Vec<f64> {
+    let code = format!(
+        r#"let losses = [];
+        let train = |model, batch| {{
+            let args = TrainingArguments(#{{ max_steps: 3, learning_rate: 1e-3, per_device_train_batch_size: batch, logging_steps: 1 }});
+            let result = Trainer(#{{ model: model, args: args, train_dataset: load_dataset("drug_qa").select(0..24) }}).train();
+            for entry in result.log_history {{ losses.push(entry.loss); }}
+        }};
+        for batch in [1, 8] {{
+            manual_seed(0);
+            train.call(AutoModelForCausalLM::from_pretrained("tiny-random", #{{ dtype: "{dtype}" }}), batch);
+            let model = AutoModelForCausalLM::from_pretrained("tiny-random", #{{ dtype: "{dtype}" }});
+            train.call(get_peft_model(model, LoraConfig(#{{ r: 4, target_modules: "all-linear" }})), batch);
+        }}
+        losses"#
+    );
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ftrepl"));
+    for name in ["FTREPL_SIMD", "FTREPL_BF16", "FTREPL_FUSED"] {
+        command.env_remove(name);
+    }
+    let output = command.envs(environment.iter().copied()).args(["--json", "--quiet", "-e", &code]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let values = document.get("value").unwrap_or(&document).as_array().unwrap().clone();
+    let losses: Vec<f64> = values.iter().map(|v| v.as_f64().unwrap()).collect();
+    assert_eq!(losses.len(), 12);
+    losses
+}
+
+fn compare(environment: &[(&str, &str)], dtype: &str, tolerance: f64) {
+    let (usual, other) = (losses(&[("FTREPL_BF16", "off")], dtype), losses(environment, dtype));
+    for (a, b) in usual.iter().zip(&other) {
+        assert!((a - b).abs() < tolerance, "{environment:?} {dtype}: {usual:?} {other:?}");
+    }
+}
+
+#[test]
+fn without_avx512_the_losses_are_the_same() {
+    compare(&[("FTREPL_SIMD", "off")], "f32", 1e-4);
+    compare(&[("FTREPL_SIMD", "off")], "bf16", 1e-3);
+}
+
+#[test]
+fn composed_operations_give_the_same_losses() {
+    compare(&[("FTREPL_FUSED", "0")], "f32", 1e-4);
+}
+
+/// Activations are rounded to bf16 there: 8 bits of a value of about 5.
+#[test]
+fn bf16_products_give_nearly_the_same_losses() {
+    compare(&[("FTREPL_BF16", "on")], "bf16", 2e-2);
+}
+
+#[test]
+fn runs_repeat_bit_for_bit() {
+    assert_eq!(losses(&[], "f32"), losses(&[], "f32"));
+    assert_eq!(losses(&[("RAYON_NUM_THREADS", "1")], "f32"), losses(&[("RAYON_NUM_THREADS", "3")], "f32"));
+}
