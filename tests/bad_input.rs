@@ -506,3 +506,25 @@ fn training_that_has_nothing_to_go_on() {
     );
     place.fails(&adapter, &["checkpoint-2"]);
 }
+
+/// The engine gives no place to errors of functions in a namespace: each must do so itself.
+#[test]
+fn constructors_of_namespaces_say_where() {
+    let place = Place::new();
+    for (code, words) in [
+        ("optim::SGD(nn::Linear(2, 2).parameters(), #{ lrr: 0.1 })", "lrr"),
+        ("optim::AdamW([])", "no parameters"),
+        ("Dataset::from_list([1])", "row 0"),
+        ("nn::Linear(0, 2)", "in_features"),
+        ("nn::Linear(1, 2, #{ bia: true })", "bia"),
+        ("nn::Embedding(0, 2)", "num_embeddings"),
+        ("nn::LayerNorm(-1)", "normalized_shape"),
+        ("nn::RMSNorm(4, #{ epps: 1.0 })", "epps"),
+        ("nn::Dropout(2.0)", "2"),
+        ("nn::Sequential([1])", "element 0"),
+        ("nn::MSELoss(#{ reduction: \"nope\" })", "nope"),
+        ("nn::CrossEntropyLoss(#{ nope: 1 })", "nope"),
+    ] {
+        place.fails(&format!("let ready = true;\n{code};"), &[words, "script.rhai:2:"]);
+    }
+}

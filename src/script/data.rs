@@ -3,7 +3,7 @@
 use super::context::context;
 use super::convert::{from_row, to_row};
 use super::display::{self, from_json};
-use super::error::{IntoScript, ScriptResult};
+use super::error::{IntoScript, ScriptResult, positioned};
 use super::options::options as parse;
 use super::show_values::TableOptions;
 use crate::data::{Dataset, Row};
@@ -88,8 +88,8 @@ mod dataset_constructors {
     /// ds.len() // => 2
     /// ```
     #[rhai_fn(return_raw)]
-    pub fn from_list(rows: Array) -> ScriptResult<Dataset> {
-        dataset_from_array(&rows)
+    pub fn from_list(call: NativeCallContext, rows: Array) -> ScriptResult<Dataset> {
+        positioned(&call, dataset_from_array(&rows))
     }
 }
 

@@ -1,7 +1,7 @@
 //! `nn::...`: what makes layers, losses and a user's own modules.
 
 use super::context::context;
-use super::error::{IntoScript, ScriptResult};
+use super::error::{IntoScript, ScriptResult, positioned};
 use super::module::{Kind, ModuleValue};
 use super::options::{Validate, options};
 use super::tensor_data::kind;
@@ -81,13 +81,14 @@ mod constructors {
     /// ```
     #[rhai_fn(name = "Linear", return_raw)]
     pub fn linear_layer(call: NativeCallContext, in_features: i64, out_features: i64) -> ScriptResult<Module> {
-        linear(&call, in_features, out_features, &LinearOptions::default())
+        positioned(&call, linear(&call, in_features, out_features, &LinearOptions::default()))
     }
 
     /// An affine layer. Options: bias (default true).
     #[rhai_fn(name = "Linear", return_raw)]
     pub fn linear_with(call: NativeCallContext, in_features: i64, out_features: i64, given: Map) -> ScriptResult<Module> {
-        linear(&call, in_features, out_features, &options("nn::Linear", given)?)
+        let layer = options("nn::Linear", given).and_then(|given| linear(&call, in_features, out_features, &given));
+        positioned(&call, layer)
     }
 
     /// A table of vectors that integers are looked up in.
@@ -96,11 +97,14 @@ mod constructors {
     /// ```
     #[rhai_fn(name = "Embedding", return_raw)]
     pub fn embedding(call: NativeCallContext, num_embeddings: i64, embedding_dim: i64) -> ScriptResult<Module> {
-        let session = context(&call)?;
-        let count = size("Embedding", "num_embeddings", num_embeddings)?;
-        let width = size("Embedding", "embedding_dim", embedding_dim)?;
-        let layer = layers::Embedding::new(count, width, &session.device, &mut session.random.borrow_mut());
-        Ok(Module::layer(layer.script()?))
+        let build = || {
+            let session = context(&call)?;
+            let count = size("Embedding", "num_embeddings", num_embeddings)?;
+            let width = size("Embedding", "embedding_dim", embedding_dim)?;
+            let layer = layers::Embedding::new(count, width, &session.device, &mut session.random.borrow_mut());
+            Ok(Module::layer(layer.script()?))
+        };
+        positioned(&call, build())
     }
 
     /// Layer normalisation over the last dimension.
@@ -115,9 +119,12 @@ mod constructors {
     /// Layer normalisation over the last dimension. Options: eps (default 1e-5).
     #[rhai_fn(name = "LayerNorm", return_raw)]
     pub fn layer_norm_with(call: NativeCallContext, normalized_shape: i64, given: Map) -> ScriptResult<Module> {
-        let given: NormOptions = options("nn::LayerNorm", given)?;
-        let width = size("LayerNorm", "normalized_shape", normalized_shape)?;
-        Ok(Module::layer(layers::LayerNorm::new(width, given.eps.unwrap_or(1e-5), &context(&call)?.device).script()?))
+        let build = || {
+            let given: NormOptions = options("nn::LayerNorm", given)?;
+            let width = size("LayerNorm", "normalized_shape", normalized_shape)?;
+            Ok(Module::layer(layers::LayerNorm::new(width, given.eps.unwrap_or(1e-5), &context(&call)?.device).script()?))
+        };
+        positioned(&call, build())
     }
 
     /// Normalisation by the root mean square over the last dimension.
@@ -132,9 +139,12 @@ mod constructors {
     /// Normalisation by the root mean square. Options: eps (default: the machine epsilon).
     #[rhai_fn(name = "RMSNorm", return_raw)]
     pub fn rms_norm_with(call: NativeCallContext, normalized_shape: i64, given: Map) -> ScriptResult<Module> {
-        let given: NormOptions = options("nn::RMSNorm", given)?;
-        let width = size("RMSNorm", "normalized_shape", normalized_shape)?;
-        Ok(Module::layer(layers::RMSNorm::new(width, given.eps, &context(&call)?.device).script()?))
+        let build = || {
+            let given: NormOptions = options("nn::RMSNorm", given)?;
+            let width = size("RMSNorm", "normalized_shape", normalized_shape)?;
+            Ok(Module::layer(layers::RMSNorm::new(width, given.eps, &context(&call)?.device).script()?))
+        };
+        positioned(&call, build())
     }
 
     /// Sets elements to 0 with probability `p` in training, and divides the others by 1 - p.
@@ -142,9 +152,9 @@ mod constructors {
     /// nn::Dropout(0.5).eval().forward(ones([2]))      // => tensor([1., 1.])
     /// ```
     #[rhai_fn(name = "Dropout", return_raw)]
-    pub fn dropout(p: Dynamic) -> ScriptResult<Module> {
-        let p = super::super::tensor_data::number(&p).script()?;
-        Ok(Module::layer(layers::Dropout::new(p).script()?))
+    pub fn dropout(call: NativeCallContext, p: Dynamic) -> ScriptResult<Module> {
+        let layer = super::super::tensor_data::number(&p).and_then(layers::Dropout::new);
+        positioned(&call, layer.map(Module::layer).script())
     }
 
     /// max(x, 0) as a layer.
@@ -197,12 +207,13 @@ mod constructors {
     /// nn::Sequential([nn::Linear(4, 8), nn::ReLU(), nn::Linear(8, 1)]).forward(zeros([4])).shape      // => [1]
     /// ```
     #[rhai_fn(name = "Sequential", return_raw)]
-    pub fn sequential(modules: Array) -> ScriptResult<Module> {
+    pub fn sequential(call: NativeCallContext, modules: Array) -> ScriptResult<Module> {
         let modules = modules.into_iter().enumerate().map(|(at, module)| {
             let found = kind(&module);
             module.try_cast::<Module>().ok_or_else(|| format!("nn::Sequential: element {at} is no module but {found}"))
         });
-        Ok(Module::new(Kind::Sequential(modules.collect::<Result<_, String>>()?)))
+        let modules = modules.collect::<std::result::Result<_, String>>();
+        positioned(&call, modules.map(|modules| Module::new(Kind::Sequential(modules))).map_err(Into::into))
     }
 
     /// The mean squared error as a module.
@@ -216,8 +227,8 @@ mod constructors {
 
     /// The squared error as a module. Options: reduction ("mean", "sum", "none").
     #[rhai_fn(name = "MSELoss", return_raw)]
-    pub fn mse_loss_with(given: Map) -> ScriptResult<Module> {
-        let given: LossOptions = options("nn::MSELoss", given)?;
+    pub fn mse_loss_with(call: NativeCallContext, given: Map) -> ScriptResult<Module> {
+        let given: LossOptions = positioned(&call, options("nn::MSELoss", given))?;
         Ok(Module::new(Kind::SquaredError(given.reduction)))
     }
 
@@ -232,8 +243,8 @@ mod constructors {
 
     /// The cross entropy as a module. Options: reduction ("mean", "sum", "none"), ignore_index (default -100).
     #[rhai_fn(name = "CrossEntropyLoss", return_raw)]
-    pub fn cross_entropy_loss_with(given: Map) -> ScriptResult<Module> {
-        let given: LossOptions = options("nn::CrossEntropyLoss", given)?;
+    pub fn cross_entropy_loss_with(call: NativeCallContext, given: Map) -> ScriptResult<Module> {
+        let given: LossOptions = positioned(&call, options("nn::CrossEntropyLoss", given))?;
         Ok(Module::new(Kind::CrossEntropy(given.reduction, given.ignore_index)))
     }
 

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "the code that rhai's macro makes of `&mut` arguments")]
 
-use super::error::{IntoScript, ScriptResult};
+use super::error::{IntoScript, ScriptResult, positioned};
 use super::module_methods::tensors_of;
 use super::options::{Validate, options};
 use super::tensor::TensorValue;
@@ -130,15 +130,18 @@ macro_rules! optimizer {
             use super::*;
             $(#[$doc])*
             #[rhai_fn(name = $name, return_raw)]
-            pub fn with_options(params: Dynamic, given: Map) -> ScriptResult<Optimizer> {
-                let given: $options = options(concat!("optim::", $name), given)?;
-                let groups = groups(concat!("optim::", $name), &params, given.lr).script()?;
-                $build(groups, given).map(handle).script()
+            pub fn with_options(call: NativeCallContext, params: Dynamic, given: Map) -> ScriptResult<Optimizer> {
+                let build = || {
+                    let given: $options = options(concat!("optim::", $name), given)?;
+                    let groups = groups(concat!("optim::", $name), &params, given.lr).script()?;
+                    $build(groups, given).map(handle).script()
+                };
+                positioned(&call, build())
             }
             /// The same with PyTorch's default options.
             #[rhai_fn(name = $name, return_raw)]
-            pub fn plain(params: Dynamic) -> ScriptResult<Optimizer> {
-                with_options(params, Map::new())
+            pub fn plain(call: NativeCallContext, params: Dynamic) -> ScriptResult<Optimizer> {
+                with_options(call, params, Map::new())
             }
         }
     };
