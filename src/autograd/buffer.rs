@@ -1,10 +1,102 @@
-//! Large buffers: zeroed by writing, in huge pages where the system has them.
+//! Large buffers: zeroed by writing, in huge pages where the system has them, and used again.
 //!
 //! `vec![0.0; n]` gives memory that is mapped at first use, four KiB at a time and, when it is read first, twice. For buffers of
 //! a model's size that took seconds of the first training step.
 
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Mutex, MutexGuard};
+
+/// Values that a computation needs for a while, in memory that goes from one buffer to the next without being cleared: what is in
+/// a new one is unspecified.
+#[derive(Debug, Default)]
+pub struct Buffer(Vec<f32>);
+
+impl Buffer {
+    /// `n` values left over from something else.
+    pub fn new(n: usize) -> Self {
+        if n == 0 {
+            return Self(Vec::new());
+        }
+        let found = pool().take(n);
+        let mut values = found.unwrap_or_else(|| zeroed(n));
+        values.resize(n, 0.0);
+        Self(values)
+    }
+
+    /// `n` zeros.
+    pub fn zeroed(n: usize) -> Self {
+        let mut buffer = Self::new(n);
+        buffer.fill(0.0);
+        buffer
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        pool().give(std::mem::take(&mut self.0));
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        &self.0
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.0
+    }
+}
+
+/// Free memory for buffers. Together with what is in use it never grows beyond the most that was in use at once.
+struct Pool {
+    free: Vec<Vec<f32>>,
+    /// Elements in `free`, in buffers in use, and the most of the latter.
+    held: usize,
+    used: usize,
+    most_used: usize,
+}
+
+static POOL: Mutex<Pool> = Mutex::new(Pool { free: Vec::new(), held: 0, used: 0, most_used: 0 });
+
+fn pool() -> MutexGuard<'static, Pool> {
+    POOL.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+impl Pool {
+    fn take(&mut self, n: usize) -> Option<Vec<f32>> {
+        // The smallest that is large enough, if that does not waste much.
+        let fitting = self.free.iter().enumerate().filter(|(_, v)| (n..=n + n / 4).contains(&v.capacity()));
+        let found = fitting.min_by_key(|(_, v)| v.capacity()).map(|(index, _)| index).map(|index| self.free.swap_remove(index));
+        self.held -= found.as_ref().map_or(0, Vec::capacity);
+        self.used += found.as_ref().map_or(n, Vec::capacity);
+        self.most_used = self.most_used.max(self.used);
+        // Sizes that are not asked for any more make room for new ones.
+        while self.held + self.used > self.most_used && !self.free.is_empty() {
+            self.held -= self.free.remove(0).capacity();
+        }
+        found
+    }
+
+    fn give(&mut self, values: Vec<f32>) {
+        self.used = self.used.saturating_sub(values.capacity());
+        if values.capacity() > 0 && self.held + self.used + values.capacity() <= self.most_used {
+            self.held += values.capacity();
+            self.free.push(values);
+        }
+    }
+}
+
+/// Gives the memory that waits for buffers back to the system.
+pub fn release_buffers() {
+    let mut pool = pool();
+    pool.free.clear();
+    (pool.held, pool.most_used) = (0, pool.used);
+}
 
 /// Elements that one thread fills.
 const CHUNK: usize = 1 << 17;
@@ -60,6 +152,26 @@ pub fn keep_freed_memory() {
 
 #[cfg(test)]
 mod tests {
+    use super::{Buffer, Pool};
+
+    #[test]
+    fn memory_is_used_again_and_does_not_pile_up() {
+        let mut pool = Pool { free: Vec::new(), held: 0, used: 0, most_used: 0 };
+        let first = pool.take(100).unwrap_or_else(|| vec![1.0; 100]);
+        pool.give(first);
+        assert_eq!(pool.take(90).map(|v| v[0]), Some(1.0));
+        assert!(pool.take(90).is_none(), "the only one is in use");
+        pool.give(vec![2.0; 100]);
+        assert!(pool.take(50).is_none(), "half of it would be wasted");
+        assert!(pool.free.is_empty(), "what does not fit makes room");
+        for n in 1..50 {
+            let values = pool.take(10 * n).unwrap_or_else(|| vec![0.0; 10 * n]);
+            pool.give(values);
+            assert!(pool.held + pool.used <= pool.most_used);
+        }
+        assert!(Buffer::zeroed(1000).iter().all(|v| *v == 0.0) && Buffer::new(0).is_empty());
+    }
+
     #[test]
     fn buffers_of_any_size_are_zero() {
         for n in [0, 1, 1000, (4 << 20) / 4 + 3] {

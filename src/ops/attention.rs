@@ -50,6 +50,11 @@ impl AttentionSpec {
         (start, query + 1)
     }
 
+    /// How many log-sum-exps the forward pass gives.
+    pub(super) fn log_sums(&self) -> usize {
+        self.positions.len() * self.heads
+    }
+
     fn starts(&self) -> Vec<(usize, usize)> {
         let mut at = 0;
         let place = |length: &usize| {
@@ -166,11 +171,10 @@ impl Disjoint {
     }
 }
 
-/// Attention on slices: the output, shaped as `q`, and `log(sum(exp(scores)))` of every token and head.
-pub(super) fn forward(q: &[f32], k: &[f32], v: &[f32], spec: &AttentionSpec) -> (Vec<f32>, Vec<f32>) {
+/// Attention on slices: fills `out`, shaped as `q`, and `log_sums`, `log(sum(exp(scores)))` of every token and head.
+pub(super) fn forward(q: &[f32], k: &[f32], v: &[f32], spec: &AttentionSpec, out: &mut [f32], log_sums: &mut [f32]) {
     let (q_head, kv_head) = spec.layout();
-    let mut out = zeroed(q.len());
-    let mut log_sums = zeroed(spec.positions.len() * spec.heads);
+    assert!(out.len() == q.len() && log_sums.len() == spec.log_sums());
     let (out_cells, sum_cells) = (Disjoint(out.as_mut_ptr(), out.len()), Disjoint(log_sums.as_mut_ptr(), log_sums.len()));
     spec.tasks(spec.heads).into_par_iter().for_each(|(start, length, head)| {
         let positions = &spec.positions[start..start + length];
@@ -189,15 +193,14 @@ pub(super) fn forward(q: &[f32], k: &[f32], v: &[f32], spec: &AttentionSpec) -> 
             head_mix(&scores, &v[kv + from * kv_head.stride..], kv_head, out_cells.from(at), q_head, false, count, keys);
         }
     });
-    (out, log_sums)
 }
 
-/// The gradients by queries, keys and values, from `[q, k, v, out, g]` and the log-sum-exps of the forward pass.
-pub(super) fn backward([q, k, v, out, g]: [&[f32]; 5], log_sums: &[f32], spec: &AttentionSpec) -> [Vec<f32>; 3] {
+/// The gradients by queries, keys and values, from `[q, k, v, out, g]` and the log-sum-exps of the forward pass. Fills `dq`; adds
+/// to `dk` and `dv`.
+pub(super) fn backward([q, k, v, out, g]: [&[f32]; 5], log_sums: &[f32], spec: &AttentionSpec, gradients: [&mut [f32]; 3]) {
     let (q_head, kv_head) = spec.layout();
     let groups = spec.heads / spec.kv_heads;
-    let (mut dq, mut dk, mut dv) = (zeroed(q.len()), zeroed(k.len()), zeroed(v.len()));
-    let [dq_cells, dk_cells, dv_cells] = [&mut dq, &mut dk, &mut dv].map(|m| Disjoint(m.as_mut_ptr(), m.len()));
+    let [dq_cells, dk_cells, dv_cells] = gradients.map(|m| Disjoint(m.as_mut_ptr(), m.len()));
     // One task a key head: the query heads that share it add to the same dK and dV.
     spec.tasks(spec.kv_heads).into_par_iter().for_each(|(start, length, key_head)| {
         let positions = &spec.positions[start..start + length];
@@ -231,7 +234,6 @@ pub(super) fn backward([q, k, v, out, g]: [&[f32]; 5], log_sums: &[f32], spec: &
             }
         }
     });
-    [dq, dk, dv]
 }
 
 impl CustomOp3 for Attention {
@@ -249,7 +251,8 @@ impl CustomOp3 for Attention {
         l3: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (q, k, v) = (super::elements(s1, l1)?, super::elements(s2, l2)?, super::elements(s3, l3)?);
-        let (out, log_sums) = forward(q, k, v, &self.spec);
+        let (mut out, mut log_sums) = (zeroed(q.len()), zeroed(self.spec.log_sums()));
+        forward(q, k, v, &self.spec, &mut out, &mut log_sums);
         *self.log_sums.lock().unwrap_or_else(|e| e.into_inner()) = log_sums;
         Ok((CpuStorage::F32(out), l1.shape().clone()))
     }
@@ -267,7 +270,12 @@ impl CustomOp3 for Attention {
             super::with_elements(k, |k| {
                 super::with_elements(v, |v| {
                     super::with_elements(out, |out| {
-                        super::with_elements(g, |g| Ok(backward([q, k, v, out, g], &log_sums, &self.spec)))
+                        super::with_elements(g, |g| {
+                            let mut gradients = [zeroed(q.len()), zeroed(k.len()), zeroed(v.len())];
+                            let parts = gradients.each_mut().map(Vec::as_mut_slice);
+                            backward([q, k, v, out, g], &log_sums, &self.spec, parts);
+                            Ok(gradients)
+                        })
                     })
                 })
             })

@@ -6,13 +6,13 @@
 
 use super::attention::{self, AttentionSpec};
 use super::cache::{KvCache, attend_with_caches};
-use super::layer::Layer;
+use super::layer::{Layer, values};
 use super::rope::{RopeTable, rotate};
-use super::{gated, norm};
+use super::{Recording, gated, norm, parallel};
 use crate::autograd::Parameter;
-use crate::autograd::buffer::zeroed;
+use crate::autograd::buffer::{Buffer, zeroed};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
-use rayon::prelude::*;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 /// The parameters of a block.
@@ -54,16 +54,16 @@ pub struct Block {
 /// What the forward pass keeps for the backward pass.
 #[derive(Default)]
 struct Kept {
-    q: Vec<f32>,
-    k: Vec<f32>,
-    v: Vec<f32>,
-    mixed: Vec<f32>,
-    log_sums: Vec<f32>,
-    middle: Vec<f32>,
-    gate: Vec<f32>,
-    up: Vec<f32>,
-    /// The low-rank layers' inner values, in the order q, k, v, o, gate, up, down.
-    low_ranks: [Vec<f32>; 7],
+    q: Buffer,
+    k: Buffer,
+    v: Buffer,
+    mixed: Buffer,
+    log_sums: Buffer,
+    middle: Buffer,
+    gate: Buffer,
+    up: Buffer,
+    /// The low-rank layers' inner values, in the order of [`BlockLayers::all`].
+    low_ranks: [Buffer; 7],
 }
 
 impl BlockLayers {
@@ -82,16 +82,11 @@ impl Block {
     /// # Errors
     /// Shapes that do not fit.
     pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        let x = x.contiguous()?;
-        let op = |record, no_input_gradient| BlockOp { block: self.clone(), record, no_input_gradient, kept: Mutex::default() };
-        if self.layers.tracked() {
-            let (x, promoted) = super::tracked(&x)?;
-            x.apply_op1(op(true, promoted))
-        } else if x.track_op() && crate::autograd::grad_enabled() {
-            x.apply_op1(op(true, false))
-        } else {
-            x.apply_op1_no_bwd(&op(false, false))
-        }
+        super::apply(&x.contiguous()?, self.layers.tracked(), |recording| BlockOp {
+            block: self.clone(),
+            recording,
+            kept: Mutex::default(),
+        })
     }
 
     /// As [`Self::apply`] without recording, to tokens that continue what the caches hold for this layer; the caches grow.
@@ -99,94 +94,162 @@ impl Block {
     /// # Errors
     /// As [`Self::apply`].
     pub fn apply_cached(&self, x: &Tensor, layer: usize, caches: &mut [&mut KvCache]) -> Result<Tensor> {
-        let attend = |q: &[f32], k: &[f32], v: &[f32]| (attend_with_caches(q, k, v, &self.spec, layer, caches), Vec::new());
+        let attend = |q: &[f32], k: &[f32], v: &[f32], out: &mut [f32], _: &mut [f32]| {
+            attend_with_caches(q, k, v, &self.spec, (layer, caches), out);
+        };
         let y = super::with_elements(x, |x| Ok(self.run(x, attend)?.0))?;
         Tensor::from_vec(y, x.shape(), x.device())
     }
 
-    /// The block's output and what backward needs; `attend` computes attention from rotated queries and keys, and values.
-    fn run(&self, x: &[f32], attend: impl FnOnce(&[f32], &[f32], &[f32]) -> (Vec<f32>, Vec<f32>)) -> Result<(Vec<f32>, Kept)> {
+    /// The block's output and what backward needs. `attend` fills attention's output and log-sum-exps, from rotated queries and
+    /// keys, and values.
+    fn run(&self, x: &[f32], attend: impl FnOnce(&[f32], &[f32], &[f32], &mut [f32], &mut [f32])) -> Result<(Vec<f32>, Kept)> {
         let layers = &*self.layers;
-        let normal = norm::forward(x, &norm::values(&layers.input_norm)?, self.eps);
-        let (mut q, q_inner) = layers.q.forward(&normal)?;
-        let (mut k, k_inner) = layers.k.forward(&normal)?;
-        let (v, v_inner) = layers.v.forward(&normal)?;
-        drop(normal);
-        rotate(&mut q, &self.rope, false);
-        rotate(&mut k, &self.rope, false);
-        let (mixed, log_sums) = attend(&q, &k, &v);
-        let (mut middle, o_inner) = layers.o.forward(&mixed)?;
-        add(&mut middle, x);
-        let normal = norm::forward(&middle, &norm::values(&layers.post_norm)?, self.eps);
-        let (gate, gate_inner) = layers.gate.forward(&normal)?;
-        let (up, up_inner) = layers.up.forward(&normal)?;
-        drop(normal);
-        let (mut y, down_inner) = layers.down.forward(&gated::forward(&gate, &up))?;
-        add(&mut y, &middle);
-        let low_ranks = [q_inner, k_inner, v_inner, o_inner, gate_inner, up_inner, down_inner];
+        let tokens = self.spec.positions.len();
+        let hidden = x.len() / tokens.max(1);
+        let size = parallel::part_size(tokens);
+        let matrix = |columns: usize| Buffer::new(tokens * columns);
+        let [mut q, mut k, mut v, mut middle, mut gate, mut up, _] = layers.all().map(|layer| matrix(layer.outputs()));
+        let mut low_ranks = layers.all().map(|layer| matrix(layer.rank()));
+        let [q_t, k_t, v_t, o_t, gate_t, up_t, down_t] = low_ranks.each_mut().map(|t| &mut **t);
+
+        let scale = values(&layers.input_norm)?;
+        let parts = parallel::cut([&mut q, &mut k, &mut v, q_t, k_t, v_t], tokens, size);
+        parallel::each(parts, |(range, [q, k, v, q_t, k_t, v_t])| {
+            let first = range.start;
+            let mut normal = Buffer::new(range.len() * hidden);
+            norm::forward(rows(x, &range, hidden), &scale, self.eps, &mut normal);
+            layers.q.forward(&normal, first, q, q_t)?;
+            layers.k.forward(&normal, first, k, k_t)?;
+            layers.v.forward(&normal, first, v, v_t)?;
+            rotate(q, layers.q.outputs(), &self.rope, first, false);
+            rotate(k, layers.k.outputs(), &self.rope, first, false);
+            Ok(())
+        })?;
+
+        let (mut mixed, mut log_sums) = (matrix(layers.q.outputs()), Buffer::new(self.spec.log_sums()));
+        attend(&q, &k, &v, &mut mixed, &mut log_sums);
+
+        let scale = values(&layers.post_norm)?;
+        let mut y = zeroed(x.len());
+        let parts = parallel::cut([&mut y, &mut middle, &mut gate, &mut up, o_t, gate_t, up_t, down_t], tokens, size);
+        parallel::each(parts, |(range, [y, middle, gate, up, o_t, gate_t, up_t, down_t])| {
+            let first = range.start;
+            layers.o.forward(rows(&mixed, &range, layers.q.outputs()), first, middle, o_t)?;
+            add(middle, rows(x, &range, hidden));
+            let mut normal = Buffer::new(middle.len());
+            norm::forward(middle, &scale, self.eps, &mut normal);
+            layers.gate.forward(&normal, first, gate, gate_t)?;
+            layers.up.forward(&normal, first, up, up_t)?;
+            let mut inner = Buffer::new(gate.len());
+            gated::forward(gate, up, &mut inner);
+            layers.down.forward(&inner, first, y, down_t)?;
+            add(y, middle);
+            Ok(())
+        })?;
         Ok((y, Kept { q, k, v, mixed, log_sums, middle, gate, up, low_ranks }))
     }
 
     /// The block as in training: with attention within the batch.
     fn run_whole(&self, x: &[f32]) -> Result<(Vec<f32>, Kept)> {
-        self.run(x, |q, k, v| attention::forward(q, k, v, &self.spec))
+        self.run(x, |q, k, v, out, log_sums| attention::forward(q, k, v, &self.spec, out, log_sums))
     }
 
     /// Adds the parameters' gradients; returns the gradient by `x` where it is wanted.
     fn backward(&self, x: &[f32], kept: Kept, g: &[f32], wants_input: bool) -> Result<Option<Vec<f32>>> {
         let layers = &*self.layers;
         let Kept { q, k, v, mixed, log_sums, middle, gate, up, low_ranks } = kept;
-        let [q_inner, k_inner, v_inner, o_inner, gate_inner, up_inner, down_inner] = low_ranks;
+        let [q_t, k_t, v_t, o_t, gate_t, up_t, down_t] = &low_ranks;
+        let tokens = self.spec.positions.len();
+        let hidden = x.len() / tokens.max(1);
+        let size = parallel::part_size(tokens);
+        let matrix = |columns: usize| Buffer::new(tokens * columns);
+        let mut changes = layers.all().map(|layer| matrix(layer.rank()));
+        let [q_u, k_u, v_u, o_u, gate_u, up_u, down_u] = changes.each_mut().map(|u| &mut **u);
 
-        let mut dinner = zeroed(gate.len());
-        layers.down.backward(&gated::forward(&gate, &up), &down_inner, g, Some(&mut dinner))?;
-        let (dgate, dup) = gated::backward(&gate, &up, &dinner);
-        drop((gate, up, dinner));
-        let scale = norm::values(&layers.post_norm)?;
-        let normal = norm::forward(&middle, &scale, self.eps);
-        let mut dnormal = zeroed(normal.len());
-        layers.gate.backward(&normal, &gate_inner, &dgate, Some(&mut dnormal))?;
-        layers.up.backward(&normal, &up_inner, &dup, Some(&mut dnormal))?;
-        drop((normal, dgate, dup));
-        let mut dmiddle = g.to_vec();
+        // Down to attention's output.
+        let scale = values(&layers.post_norm)?;
+        let (mut inner, mut dgate, mut dup) =
+            (matrix(layers.gate.outputs()), matrix(layers.gate.outputs()), matrix(layers.up.outputs()));
+        let (mut normal, mut dnormal, mut dmixed) = (matrix(hidden), matrix(hidden), matrix(layers.q.outputs()));
+        let mut dmiddle = zeroed(x.len());
+        let outputs = [&mut inner, &mut dgate, &mut dup, &mut normal, &mut dnormal, &mut dmixed].map(|m| &mut **m);
+        let [inner_m, dgate_m, dup_m, normal_m, dnormal_m, dmixed_m] = outputs;
+        let matrices = [inner_m, dgate_m, dup_m, normal_m, dnormal_m, dmixed_m, &mut dmiddle[..], o_u, gate_u, up_u, down_u];
+        parallel::each(parallel::cut(matrices, tokens, size), |(range, matrices)| {
+            let [inner, dgate, dup, normal, dnormal, dmixed, dmiddle, o_u, gate_u, up_u, down_u] = matrices;
+            let (first, width) = (range.start, layers.gate.outputs());
+            let (gate, up) = (rows(&gate, &range, width), rows(&up, &range, width));
+            let (middle, g) = (rows(&middle, &range, hidden), rows(g, &range, hidden));
+            let mut dinner = Buffer::new(gate.len());
+            layers.down.backward(g, first, Some((&mut dinner, false)), down_u)?;
+            gated::forward(gate, up, inner);
+            gated::backward(gate, up, &dinner, dgate, dup);
+            drop(dinner);
+            layers.gate.backward(dgate, first, Some((dnormal, false)), gate_u)?;
+            layers.up.backward(dup, first, Some((dnormal, true)), up_u)?;
+            norm::forward(middle, &scale, self.eps, normal);
+            dmiddle.copy_from_slice(g);
+            norm::backward(middle, &scale, self.eps, dnormal, dmiddle);
+            layers.o.backward(dmiddle, first, Some((dmixed, false)), o_u)
+        })?;
+        layers.down.add_gradients(&inner, g, down_t, down_u)?;
+        layers.gate.add_gradients(&normal, &dgate, gate_t, gate_u)?;
+        layers.up.add_gradients(&normal, &dup, up_t, up_u)?;
+        layers.o.add_gradients(&mixed, &dmiddle, o_t, o_u)?;
         norm::add_weight_gradient(&layers.post_norm, &middle, self.eps, &dnormal)?;
-        norm::backward(&middle, &scale, self.eps, &dnormal, &mut dmiddle);
+        drop((inner, dgate, dup, gate, up, middle));
 
-        let mut dmixed = zeroed(mixed.len());
-        layers.o.backward(&mixed, &o_inner, &dmiddle, Some(&mut dmixed))?;
-        let [mut dq, mut dk, dv] = attention::backward([&q, &k, &v, &mixed, &dmixed], &log_sums, &self.spec);
+        let (mut dq, mut dk, mut dv) = (matrix(layers.q.outputs()), Buffer::zeroed(k.len()), Buffer::zeroed(v.len()));
+        attention::backward([&q, &k, &v, &mixed, &dmixed], &log_sums, &self.spec, [&mut dq, &mut dk, &mut dv]);
         drop((q, k, v, mixed, dmixed));
-        rotate(&mut dq, &self.rope, true);
-        rotate(&mut dk, &self.rope, true);
-        let scale = norm::values(&layers.input_norm)?;
-        let normal = norm::forward(x, &scale, self.eps);
+
+        // Down to the input.
+        let scale = values(&layers.input_norm)?;
         let wants_normal = wants_input || layers.input_norm.requires_grad();
-        dnormal.fill(0.0);
-        for (layer, inner, g) in [(&layers.q, q_inner, dq), (&layers.k, k_inner, dk), (&layers.v, v_inner, dv)] {
-            layer.backward(&normal, &inner, &g, wants_normal.then_some(dnormal.as_mut_slice()))?;
-        }
+        let matrices = [&mut dq, &mut dk, &mut dv, &mut normal, &mut dnormal].map(|m| &mut **m);
+        let [dq_m, dk_m, dv_m, normal_m, dnormal_m] = matrices;
+        let matrices = [dq_m, dk_m, dv_m, normal_m, dnormal_m, &mut dmiddle[..], q_u, k_u, v_u];
+        parallel::each(parallel::cut(matrices, tokens, size), |(range, matrices)| {
+            let [dq, dk, dv, normal, dnormal, dx, q_u, k_u, v_u] = matrices;
+            let first = range.start;
+            rotate(dq, layers.q.outputs(), &self.rope, first, true);
+            rotate(dk, layers.k.outputs(), &self.rope, first, true);
+            let x = rows(x, &range, hidden);
+            norm::forward(x, &scale, self.eps, normal);
+            for (index, (layer, g, u)) in
+                [(&layers.q, dq, q_u), (&layers.k, dk, k_u), (&layers.v, dv, v_u)].into_iter().enumerate()
+            {
+                layer.backward(g, first, wants_normal.then_some((&mut *dnormal, index > 0)), u)?;
+            }
+            if wants_input {
+                norm::backward(x, &scale, self.eps, dnormal, dx);
+            }
+            Ok(())
+        })?;
+        layers.q.add_gradients(&normal, &dq, q_t, q_u)?;
+        layers.k.add_gradients(&normal, &dk, k_t, k_u)?;
+        layers.v.add_gradients(&normal, &dv, v_t, v_u)?;
         norm::add_weight_gradient(&layers.input_norm, x, self.eps, &dnormal)?;
-        if !wants_input {
-            return Ok(None);
-        }
-        norm::backward(x, &scale, self.eps, &dnormal, &mut dmiddle);
-        Ok(Some(dmiddle))
+        Ok(wants_input.then_some(dmiddle))
     }
 }
 
+/// Some tokens' rows of a matrix.
+fn rows<'a>(matrix: &'a [f32], tokens: &Range<usize>, columns: usize) -> &'a [f32] {
+    &matrix[tokens.start * columns..tokens.end * columns]
+}
+
 fn add(to: &mut [f32], other: &[f32]) {
-    const BLOCK: usize = 1 << 13;
-    to.par_chunks_mut(BLOCK).zip(other.par_chunks(BLOCK)).for_each(|(to, other)| {
-        to.iter_mut().zip(other).for_each(|(t, o)| *t += o);
+    parallel::by_rows(to, 1, |first, to| {
+        let end = first + to.len();
+        to.iter_mut().zip(&other[first..end]).for_each(|(t, o)| *t += o);
     });
 }
 
 struct BlockOp {
     block: Block,
-    /// Whether a backward pass may follow.
-    record: bool,
-    /// The input was made tracked by us: nobody wants its gradient.
-    no_input_gradient: bool,
+    recording: Recording,
     kept: Mutex<Option<Kept>>,
 }
 
@@ -197,7 +260,7 @@ impl CustomOp1 for BlockOp {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (y, kept) = self.block.run_whole(super::elements(storage, layout)?)?;
-        if self.record {
+        if self.recording.recorded {
             *self.kept.lock().unwrap_or_else(|e| e.into_inner()) = Some(kept);
         }
         Ok((CpuStorage::F32(y), layout.shape().clone()))
@@ -212,7 +275,7 @@ impl CustomOp1 for BlockOp {
                     Some(kept) => kept,
                     None => self.block.run_whole(x)?.1,
                 };
-                self.block.backward(x, kept, g, !self.no_input_gradient)
+                self.block.backward(x, kept, g, !self.recording.no_input_gradient)
             })
         })?;
         gradient.map(|dx| Tensor::from_vec(dx, x.shape(), x.device())).transpose()

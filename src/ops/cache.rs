@@ -1,6 +1,7 @@
 //! Attention of new tokens to the cached keys and values of their sequence; never recorded for backward.
 
 use super::attention::{self, AttentionSpec, attend_cached};
+use crate::autograd::buffer::Buffer;
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
@@ -44,20 +45,26 @@ pub fn cached_attention(
     let host = |t: &Tensor| t.to_device(&candle_core::Device::Cpu)?.to_dtype(candle_core::DType::F32)?.contiguous();
     let (host_q, host_k, host_v) = (host(q)?, host(k)?, host(v)?);
     let out = super::with_elements(&host_q, |q| {
-        super::with_elements(&host_k, |k| super::with_elements(&host_v, |v| Ok(attend_with_caches(q, k, v, spec, layer, caches))))
+        super::with_elements(&host_k, |k| {
+            super::with_elements(&host_v, |v| {
+                let mut out = vec![0f32; q.len()];
+                attend_with_caches(q, k, v, spec, (layer, caches), &mut out);
+                Ok(out)
+            })
+        })
     })?;
     Tensor::from_vec(out, q.shape(), &candle_core::Device::Cpu)?.to_device(q.device())?.to_dtype(q.dtype())
 }
 
-/// As [`cached_attention`], on slices.
+/// As [`cached_attention`], on slices; fills `out`.
 pub fn attend_with_caches(
     q: &[f32],
     k: &[f32],
     v: &[f32],
     spec: &AttentionSpec,
-    layer: usize,
-    caches: &mut [&mut KvCache],
-) -> Vec<f32> {
+    (layer, caches): (usize, &mut [&mut KvCache]),
+    out: &mut [f32],
+) {
     let width = spec.kv_heads * spec.head_dim;
     let fresh = caches.iter().all(|cache| cache.layers[layer].0.is_empty());
     let mut at = 0;
@@ -71,7 +78,7 @@ pub fn attend_with_caches(
         at += length;
     }
     if fresh {
-        return attention::forward(q, k, v, spec).0;
+        return attention::forward(q, k, v, spec, out, &mut Buffer::new(spec.log_sums()));
     }
     let queries = spec.heads * spec.head_dim;
     // Every new token: its cache, and how many of the cached tokens it sees.
@@ -84,7 +91,6 @@ pub fn attend_with_caches(
             (1..=*new).map(move |i| (index, before + i))
         })
         .collect();
-    let mut out = vec![0f32; q.len()];
     let caches: Vec<&KvCache> = caches.iter().map(|cache| &**cache).collect();
     let rows = out.par_chunks_mut(queries).zip(q.par_chunks(queries)).zip(&seen).with_min_len(2);
     rows.for_each(|((out, q), (index, end))| {
@@ -92,5 +98,4 @@ pub fn attend_with_caches(
         let first = spec.window.map_or(0, |w| end.saturating_sub(w));
         attend_cached(q, &keys[..end * width], &values[..end * width], first, spec, out);
     });
-    out
 }

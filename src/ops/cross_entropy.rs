@@ -3,10 +3,11 @@
 //! Rows without a target are skipped. Logits exist a chunk of rows at a time; backward computes them again:
 //! `dz = (softmax(z) - onehot) / divisor`, `dh = dz W`, `dW = dz^T h`.
 
+use super::Recording;
 use super::exp::exp;
-use super::matrix::{self, Weight};
+use super::matrix::{self, Dims, Weight};
 use crate::autograd::Parameter;
-use crate::autograd::buffer::zeroed;
+use crate::autograd::buffer::{Buffer, zeroed};
 use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result, Shape, Tensor, Var};
 use rayon::prelude::*;
 
@@ -24,20 +25,11 @@ pub const IGNORE_INDEX: i64 = -100;
 /// # Errors
 /// A target is outside the vocabulary, or the shapes do not fit.
 pub fn head_cross_entropy(hidden: &Tensor, weight: &Parameter, targets: &[i64], divisor: f64) -> Result<Tensor> {
-    let mut op = HeadCrossEntropy::new(hidden, weight, targets, divisor)?;
+    let op = HeadCrossEntropy::new(hidden, weight, targets, divisor)?;
     if !super::fused_for(hidden) {
         return composed(hidden, weight, targets, divisor);
     }
-    let hidden = hidden.contiguous()?;
-    if weight.tracked() {
-        let (hidden, promoted) = super::tracked(&hidden)?;
-        op.no_input_gradient = promoted;
-        hidden.apply_op1(op)
-    } else if hidden.track_op() && crate::autograd::grad_enabled() {
-        hidden.apply_op1(op)
-    } else {
-        hidden.apply_op1_no_bwd(&op)
-    }
+    super::apply(&hidden.contiguous()?, weight.tracked(), |recording| HeadCrossEntropy { recording, ..op })
 }
 
 fn check_targets(targets: &[i64], vocabulary: usize) -> Result<()> {
@@ -76,7 +68,7 @@ struct HeadCrossEntropy {
     /// Row of the hidden states, and target.
     rows: Vec<(usize, usize)>,
     divisor: f64,
-    no_input_gradient: bool,
+    recording: Recording,
 }
 
 /// Loss of one row of logits, and its log-sum-exp.
@@ -99,7 +91,7 @@ impl HeadCrossEntropy {
         check_targets(targets, dims[0])?;
         let wanted = targets.iter().enumerate().filter(|(_, target)| **target != IGNORE_INDEX);
         let rows = wanted.map(|(row, target)| (row, *target as usize)).collect();
-        Ok(Self { weight: weight.clone(), rows, divisor, no_input_gradient: false })
+        Ok(Self { weight: weight.clone(), rows, divisor, recording: Recording::default() })
     }
 
     /// Calls `work` with chunks of rows, their hidden states and their logits.
@@ -111,12 +103,14 @@ impl HeadCrossEntropy {
     ) -> Result<()> {
         let dims = self.weight.dims();
         let (vocabulary, width) = (dims[0], dims[1]);
-        let mut logits = Vec::new();
-        for rows in self.rows.chunks((CHUNK_ELEMENTS / vocabulary).max(1)) {
+        let at_once = (CHUNK_ELEMENTS / vocabulary).max(1);
+        let mut logits = Buffer::new(at_once.min(self.rows.len()) * vocabulary);
+        for rows in self.rows.chunks(at_once) {
             let states: Vec<f32> = rows.iter().flat_map(|(row, _)| &hidden[row * width..(row + 1) * width]).copied().collect();
-            logits.resize(rows.len() * vocabulary, 0.0);
-            matrix::times_weight_transposed(&states, weight, &mut logits, false, rows.len(), width, vocabulary);
-            work(rows, &states, &mut logits)?;
+            let dims = Dims { rows: rows.len(), inputs: width, outputs: vocabulary };
+            let logits = &mut logits[..rows.len() * vocabulary];
+            matrix::times_weight_transposed(&states, weight, logits, false, dims);
+            work(rows, &states, logits)?;
         }
         Ok(())
     }
@@ -131,7 +125,7 @@ impl CustomOp1 for HeadCrossEntropy {
         let hidden = super::elements(storage, layout)?;
         let vocabulary = self.weight.dims()[0];
         let mut losses = Vec::with_capacity(self.rows.len());
-        super::linear::with_weight(&self.weight, |weight| {
+        super::layer::with_weight(&self.weight, |weight| {
             self.by_chunk(hidden, weight, |rows, _, logits| {
                 let chunk: Vec<f64> =
                     logits.par_chunks(vocabulary).zip(rows).map(|(z, (_, target))| row_loss(z, *target).0).collect();
@@ -145,7 +139,7 @@ impl CustomOp1 for HeadCrossEntropy {
 
     fn bwd(&self, hidden: &Tensor, _: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
         let factor = (f64::from(g.to_dtype(DType::F32)?.to_scalar::<f32>()?) / self.divisor) as f32;
-        if self.no_input_gradient {
+        if self.recording.no_input_gradient {
             super::with_elements(hidden, |hidden| self.gradients(hidden, factor, None))?;
             return Ok(None);
         }
@@ -162,7 +156,7 @@ impl HeadCrossEntropy {
         let dims = self.weight.dims();
         let (vocabulary, width) = (dims[0], dims[1]);
         let mut total = 0.0;
-        super::linear::with_weight(&self.weight, |weight| {
+        super::layer::with_weight(&self.weight, |weight| {
             let mut gradients = Vec::new();
             self.by_chunk(hidden, weight, |rows, states, logits| {
                 let losses = logits.par_chunks_mut(vocabulary).zip(rows).map(|(z, (_, target))| {
@@ -173,11 +167,12 @@ impl HeadCrossEntropy {
                 });
                 total += losses.collect::<Vec<f64>>().into_iter().sum::<f64>();
                 if self.weight.requires_grad() {
-                    super::linear::add_weight_gradient(&self.weight, logits, states)?;
+                    super::layer::add_weight_gradient(&self.weight, logits, states)?;
                 }
                 if let Some(dhidden) = dhidden.as_deref_mut() {
                     gradients.resize(states.len(), 0.0);
-                    matrix::times_weight(logits, weight, &mut gradients, false, rows.len(), width, vocabulary);
+                    let dims = Dims { rows: rows.len(), inputs: width, outputs: vocabulary };
+                    matrix::times_weight(logits, weight, &mut gradients, false, dims);
                     for ((row, _), gradient) in rows.iter().zip(gradients.chunks_exact(width)) {
                         dhidden[row * width..(row + 1) * width].copy_from_slice(gradient);
                     }

@@ -38,7 +38,7 @@ impl CustomOp1 for Embedding {
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
         let hidden = self.weight.dims()[1];
         let mut out = vec![0f32; self.ids.len() * hidden];
-        super::linear::with_weight(&self.weight, |w| {
+        super::layer::with_weight(&self.weight, |w| {
             for (id, out) in self.ids.iter().zip(out.chunks_exact_mut(hidden)) {
                 w.copy_row(*id as usize, out);
             }

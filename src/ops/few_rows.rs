@@ -5,7 +5,8 @@
 //! AVX-512 is found at run time; `FTREPL_SIMD=off` leaves it unused, as on machines without it.
 
 use super::exp::vectorised;
-use super::matrix::Weight;
+use super::matrix::{Dims, Weight};
+use super::parallel;
 use rayon::prelude::*;
 use std::cell::RefCell;
 use std::sync::OnceLock;
@@ -63,15 +64,8 @@ fn with_rows(weight: Weight<'_>, from: usize, to: usize, columns: usize, read: i
 }
 
 /// `out [rows, outputs] = (add ? out : 0) + x [rows, inputs] * weight [outputs, inputs]^T`; `false` where this machine cannot.
-pub(super) fn times_weight_transposed(
-    x: &[f32],
-    weight: Weight<'_>,
-    out: &mut [f32],
-    add: bool,
-    rows: usize,
-    inputs: usize,
-    outputs: usize,
-) -> bool {
+pub(super) fn times_weight_transposed(x: &[f32], weight: Weight<'_>, out: &mut [f32], add: bool, dims: Dims) -> bool {
+    let Dims { rows, inputs, outputs } = dims;
     if rows > if has_avx512() { MOST_ROWS } else { MOST_ROWS_PORTABLE } {
         return false;
     }
@@ -97,20 +91,13 @@ pub(super) fn times_weight_transposed(
             });
         }
     };
-    in_tasks(outputs, 8, rows * inputs * outputs, task);
+    parallel::in_ranges(outputs, 8, rows * inputs * outputs, task);
     true
 }
 
 /// `out [rows, inputs] = (add ? out : 0) + g [rows, outputs] * weight [outputs, inputs]`; `false` where this machine cannot.
-pub(super) fn times_weight(
-    g: &[f32],
-    weight: Weight<'_>,
-    out: &mut [f32],
-    add: bool,
-    rows: usize,
-    inputs: usize,
-    outputs: usize,
-) -> bool {
+pub(super) fn times_weight(g: &[f32], weight: Weight<'_>, out: &mut [f32], add: bool, dims: Dims) -> bool {
+    let Dims { rows, inputs, outputs } = dims;
     if !has_avx512() || rows > MOST_ROWS {
         return false;
     }
@@ -142,7 +129,11 @@ pub(super) fn times_weight(
         return true;
     }
     let mut sums = vec![0f32; parts * rows * inputs];
-    sums.par_chunks_mut(rows * inputs).enumerate().for_each(|(part, sums)| sum_part(part, sums));
+    if parallel::inside() {
+        sums.chunks_mut(rows * inputs).enumerate().for_each(|(part, sums)| sum_part(part, sums));
+    } else {
+        sums.par_chunks_mut(rows * inputs).enumerate().for_each(|(part, sums)| sum_part(part, sums));
+    }
     for part in sums.chunks_exact(rows * inputs) {
         out.iter_mut().zip(part).for_each(|(o, v)| *o += v);
     }
@@ -158,15 +149,6 @@ vectorised! {
         }
         sums.iter().sum()
     }
-}
-
-/// Runs `task` on ranges of `0..count`, in parallel where there is enough work.
-fn in_tasks(count: usize, unit: usize, work: usize, task: impl Fn(usize, usize) + Sync) {
-    if work < 1 << 16 {
-        return task(0, count);
-    }
-    let size = count.div_ceil(4 * rayon::current_num_threads()).next_multiple_of(unit);
-    (0..count.div_ceil(size)).into_par_iter().for_each(|i| task(i * size, ((i + 1) * size).min(count)));
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -334,37 +316,40 @@ mod tests {
     use super::*;
     use crate::ops::check::values;
 
+    /// `start + sum over i of terms`, cell by cell, in f64.
+    fn assert_cells(out: &[f32], start: Option<&[f32]>, columns: usize, cell: impl Fn(usize, usize) -> f64) {
+        for (i, found) in out.iter().enumerate() {
+            let exact = cell(i / columns, i % columns) + start.map_or(0.0, |start| f64::from(start[i]));
+            assert!((f64::from(*found) - exact).abs() < 1e-4, "cell {i} of rows of {columns}: {found} {exact}");
+        }
+    }
+
     #[test]
     fn odd_sizes_equal_the_definition() {
         for (rows, inputs, outputs) in
             [(1, 1, 1), (1, 100, 33), (2, 7, 3), (5, 64, 300), (7, 130, 9), (13, 31, 513), (64, 17, 70)]
         {
+            let dims = Dims { rows, inputs, outputs };
+            let (x, g, w) = (values(rows * inputs, 1), values(rows * outputs, 4), values(outputs * inputs, 2));
+            let product = |a: f32, b: f32| f64::from(a) * f64::from(b);
             for add in [false, true] {
-                let (x, w) = (values(rows * inputs, 1), values(outputs * inputs, 2));
                 let start = values(rows * outputs, 3);
                 let mut out = start.clone();
-                if times_weight_transposed(&x, Weight::F32(&w), &mut out, add, rows, inputs, outputs) {
-                    for r in 0..rows {
-                        for o in 0..outputs {
-                            let exact: f64 =
-                                (0..inputs).map(|i| f64::from(x[r * inputs + i]) * f64::from(w[o * inputs + i])).sum();
-                            let exact = exact + if add { f64::from(start[r * outputs + o]) } else { 0.0 };
-                            assert!((f64::from(out[r * outputs + o]) - exact).abs() < 1e-4, "{rows} {inputs} {outputs}");
-                        }
-                    }
+                let done = times_weight_transposed(&x, Weight::F32(&w), &mut out, add, dims);
+                assert_eq!(done, has_avx512() || rows <= MOST_ROWS_PORTABLE);
+                if done {
+                    assert_cells(&out, add.then_some(&start), outputs, |r, o| {
+                        (0..inputs).map(|i| product(x[r * inputs + i], w[o * inputs + i])).sum()
+                    });
                 }
-                let g = values(rows * outputs, 4);
                 let start = values(rows * inputs, 5);
                 let mut out = start.clone();
-                if times_weight(&g, Weight::F32(&w), &mut out, add, rows, inputs, outputs) {
-                    for r in 0..rows {
-                        for i in 0..inputs {
-                            let exact: f64 =
-                                (0..outputs).map(|o| f64::from(g[r * outputs + o]) * f64::from(w[o * inputs + i])).sum();
-                            let exact = exact + if add { f64::from(start[r * inputs + i]) } else { 0.0 };
-                            assert!((f64::from(out[r * inputs + i]) - exact).abs() < 1e-4, "{rows} {inputs} {outputs}");
-                        }
-                    }
+                let done = times_weight(&g, Weight::F32(&w), &mut out, add, dims);
+                assert_eq!(done, has_avx512());
+                if done {
+                    assert_cells(&out, add.then_some(&start), inputs, |r, i| {
+                        (0..outputs).map(|o| product(g[r * outputs + o], w[o * inputs + i])).sum()
+                    });
                 }
             }
         }

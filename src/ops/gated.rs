@@ -3,6 +3,7 @@
 //! Backward: `d up = g silu(gate)`, `d gate = g up s (1 + gate (1 - s))` with `s = sigmoid(gate)`.
 
 use super::exp::{exp, vectorised};
+use super::parallel;
 use crate::autograd::buffer::zeroed;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
@@ -50,20 +51,21 @@ vectorised! {
 }
 
 /// On slices of equal length.
-pub(super) fn forward(gate: &[f32], up: &[f32]) -> Vec<f32> {
-    let mut out = zeroed(gate.len());
-    let blocks = out.par_chunks_mut(BLOCK).zip(gate.par_chunks(BLOCK)).zip(up.par_chunks(BLOCK));
-    blocks.for_each(|((out, gate), up)| forward_block(gate, up, out));
-    out
+pub(super) fn forward(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    parallel::by_rows(out, 1, |first, out| {
+        let end = first + out.len();
+        forward_block(&gate[first..end], &up[first..end], out);
+    });
 }
 
 /// The gradients by `gate` and `up`.
-pub(super) fn backward(gate: &[f32], up: &[f32], g: &[f32]) -> (Vec<f32>, Vec<f32>) {
-    let (mut dgate, mut dup) = (zeroed(g.len()), zeroed(g.len()));
+pub(super) fn backward(gate: &[f32], up: &[f32], g: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
+    if parallel::inside() {
+        return backward_block(gate, up, g, dgate, dup);
+    }
     let outputs = dgate.par_chunks_mut(BLOCK).zip(dup.par_chunks_mut(BLOCK));
     let inputs = gate.par_chunks(BLOCK).zip(up.par_chunks(BLOCK)).zip(g.par_chunks(BLOCK));
     outputs.zip(inputs).for_each(|((dgate, dup), ((gate, up), g))| backward_block(gate, up, g, dgate, dup));
-    (dgate, dup)
 }
 
 struct SiluMul;
@@ -74,13 +76,21 @@ impl CustomOp2 for SiluMul {
     }
 
     fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
-        let out = forward(super::elements(s1, l1)?, super::elements(s2, l2)?);
+        let (gate, up) = (super::elements(s1, l1)?, super::elements(s2, l2)?);
+        let mut out = zeroed(gate.len());
+        forward(gate, up, &mut out);
         Ok((CpuStorage::F32(out), l1.shape().clone()))
     }
 
     fn bwd(&self, gate: &Tensor, up: &Tensor, _: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let (dgate, dup) = super::with_elements(g, |g| {
-            super::with_elements(gate, |gate| super::with_elements(up, |up| Ok(backward(gate, up, g))))
+            super::with_elements(gate, |gate| {
+                super::with_elements(up, |up| {
+                    let (mut dgate, mut dup) = (zeroed(g.len()), zeroed(g.len()));
+                    backward(gate, up, g, &mut dgate, &mut dup);
+                    Ok((dgate, dup))
+                })
+            })
         })?;
         let tensor = |values| Tensor::from_vec(values, gate.shape(), gate.device());
         Ok((Some(tensor(dgate)?), Some(tensor(dup)?)))

@@ -2,9 +2,11 @@
 //!
 //! Backward: `dx = g W`, `dW = g^T x`, `db` = column sums of `g`; the last two only where wanted.
 
-use super::matrix::{self, Weight};
+use super::Recording;
+use super::layer::Layer;
 use crate::autograd::Parameter;
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Storage, Tensor, bail};
+use crate::autograd::buffer::zeroed;
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
 /// Applies a linear layer. On the CPU `x` is f32 and the weight f32, bf16, f16 or quantised.
 ///
@@ -19,17 +21,8 @@ pub fn linear(x: &Tensor, weight: &Parameter, bias: Option<&Parameter>) -> Resul
     if !super::fused_for(x) {
         return composed(x, weight, bias);
     }
-    let trains = weight.tracked() || bias.is_some_and(Parameter::tracked);
-    let x = x.contiguous()?;
-    let op = |no_input_gradient| Linear { weight: weight.clone(), bias: bias.cloned(), no_input_gradient };
-    if trains {
-        let (x, promoted) = super::tracked(&x)?;
-        x.apply_op1(op(promoted))
-    } else if x.track_op() && crate::autograd::grad_enabled() {
-        x.apply_op1(op(false))
-    } else {
-        x.apply_op1_no_bwd(&op(false))
-    }
+    let layer = Layer { weight: weight.clone(), bias: bias.cloned(), low_rank: None };
+    super::apply(&x.contiguous()?, layer.tracked(), |recording| Linear { layer, recording })
 }
 
 /// The same by candle's operations.
@@ -42,49 +35,8 @@ fn composed(x: &Tensor, weight: &Parameter, bias: Option<&Parameter>) -> Result<
 }
 
 struct Linear {
-    weight: Parameter,
-    bias: Option<Parameter>,
-    /// The input was made tracked by us: nobody wants its gradient.
-    no_input_gradient: bool,
-}
-
-/// Runs `read` on a parameter's stored elements.
-pub(super) fn with_weight<T>(weight: &Parameter, read: impl FnOnce(Weight<'_>) -> Result<T>) -> Result<T> {
-    if let Some(blocks) = weight.quantised() {
-        return read(Weight::Quantised(&blocks));
-    }
-    let value = weight.value();
-    let (storage, layout) = value.storage_and_layout();
-    match (&*storage, layout.contiguous_offsets()) {
-        (Storage::Cpu(storage), Some((start, end))) => read(Weight::from_storage(storage, start, end)?),
-        _ => bail!("a fused operation got a weight that is not contiguous on the CPU"),
-    }
-}
-
-/// Adds `g^T x` to the gradient of `weight` [outputs, inputs], with `g` [rows, outputs] and `x` [rows, inputs].
-pub(super) fn add_weight_gradient(weight: &Parameter, g: &[f32], x: &[f32]) -> Result<()> {
-    if weight.accumulate_product(g, x) {
-        return Ok(());
-    }
-    let dims = weight.dims();
-    let (outputs, inputs) = (dims[0], dims[1]);
-    let rows = x.len() / inputs.max(1);
-    weight
-        .accumulate_with(|dw, add| matrix::weight_gradient(g, x, dw, add, rows, inputs, outputs))
-        .map_err(candle_core::Error::wrap)
-}
-
-/// Adds the sums of the columns of `g` [rows, outputs] to the gradient of `bias` [outputs].
-pub(super) fn add_column_sums(bias: &Parameter, g: &[f32]) -> Result<()> {
-    let add = |db: &mut [f32], add: bool| {
-        if !add {
-            db.fill(0.0);
-        }
-        for row in g.chunks_exact(db.len().max(1)) {
-            db.iter_mut().zip(row).for_each(|(d, v)| *d += v);
-        }
-    };
-    bias.accumulate_with(add).map_err(candle_core::Error::wrap)
+    layer: Layer,
+    recording: Recording,
 }
 
 impl CustomOp1 for Linear {
@@ -94,46 +46,24 @@ impl CustomOp1 for Linear {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = super::elements(storage, layout)?;
-        let dims = self.weight.dims();
-        let (outputs, inputs) = (dims[0], dims[1]);
-        let rows = x.len() / inputs.max(1);
-        let mut out = vec![0f32; rows * outputs];
-        with_weight(&self.weight, |w| {
-            matrix::times_weight_transposed(x, w, &mut out, false, rows, inputs, outputs);
-            Ok(())
-        })?;
-        if let Some(bias) = &self.bias {
-            let bias = bias.value().to_dtype(DType::F32)?.to_vec1::<f32>()?;
-            for row in out.chunks_exact_mut(outputs) {
-                row.iter_mut().zip(&bias).for_each(|(o, b)| *o += b);
-            }
-        }
+        let dims = self.layer.dims(x);
+        let mut out = zeroed(dims.rows * dims.outputs);
+        self.layer.forward(x, 0, &mut out, &mut [])?;
         let mut shape = layout.dims().to_vec();
         if let Some(last) = shape.last_mut() {
-            *last = outputs;
+            *last = dims.outputs;
         }
         Ok((CpuStorage::F32(out), shape.into()))
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
-        let dims = self.weight.dims();
-        let (outputs, inputs) = (dims[0], dims[1]);
-        let rows = x.elem_count() / inputs.max(1);
         super::with_elements(g, |g| {
-            if self.weight.requires_grad() {
-                super::with_elements(x, |x| add_weight_gradient(&self.weight, g, x))?;
-            }
-            if let Some(bias) = self.bias.as_ref().filter(|b| b.requires_grad()) {
-                add_column_sums(bias, g)?;
-            }
-            if self.no_input_gradient {
+            super::with_elements(x, |x| self.layer.add_gradients(x, g, &[], &[]))?;
+            if self.recording.no_input_gradient {
                 return Ok(None);
             }
-            let mut dx = vec![0f32; rows * inputs];
-            with_weight(&self.weight, |w| {
-                matrix::times_weight(g, w, &mut dx, false, rows, inputs, outputs);
-                Ok(())
-            })?;
+            let mut dx = zeroed(x.elem_count());
+            self.layer.backward(g, 0, Some((&mut dx, false)), &mut [])?;
             Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
         })
     }

@@ -1,14 +1,16 @@
 //! Matrix products on slices: f32 through the `gemm` crate; other right operands are widened a panel at a time.
 
-use super::bf16::{self, Right, Shape};
+use super::exp::vectorised;
 use super::few_rows;
+use super::panels::{self, Right, Shape};
+use super::parallel;
 use super::quantised::{FEW_ROWS, Quantised};
 use candle_core::{CpuStorage, Result};
 use half::f16;
 use rayon::prelude::*;
 
-/// Rows of a half-precision weight that are widened at once: large enough to feed the product, small enough for the cache.
-const PANEL: usize = 256;
+/// Rows of a weight that a thread widens at once: enough to feed the product, few enough for its cache.
+const SLAB: usize = 256;
 
 /// A row-major weight in the dtype in which it is stored.
 #[derive(Clone, Copy)]
@@ -42,15 +44,25 @@ impl<'a> Weight<'a> {
         let range = from * columns..to * columns;
         match self {
             Self::F32(v) => &v[range],
-            Self::Bf16(v) => widen(&v[range], scratch, half::bf16::to_f32),
-            Self::F16(v) => widen(&v[range], scratch, f16::to_f32),
+            Self::Bf16(v) => widen(&v[range], scratch, widen_bf16),
+            Self::F16(v) => widen(&v[range], scratch, widen_f16),
             Self::Quantised(q) => q.rows(from, to, scratch),
         }
     }
 
-    /// How many rows to take at once.
-    fn panel(&self, rows: usize) -> usize {
-        if matches!(self, Self::F32(_)) { rows.max(1) } else { PANEL }
+    /// Calls `work` with the range and the f32 values of some rows at a time: all of them where they are stored so.
+    fn for_each_slab(&self, rows: usize, columns: usize, mut work: impl FnMut(usize, usize, &[f32])) {
+        let at_once = match self {
+            Self::F32(_) => rows.max(1),
+            _ if parallel::inside() => SLAB,
+            // More for each thread to share.
+            _ => 4 * SLAB,
+        };
+        let mut scratch = Vec::new();
+        for from in (0..rows).step_by(at_once) {
+            let to = (from + at_once).min(rows);
+            work(from, to, self.rows(from, to, columns, &mut scratch));
+        }
     }
 
     /// Copies a row, widened.
@@ -58,8 +70,8 @@ impl<'a> Weight<'a> {
         let range = row * out.len()..(row + 1) * out.len();
         match self {
             Self::F32(v) => out.copy_from_slice(&v[range]),
-            Self::Bf16(v) => out.iter_mut().zip(&v[range]).for_each(|(o, x)| *o = x.to_f32()),
-            Self::F16(v) => out.iter_mut().zip(&v[range]).for_each(|(o, x)| *o = x.to_f32()),
+            Self::Bf16(v) => widen_bf16(&v[range], out),
+            Self::F16(v) => widen_f16(&v[range], out),
             Self::Quantised(q) => q.copy_row(row, out),
         }
     }
@@ -70,12 +82,36 @@ fn dtype(storage: &CpuStorage) -> candle_core::DType {
     storage.dtype()
 }
 
-fn widen<'s, T: Copy + Sync>(from: &[T], scratch: &'s mut Vec<f32>, to_f32: impl Fn(T) -> f32 + Sync) -> &'s [f32] {
+vectorised! {
+    fn widen_bf16(from: &[half::bf16], out: &mut [f32]) {
+        out.iter_mut().zip(from).for_each(|(o, v)| *o = f32::from_bits(u32::from(v.to_bits()) << 16));
+    }
+}
+
+fn widen_f16(from: &[f16], out: &mut [f32]) {
+    half::slice::HalfFloatSliceExt::convert_to_f32_slice(from, out);
+}
+
+fn widen<'s, T: Copy + Sync>(from: &[T], scratch: &'s mut Vec<f32>, to_f32: impl Fn(&[T], &mut [f32]) + Sync) -> &'s [f32] {
+    const CHUNK: usize = 1 << 15;
     scratch.resize(from.len(), 0.0);
-    scratch.par_chunks_mut(1 << 15).zip(from.par_chunks(1 << 15)).for_each(|(out, values)| {
-        out.iter_mut().zip(values).for_each(|(o, v)| *o = to_f32(*v));
-    });
+    if parallel::inside() {
+        to_f32(from, scratch);
+    } else {
+        scratch.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(out, values)| to_f32(values, out));
+    }
     scratch
+}
+
+/// The sizes of a linear layer's products: `x` `[rows, inputs]`, the weight `[outputs, inputs]`, the result `[rows, outputs]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Dims {
+    /// Rows of `x`: tokens.
+    pub rows: usize,
+    /// Columns of `x`.
+    pub inputs: usize,
+    /// Rows of the weight.
+    pub outputs: usize,
 }
 
 /// How a matrix lies in its slice: element (row, column) is at `row * row_stride + column * column_stride`.
@@ -106,7 +142,7 @@ fn product(
     lhs_strides: Strides,
     rhs: &[f32],
     rhs_strides: Strides,
-    parallel: bool,
+    shared: bool,
 ) {
     if m == 0 || n == 0 {
         return;
@@ -116,7 +152,8 @@ fn product(
     if k > 0 {
         assert!(last(lhs_strides, m, k) < lhs.len() as isize && last(rhs_strides, k, n) < rhs.len() as isize);
     }
-    let parallelism = if parallel && m * n * k > 1 << 16 { gemm::Parallelism::Rayon(0) } else { gemm::Parallelism::None };
+    let parallelism =
+        if shared && !parallel::inside() && m * n * k > 1 << 16 { gemm::Parallelism::Rayon(0) } else { gemm::Parallelism::None };
     // SAFETY: the furthest element of each operand was just checked to lie within its slice; `out` is borrowed mutably.
     unsafe {
         gemm::gemm(
@@ -144,61 +181,53 @@ fn product(
 }
 
 /// `out [rows, outputs] = (add ? out : 0) + x [rows, inputs] * weight [outputs, inputs]^T`.
-pub fn times_weight_transposed(
-    x: &[f32],
-    weight: Weight<'_>,
-    out: &mut [f32],
-    add: bool,
-    rows: usize,
-    inputs: usize,
-    outputs: usize,
-) {
+pub fn times_weight_transposed(x: &[f32], weight: Weight<'_>, out: &mut [f32], add: bool, dims: Dims) {
+    let Dims { rows, inputs, outputs } = dims;
     if let Weight::Quantised(q) = weight
         && rows <= FEW_ROWS
         && !add
     {
         return q.times_transposed(x, out, rows);
     }
-    if few_rows::times_weight_transposed(x, weight, out, add, rows, inputs, outputs) {
+    if few_rows::times_weight_transposed(x, weight, out, add, dims) {
         return;
     }
+    let whole = Shape { m: rows, n: outputs, k: inputs, left_stride: inputs, out_stride: outputs };
     if let Weight::Bf16(w) = weight
-        && bf16::product(x, Right::ByColumn(w), out, add, Shape { m: rows, n: outputs, k: inputs })
+        && panels::product_bf16(x, Right::ByColumn(w), out, add, whole)
     {
         return;
     }
-    let mut scratch = Vec::new();
-    let panel = weight.panel(outputs);
-    for from in (0..outputs).step_by(panel) {
-        let to = (from + panel).min(outputs);
-        let w = weight.rows(from, to, inputs, &mut scratch);
-        let shape = (rows, to - from, inputs);
-        product(shape, &mut out[from..], by_row(outputs), add, x, by_row(inputs), w, transposed(inputs), true);
-    }
+    weight.for_each_slab(outputs, inputs, |from, to, w| {
+        let (n, out) = (to - from, &mut out[from..]);
+        if !panels::product(x, Right::ByColumn(w), out, add, Shape { n, ..whole }) {
+            product((rows, n, inputs), out, by_row(outputs), add, x, by_row(inputs), w, transposed(inputs), true);
+        }
+    });
 }
 
 /// `out [rows, inputs] = (add ? out : 0) + g [rows, outputs] * weight [outputs, inputs]`: the gradient of a linear layer's input.
-pub fn times_weight(g: &[f32], weight: Weight<'_>, out: &mut [f32], add: bool, rows: usize, inputs: usize, outputs: usize) {
-    if few_rows::times_weight(g, weight, out, add, rows, inputs, outputs) {
+pub fn times_weight(g: &[f32], weight: Weight<'_>, out: &mut [f32], add: bool, dims: Dims) {
+    let Dims { rows, inputs, outputs } = dims;
+    if few_rows::times_weight(g, weight, out, add, dims) {
         return;
     }
+    let whole = Shape { m: rows, n: inputs, k: outputs, left_stride: outputs, out_stride: inputs };
     if let Weight::Bf16(w) = weight
-        && bf16::product(g, Right::ByStep(w), out, add, Shape { m: rows, n: inputs, k: outputs })
+        && panels::product_bf16(g, Right::ByStep(w), out, add, whole)
     {
         return;
     }
-    let mut scratch = Vec::new();
-    let panel = weight.panel(outputs);
-    for from in (0..outputs).step_by(panel) {
-        let to = (from + panel).min(outputs);
-        let w = weight.rows(from, to, inputs, &mut scratch);
-        let shape = (rows, inputs, to - from);
-        product(shape, out, by_row(inputs), add || from > 0, &g[from..], by_row(outputs), w, by_row(inputs), true);
-    }
+    weight.for_each_slab(outputs, inputs, |from, to, w| {
+        let (k, g, add) = (to - from, &g[from..], add || from > 0);
+        if !panels::product(g, Right::ByStep(w), out, add, Shape { k, ..whole }) {
+            product((rows, inputs, k), out, by_row(inputs), add, g, by_row(outputs), w, by_row(inputs), true);
+        }
+    });
 }
 
 /// `out [outputs, inputs] = (add ? out : 0) + g [rows, outputs]^T * x [rows, inputs]`: the gradient of a linear layer's weight.
-pub fn weight_gradient(g: &[f32], x: &[f32], out: &mut [f32], add: bool, rows: usize, inputs: usize, outputs: usize) {
+pub fn weight_gradient(g: &[f32], x: &[f32], out: &mut [f32], add: bool, Dims { rows, inputs, outputs }: Dims) {
     let shape = (outputs, inputs, rows);
     product(shape, out, by_row(inputs), add, g, transposed(outputs), x, by_row(inputs), true);
 }
@@ -276,24 +305,25 @@ mod tests {
     #[test]
     fn products_of_odd_sizes_equal_the_definition() {
         for (rows, inputs, outputs) in [(1, 1, 1), (2, 7, 3), (3, 33, 17), (5, 64, 300), (40, 31, 513)] {
+            let dims = Dims { rows, inputs, outputs };
             let (x, w) = (values(rows * inputs, 1), values(outputs * inputs, 2));
             let expected = naive(&x, &w, rows, inputs, outputs);
             let mut out = vec![f32::NAN; rows * outputs];
-            times_weight_transposed(&x, Weight::F32(&w), &mut out, false, rows, inputs, outputs);
+            times_weight_transposed(&x, Weight::F32(&w), &mut out, false, dims);
             close(&out, &expected, 1e-5);
             // Half floats: exact against the widened weight.
             let narrow: Vec<half::bf16> = w.iter().map(|v| half::bf16::from_f32(*v)).collect();
             let widened: Vec<f32> = narrow.iter().map(|v| v.to_f32()).collect();
-            times_weight_transposed(&x, Weight::Bf16(&narrow), &mut out, false, rows, inputs, outputs);
+            times_weight_transposed(&x, Weight::Bf16(&narrow), &mut out, false, dims);
             close(&out, &naive(&x, &widened, rows, inputs, outputs), 1e-5);
             // The two backward products, against the same definition with roles changed.
             let g = values(rows * outputs, 3);
             let transpose = |m: &[f32], r: usize, c: usize| -> Vec<f32> { (0..r * c).map(|i| m[(i % r) * c + i / r]).collect() };
             let mut dx = vec![f32::NAN; rows * inputs];
-            times_weight(&g, Weight::Bf16(&narrow), &mut dx, false, rows, inputs, outputs);
+            times_weight(&g, Weight::Bf16(&narrow), &mut dx, false, dims);
             close(&dx, &naive(&g, &transpose(&widened, outputs, inputs), rows, outputs, inputs), 1e-5);
             let mut dw = vec![1.0; outputs * inputs];
-            weight_gradient(&g, &x, &mut dw, true, rows, inputs, outputs);
+            weight_gradient(&g, &x, &mut dw, true, dims);
             let expected = naive(&transpose(&g, rows, outputs), &transpose(&x, rows, inputs), outputs, rows, inputs);
             close(&dw, &expected.iter().map(|v| v + 1.0).collect::<Vec<_>>(), 1e-5);
         }

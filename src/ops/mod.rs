@@ -8,7 +8,6 @@
 //! `.grad`. They are no inputs of candle's graph, so a frozen weight costs no gradient, and a trained one no copies of it.
 
 pub mod attention;
-mod bf16;
 pub mod block;
 pub mod cache;
 pub mod cross_entropy;
@@ -21,12 +20,14 @@ pub mod layer;
 pub mod linear;
 pub mod matrix;
 pub mod norm;
+mod panels;
+pub(crate) mod parallel;
 pub mod quantised;
 pub mod rope;
 
 pub(crate) use exp::vectorised;
 
-use candle_core::{CpuStorage, DType, Layout, Result, Tensor, Var};
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Tensor, Var};
 use std::cell::Cell;
 
 thread_local! {
@@ -70,11 +71,27 @@ pub(crate) fn with_elements<T>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> Res
     }
 }
 
-/// A tracked copy of an untracked tensor, so that an operation with captured parameters is recorded.
-///
-/// Returns whether a copy was made: its own gradient is wanted by nobody then.
-pub(crate) fn tracked(x: &Tensor) -> Result<(Tensor, bool)> {
-    if x.track_op() { Ok((x.clone(), false)) } else { Ok((Var::from_tensor(x)?.into_inner(), true)) }
+/// How an operation that captures parameters was applied.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Recording {
+    /// A backward pass may follow.
+    pub recorded: bool,
+    /// Nobody wants the input's gradient.
+    pub no_input_gradient: bool,
+}
+
+/// Applies an operation that captures parameters to `x`: recorded where one of them `trains`, or where `x` wants a gradient.
+pub(crate) fn apply<Op>(x: &Tensor, trains: bool, op: impl FnOnce(Recording) -> Op) -> Result<Tensor>
+where
+    Op: CustomOp1 + Send + Sync + 'static,
+{
+    let tracked = x.track_op() && crate::autograd::grad_enabled();
+    if !trains && !tracked {
+        return x.apply_op1_no_bwd(&op(Recording::default()));
+    }
+    let op = op(Recording { recorded: true, no_input_gradient: !x.track_op() });
+    // candle records an operation only for a tracked input; a copy stands in where only the parameters train.
+    if x.track_op() { x.apply_op1(op) } else { Var::from_tensor(x)?.into_inner().apply_op1(op) }
 }
 
 #[cfg(test)]

@@ -3,10 +3,10 @@
 //! With `r = 1 / sqrt(mean(x^2) + eps)` and `n = x r`, backward is `dx = r (g w - n mean(g w n))`, `dw` = column sums of `g n`.
 
 use super::exp::vectorised;
+use super::{Recording, parallel};
 use crate::autograd::Parameter;
 use crate::autograd::buffer::zeroed;
 use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result, Shape, Tensor};
-use rayon::prelude::*;
 
 /// Normalises the last dimension of `x` [.., hidden] and scales it by `weight` `[hidden]`.
 ///
@@ -20,16 +20,8 @@ pub fn rms_norm(x: &Tensor, weight: &Parameter, eps: f64) -> Result<Tensor> {
         return composed(x, weight, eps);
     }
     let x = x.contiguous()?;
-    let scale = values(weight)?;
-    let op = |no_input_gradient| RmsNorm { weight: weight.clone(), scale, eps, no_input_gradient };
-    if weight.tracked() {
-        let (x, promoted) = super::tracked(&x)?;
-        x.apply_op1(op(promoted))
-    } else if x.track_op() && crate::autograd::grad_enabled() {
-        x.apply_op1(op(false))
-    } else {
-        x.apply_op1_no_bwd(&op(false))
-    }
+    let scale = super::layer::values(weight)?;
+    super::apply(&x, weight.tracked(), |recording| RmsNorm { weight: weight.clone(), scale, eps, recording })
 }
 
 /// The same by candle's operations; the mean is taken in f32, as transformers does.
@@ -86,20 +78,22 @@ vectorised! {
     }
 }
 
-/// Normalises every row.
-pub(super) fn forward(x: &[f32], scale: &[f32], eps: f64) -> Vec<f32> {
+/// Normalises every row of `x` into `out`.
+pub(super) fn forward(x: &[f32], scale: &[f32], eps: f64, out: &mut [f32]) {
     let hidden = scale.len();
-    let mut out = zeroed(x.len());
-    let rows = out.par_chunks_mut(hidden).zip(x.par_chunks(hidden)).with_min_len(16);
-    rows.for_each(|(out, x)| normalise_row(x, scale, eps, out));
-    out
+    parallel::by_rows(out, hidden, |first, out| {
+        let rows = out.chunks_exact_mut(hidden).zip(x[first * hidden..].chunks_exact(hidden));
+        rows.for_each(|(out, x)| normalise_row(x, scale, eps, out));
+    });
 }
 
 /// Adds the gradient by `x` to `dx`.
 pub(super) fn backward(x: &[f32], scale: &[f32], eps: f64, g: &[f32], dx: &mut [f32]) {
     let hidden = scale.len();
-    let rows = dx.par_chunks_mut(hidden).zip(x.par_chunks(hidden)).zip(g.par_chunks(hidden)).with_min_len(16);
-    rows.for_each(|((dx, x), g)| backward_row(x, scale, eps, g, dx));
+    parallel::by_rows(dx, hidden, |first, dx| {
+        let (x, g) = (x[first * hidden..].chunks_exact(hidden), g[first * hidden..].chunks_exact(hidden));
+        dx.chunks_exact_mut(hidden).zip(x).zip(g).for_each(|((dx, x), g)| backward_row(x, scale, eps, g, dx));
+    });
 }
 
 /// Adds the gradient by the weight, where it is wanted.
@@ -119,17 +113,12 @@ pub(super) fn add_weight_gradient(weight: &Parameter, x: &[f32], eps: f64, g: &[
     weight.accumulate_with(add).map_err(candle_core::Error::wrap)
 }
 
-/// A parameter's values in f32.
-pub(super) fn values(weight: &Parameter) -> Result<Vec<f32>> {
-    weight.value().to_dtype(DType::F32)?.to_vec1::<f32>()
-}
-
 struct RmsNorm {
     weight: Parameter,
     /// The weight's values in f32.
     scale: Vec<f32>,
     eps: f64,
-    no_input_gradient: bool,
+    recording: Recording,
 }
 
 impl CustomOp1 for RmsNorm {
@@ -138,7 +127,9 @@ impl CustomOp1 for RmsNorm {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let out = forward(super::elements(storage, layout)?, &self.scale, self.eps);
+        let x = super::elements(storage, layout)?;
+        let mut out = zeroed(x.len());
+        forward(x, &self.scale, self.eps, &mut out);
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }
 
@@ -146,7 +137,7 @@ impl CustomOp1 for RmsNorm {
         let gradient = super::with_elements(g, |g| {
             super::with_elements(x, |x| {
                 add_weight_gradient(&self.weight, x, self.eps, g)?;
-                if self.no_input_gradient {
+                if self.recording.no_input_gradient {
                     return Ok(None);
                 }
                 let mut dx = zeroed(x.len());

@@ -2,8 +2,8 @@
 //! with `(a, b)` the two halves of a head, `(a cos - b sin, b cos + a sin)`. Backward is the rotation by the negative angle.
 
 use super::exp::vectorised;
+use super::parallel;
 use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
-use rayon::prelude::*;
 use std::sync::Arc;
 
 /// Cosines and sines of every token of a batch, `[tokens, head_dim / 2]` each.
@@ -72,14 +72,14 @@ vectorised! {
     }
 }
 
-/// Rotates every head of every token in place; backwards with `inverse`.
-pub(super) fn rotate(x: &mut [f32], table: &RopeTable, inverse: bool) {
-    let tokens = table.cos.len() / table.half;
-    let width = x.len() / tokens.max(1);
+/// Rotates every head of the tokens from `first` on in place, each `width` elements; backwards with `inverse`.
+pub(super) fn rotate(x: &mut [f32], width: usize, table: &RopeTable, first: usize, inverse: bool) {
     let sign = if inverse { -1.0 } else { 1.0 };
-    let angles = table.cos.par_chunks(table.half).zip(table.sin.par_chunks(table.half));
-    let rows = x.par_chunks_mut(width.max(1)).zip(angles).with_min_len(16);
-    rows.for_each(|(x, (cos, sin))| rotate_token(x, cos, sin, sign));
+    parallel::by_rows(x, width, |row, x| {
+        let from = (first + row) * table.half;
+        let angles = table.cos[from..].chunks_exact(table.half).zip(table.sin[from..].chunks_exact(table.half));
+        x.chunks_exact_mut(width.max(1)).zip(angles).for_each(|(x, (cos, sin))| rotate_token(x, cos, sin, sign));
+    });
 }
 
 struct Rope {
@@ -94,7 +94,8 @@ impl CustomOp1 for Rope {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let mut out = super::elements(storage, layout)?.to_vec();
-        rotate(&mut out, &self.table, self.inverse);
+        let width = layout.dims().last().copied().unwrap_or(1);
+        rotate(&mut out, width, &self.table, 0, self.inverse);
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }
 

@@ -11,6 +11,7 @@ mod dot;
 
 use crate::autograd::buffer;
 use crate::error::{Error, Result};
+use crate::ops::parallel;
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::k_quants::{
     BlockQ2K, BlockQ3K, BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0, BlockQ5_1, BlockQ5K, BlockQ6K, BlockQ8_0, BlockQ8K, GgmlType,
@@ -199,7 +200,11 @@ impl Quantised {
         let length = self.row_bytes();
         let bytes = &self.bytes()[from * length..to * length];
         let chunk = CHUNK / self.dtype.block_size() * self.dtype.type_size();
-        out.par_chunks_mut(CHUNK).zip(bytes.par_chunks(chunk)).for_each(|(out, bytes)| (self.decode)(bytes, out));
+        if parallel::inside() {
+            (self.decode)(bytes, out);
+        } else {
+            out.par_chunks_mut(CHUNK).zip(bytes.par_chunks(chunk)).for_each(|(out, bytes)| (self.decode)(bytes, out));
+        }
         &out[..count]
     }
 
@@ -358,16 +363,17 @@ mod tests {
     /// More rows than are multiplied in registers, and the product of the backward pass, over several panels.
     #[test]
     fn products_equal_those_with_the_dequantised_matrix() {
-        use crate::ops::matrix::{Weight, times_weight, times_weight_transposed};
+        use crate::ops::matrix::{Dims, Weight, times_weight, times_weight_transposed};
         for dtype in [GgmlDType::Q4_0, GgmlDType::Q6K] {
             let (rows, columns) = (600, 256);
             let (made, weights) = matrix(dtype, rows, columns);
             for count in [3, 21, 70] {
                 let (x, g) = (values(count * columns, 3), values(count * rows, 4));
+                let dims = Dims { rows: count, inputs: columns, outputs: rows };
                 let products = |weight| {
                     let (mut y, mut dx) = (vec![f32::NAN; count * rows], vec![f32::NAN; count * columns]);
-                    times_weight_transposed(&x, weight, &mut y, false, count, columns, rows);
-                    times_weight(&g, weight, &mut dx, false, count, columns, rows);
+                    times_weight_transposed(&x, weight, &mut y, false, dims);
+                    times_weight(&g, weight, &mut dx, false, dims);
                     [y, dx].concat()
                 };
                 for (value, expected) in products(Weight::Quantised(&made)).iter().zip(products(Weight::F32(&weights))) {
