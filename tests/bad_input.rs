@@ -246,6 +246,8 @@ fn options_out_of_range() {
         ("TrainingArguments(#{ lr_scheduler_type: \"cosin\" });", &["lr_scheduler_type", "\"cosine\"", "cosin"]),
         ("TrainingArguments(#{ optim: \"lion\" });", &["optim", "\"sgd\"", "lion"]),
         ("TrainingArguments(#{ gradient_checkpointing: 1 });", &["gradient_checkpointing", "true or false", "1"]),
+        ("TrainingArguments(#{ packing: true });", &["max_length", "packing"]),
+        ("TrainingArguments(#{ packing: 2, max_length: 8 });", &["packing", "true or false", "2"]),
         ("optim::SGD([tensor(1.0, #{ requires_grad: true })], #{ lr: -1 });", &["learning rate", "-1"]),
         (
             "DataLoader([#{ text: \"a\" }], #{ tokenizer: AutoTokenizer::from_pretrained(\"tiny-random\"), batch_size: 0 });",
@@ -498,6 +500,8 @@ fn training_that_has_nothing_to_go_on() {
     place.works(&save);
     let other = with_args("max_steps: 4, per_device_train_batch_size: 1", ".train(#{ resume_from_checkpoint: true })");
     place.fails(&other, &["checkpoint-2", "batch size"]);
+    let packed = "max_steps: 4, per_device_train_batch_size: 2, packing: true, max_length: 64";
+    place.fails(&with_args(packed, ".train(#{ resume_from_checkpoint: true })"), &["checkpoint-2", "packing"]);
     // A checkpoint of the whole model is not one of an adapter.
     let adapter = with_model(
         "get_peft_model(model, LoraConfig());

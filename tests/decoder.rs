@@ -98,13 +98,51 @@ fn greedy_continuations_equal_transformers_whatever_the_batch() {
         };
         let expected = golden["greedy"].to_vec2::<i64>().unwrap();
         for batch_size in [1, 2, 8] {
-            let generation =
-                Generation { max_new_tokens: 12, sampling: Sampling::default(), stop_tokens: vec![], batch_size, seed: 0 };
+            let generation = Generation {
+                max_new_tokens: 12,
+                sampling: Sampling::default(),
+                stop_tokens: vec![],
+                batch_size,
+                seed: 0,
+                prompt_lookup_num_tokens: None,
+            };
             let prompts = [prompt(0), prompt(1), prompt(0)];
             let out = generate(&decoder, &prompts, &generation, &Control::default(), &|_| false).unwrap();
             for (i, row) in [0, 1, 0].iter().enumerate() {
                 let ids: Vec<i64> = out[i].iter().map(|id| i64::from(*id)).collect();
                 assert_eq!(ids, expected[*row], "{name}, batch size {batch_size}, prompt {i}");
+            }
+        }
+    }
+}
+
+/// Guesses from what the text repeats are taken only where they are right: also while sampling, and with a stop in the middle.
+#[test]
+fn guessed_tokens_change_no_text() {
+    let prompt: Vec<u32> = (0..24).map(|i| 5 + i % 4).collect();
+    for name in MODELS {
+        let decoder = decoder(name, None);
+        for (sampling, stop_at) in [
+            (Sampling::default(), 100),
+            (Sampling { repetition_penalty: 1.3, ..Sampling::default() }, 100),
+            (Sampling { do_sample: true, temperature: 0.05, ..Sampling::default() }, 7),
+        ] {
+            let run = |prompt_lookup_num_tokens| {
+                let sampling = sampling.clone();
+                let generation = Generation {
+                    max_new_tokens: 30,
+                    sampling,
+                    stop_tokens: vec![],
+                    batch_size: 8,
+                    seed: 3,
+                    prompt_lookup_num_tokens,
+                };
+                generate(&decoder, &[prompt.clone()], &generation, &Control::default(), &|new| new.len() >= stop_at).unwrap()
+            };
+            let expected = run(Some(0));
+            assert_eq!(expected[0].len(), stop_at.min(30));
+            for guesses in [Some(1), Some(5), None] {
+                assert_eq!(run(guesses), expected, "{name} {sampling:?} {guesses:?}");
             }
         }
     }
@@ -117,8 +155,14 @@ fn a_shared_beginning_computed_once_changes_no_token() {
         let start: Vec<u32> = (1..14).collect();
         let prompts: Vec<Vec<u32>> =
             [vec![20, 21], vec![30], vec![40, 41, 42]].iter().map(|end| [&start[..], end].concat()).collect();
-        let generation =
-            Generation { max_new_tokens: 10, sampling: Sampling::default(), stop_tokens: vec![], batch_size: 8, seed: 0 };
+        let generation = Generation {
+            max_new_tokens: 10,
+            sampling: Sampling::default(),
+            stop_tokens: vec![],
+            batch_size: 8,
+            seed: 0,
+            prompt_lookup_num_tokens: None,
+        };
         let run = |prompts: &[Vec<u32>]| generate(&decoder, prompts, &generation, &Control::default(), &|_| false).unwrap();
         let together = run(&prompts);
         for (prompt, tokens) in prompts.iter().zip(together) {

@@ -51,7 +51,14 @@ fn values(tensor: &Tensor) -> Vec<f32> {
 }
 
 fn greedy(model: &LanguageModel, prompts: &[Vec<u32>], max_new_tokens: usize) -> Vec<Vec<u32>> {
-    let generation = Generation { max_new_tokens, sampling: Sampling::default(), stop_tokens: vec![], batch_size: 8, seed: 0 };
+    let generation = Generation {
+        max_new_tokens,
+        sampling: Sampling::default(),
+        stop_tokens: vec![],
+        batch_size: 8,
+        seed: 0,
+        prompt_lookup_num_tokens: None,
+    };
     generate(model.decoder(), prompts, &generation, &Control::default(), &|_| false).unwrap()
 }
 

@@ -66,8 +66,14 @@ fn greedy_continuations_of_forty_tokens_equal_transformers() {
     let prompts: Vec<Vec<u32>> =
         entries.iter().map(|e| tokenizer.encode(e["input_text"].as_str().unwrap(), true).unwrap()).collect();
     let eos = tokenizer.eos().unwrap().id;
-    let generation =
-        Generation { max_new_tokens: 40, sampling: Sampling::default(), stop_tokens: vec![eos], batch_size: 10, seed: 0 };
+    let generation = Generation {
+        max_new_tokens: 40,
+        sampling: Sampling::default(),
+        stop_tokens: vec![eos],
+        batch_size: 10,
+        seed: 0,
+        prompt_lookup_num_tokens: None,
+    };
     let out = generate(model.decoder(), &prompts, &generation, &Control::default(), &|_| false).unwrap();
     for (entry, new) in entries.iter().zip(out) {
         let expected: Vec<u32> = ids(&entry["new_ids"]).into_iter().filter(|id| *id != eos).collect();

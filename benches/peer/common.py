@@ -1,6 +1,7 @@
 """What the peer's scripts share: arguments of the form key=value, and the result as JSON on standard output."""
 import json
 import sys
+import time
 from types import SimpleNamespace
 
 
@@ -34,6 +35,18 @@ def answer(model, tokenizer, question, max_new_tokens):
     inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
     output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=tokenizer.eos_token_id)
     return tokenizer.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True)
+
+
+def timed(generate, count, repeats):
+    """Calls generate(count), which gives new tokens, after a short call to warm up: seconds and tokens of each call, the last tokens."""
+    generate(4)
+    seconds, tokens = [], []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        new = generate(count)
+        seconds.append(time.perf_counter() - start)
+        tokens.append(len(new))
+    return seconds, tokens, new
 
 
 def finish(**result):

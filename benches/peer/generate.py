@@ -7,7 +7,7 @@ import time
 import torch
 from transformers import AutoTokenizer
 
-from common import arguments, finish, load_model
+from common import arguments, finish, load_model, timed
 
 given = arguments(model="", prompt="Once upon a time", dtype="f32", tokens=128, repeats=2, threads=2)
 torch.set_num_threads(given.threads)
@@ -23,14 +23,7 @@ def generate(count):
     return output[0, length:]
 
 
-generate(4)
-seconds, tokens = [], []
-for _ in range(given.repeats):
-    start = time.perf_counter()
-    new = generate(given.tokens)
-    seconds.append(time.perf_counter() - start)
-    tokens.append(len(new))
-
+seconds, tokens, new = timed(generate, given.tokens, given.repeats)
 weights = sum(p.nbytes for p in model.parameters())
 block = torch.ones(1 << 28)
 reads = []

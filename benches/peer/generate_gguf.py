@@ -2,11 +2,10 @@
 
 usage: generate_gguf.py model=FILE.gguf prompt=TEXT [tokens=128] [repeats=2] [threads=2]"""
 import itertools
-import time
 
 from llama_cpp import Llama
 
-from common import arguments, finish
+from common import arguments, finish, timed
 
 given = arguments(model="", prompt="Once upon a time", dtype="", tokens=128, repeats=2, threads=2)
 model = Llama(model_path=given.model, n_ctx=1024, n_threads=given.threads, n_threads_batch=given.threads, verbose=False)
@@ -18,11 +17,5 @@ def generate(count):
     return list(itertools.islice(model.generate(prompt, temp=0.0), count))
 
 
-generate(4)
-seconds, tokens = [], []
-for _ in range(given.repeats):
-    start = time.perf_counter()
-    new = generate(given.tokens)
-    seconds.append(time.perf_counter() - start)
-    tokens.append(len(new))
+seconds, tokens, new = timed(generate, given.tokens, given.repeats)
 finish(seconds=seconds, tokens=tokens, text=model.detokenize(new).decode(errors="replace"))

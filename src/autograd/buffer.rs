@@ -3,7 +3,7 @@
 //! `vec![0.0; n]` gives memory that is mapped at first use, four KiB at a time and, when it is read first, twice. For buffers of
 //! a model's size that took seconds of the first training step.
 
-use rayon::prelude::*;
+use crate::ops::parallel;
 use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard};
@@ -113,7 +113,7 @@ pub fn zeroed<T: Copy + Default + Send + Sync>(n: usize) -> Vec<T> {
             value.write(T::default());
         });
     };
-    values.spare_capacity_mut()[..n].par_chunks_mut(CHUNK).for_each(fill);
+    parallel::by_chunks(&mut values.spare_capacity_mut()[..n], CHUNK, |_, part| fill(part));
     // SAFETY: the first `n` elements were just written.
     unsafe { values.set_len(n) };
     values

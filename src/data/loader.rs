@@ -60,6 +60,11 @@ pub fn collate(rows: &[&Encoded], pad_id: u32) -> Result<Batch> {
     Ok(batch)
 }
 
+/// The order of so many rows in `epoch`: as transformers' Trainer has it, a permutation from a generator seeded `seed + epoch`.
+pub fn shuffled_order(rows: usize, seed: u64, epoch: u64) -> Vec<usize> {
+    Random::new(seed.wrapping_add(epoch)).randperm(rows)
+}
+
 /// Gives a tokenised data set out in batches. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct DataLoader {
@@ -113,13 +118,9 @@ impl DataLoader {
         self.len() == 0
     }
 
-    /// The rows' order in `epoch`: as transformers' Trainer has it, a permutation drawn from a generator seeded `seed + epoch`.
+    /// The rows' order in `epoch`: their own, or that of [`shuffled_order`].
     pub fn order(&self, epoch: u64) -> Vec<usize> {
-        if self.shuffle {
-            Random::new(self.seed.wrapping_add(epoch)).randperm(self.rows.len())
-        } else {
-            (0..self.rows.len()).collect()
-        }
+        if self.shuffle { shuffled_order(self.rows.len(), self.seed, epoch) } else { (0..self.rows.len()).collect() }
     }
 
     /// The batches of one epoch, made as they are asked for.

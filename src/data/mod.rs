@@ -5,6 +5,7 @@ mod dataset;
 mod delimited;
 mod json;
 pub mod loader;
+pub mod packing;
 mod parquet;
 pub mod read;
 pub mod replay;
@@ -14,6 +15,7 @@ pub mod tokenize;
 
 pub use dataset::{Dataset, Row, TestSize};
 pub use loader::{Batch, DataLoader, collate};
+pub use packing::pack;
 pub use read::{FileFormat, ReadOptions, read_files};
 pub use replay::{FractionOf, Replay, create_replay_dataset};
 pub use row::{Example, Message};

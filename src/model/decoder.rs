@@ -17,8 +17,10 @@ use crate::ops::cross_entropy::{IGNORE_INDEX, cross_entropy, head_cross_entropy,
 use crate::ops::embedding::embedding;
 use crate::ops::fused_for;
 use crate::ops::gated::silu_mul;
+use crate::ops::matrix::cheap_rows;
 use crate::ops::norm::rms_norm;
 use crate::ops::rope::{RopeTable, rope};
+use crate::ops::team;
 use candle_core::{DType, Device, Tensor, Var};
 use std::sync::Arc;
 
@@ -151,6 +153,16 @@ impl Decoder {
         self.blocks.len()
     }
 
+    /// How many tokens of one sequence a pass computes in little more time than one, with the same bits; at least 1.
+    pub fn cheap_tokens(&self) -> usize {
+        let device = self.head.weight.current().device();
+        if crate::ops::fused() && device.is_cpu() {
+            cheap_rows(self.blocks.iter().any(|block| block.down.weight.current().quantised().is_some()))
+        } else {
+            1
+        }
+    }
+
     fn shared<'a>(&self, batch: &TokenBatch, pass: Pass<'a>) -> Shared<'a> {
         let c = &self.config;
         let spec = AttentionSpec {
@@ -231,6 +243,10 @@ impl Decoder {
         pass: Pass<'_>,
         checkpointing: bool,
     ) -> Result<f64> {
+        team::with(|| self.both_passes(batch, targets, divisor, pass, checkpointing))
+    }
+
+    fn both_passes(&self, batch: &TokenBatch, targets: &[i64], divisor: f64, pass: Pass<'_>, checkpointing: bool) -> Result<f64> {
         debug_assert_eq!(targets.len(), batch.len());
         if targets.iter().all(|t| *t == IGNORE_INDEX) {
             // Nothing is learned from it, and every trainable parameter still gets a gradient: zero.
@@ -375,9 +391,10 @@ pub fn negative_log_likelihood(decoder: &Decoder, sequences: &[&[u32]]) -> Resul
     if count == 0 {
         return Ok((0.0, 0));
     }
-    crate::nn::no_grad(|| {
+    let loss = || {
         let hidden = decoder.hidden(&tokens, Pass::default())?;
         let loss = decoder.loss(&hidden, &targets, 1.0)?;
         Ok((f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?), count))
-    })
+    };
+    crate::nn::no_grad(|| team::with(loss))
 }

@@ -7,6 +7,7 @@ use super::sampling::{Sampling, choose};
 use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::ops::cache::KvCache;
+use crate::ops::team;
 use crate::random::Random;
 use candle_core::{DType, Tensor};
 
@@ -23,6 +24,9 @@ pub struct Generation {
     pub batch_size: usize,
     /// The random source of prompt `i` is seeded with this and `i`.
     pub seed: u64,
+    /// At most this many tokens are guessed from what the text repeats, where one sequence is computed; see [`guess`]. `None`: as
+    /// many as cost little; 0: none.
+    pub prompt_lookup_num_tokens: Option<usize>,
 }
 
 struct Running {
@@ -56,7 +60,7 @@ pub fn generate(
             return Err(Error::argument(format!("prompt {index} has {tokens} tokens; the model's context is {context}")));
         }
     }
-    crate::nn::no_grad(|| run(decoder, prompts, generation, control, stop))
+    crate::nn::no_grad(|| team::with(|| run(decoder, prompts, generation, control, stop)))
 }
 
 fn run(
@@ -75,6 +79,12 @@ fn run(
         return Ok(results);
     }
     let prefix = shared_prefix(decoder, prompts)?;
+    let context = decoder.config().max_position_embeddings;
+    let guessed_at_once = generation.prompt_lookup_num_tokens.unwrap_or_else(|| decoder.cheap_tokens() - 1);
+    let room = |sequence: &Running| {
+        let end = context.min(sequence.prompt + generation.max_new_tokens);
+        end.saturating_sub(sequence.ids.len() + 1)
+    };
     loop {
         control.check()?;
         // Prompts enter in groups: one pass over the weights serves them all.
@@ -83,47 +93,34 @@ fn run(
         } else {
             Vec::new()
         };
-        let (mut group, logits) = if entering.is_empty() {
-            if running.is_empty() {
-                return Ok(results);
-            }
-            let mut group = std::mem::take(&mut running);
-            let logits = step(decoder, &mut group)?;
-            (group, logits)
-        } else {
-            let mut group: Vec<Running> = entering
-                .into_iter()
-                .map(|index| Running {
-                    index,
-                    cache: prefix.clone(),
-                    ids: prompts[index].clone(),
-                    prompt: prompts[index].len(),
-                    random: Random::new(generation.seed.wrapping_add(index as u64)),
-                })
-                .collect();
-            let logits = step(decoder, &mut group)?;
-            (group, logits)
-        };
+        let mut group =
+            if entering.is_empty() { std::mem::take(&mut running) } else { enter(prompts, &entering, &prefix, generation) };
+        if group.is_empty() {
+            return Ok(results);
+        }
+        let alone = group.len() == 1 && running.is_empty();
+        let guesses = if alone { guess(&group[0].ids, guessed_at_once.min(room(&group[0]))) } else { Vec::new() };
+        let logits = step(decoder, &mut group, &guesses)?;
         let before = done;
-        for (mut sequence, mut row) in group.drain(..).zip(logits) {
-            if row.iter().any(|logit| logit.is_nan()) {
-                return Err(Error::Training(
-                    "the model's logits are not numbers (NaN): its weights are damaged, as after a training that diverged; \
-                     load the model again"
-                        .into(),
-                ));
+        let mut logits = logits.into_iter();
+        for mut sequence in group {
+            // The logits after the sequence's own last token; then those after each guess, as long as the guesses are right.
+            let mut ended = false;
+            for guessed in std::iter::once(None).chain(guesses.iter().map(Some)) {
+                if guessed.is_some_and(|id| sequence.ids.last() != Some(id)) {
+                    break;
+                }
+                let Some(mut row) = logits.next() else { break };
+                ended = sequence.advance(&mut row, generation, context, stop)?;
+                if ended {
+                    break;
+                }
             }
-            let token = choose(&mut row, &sequence.ids, &generation.sampling, &mut sequence.random);
-            let ended = generation.stop_tokens.contains(&token);
-            if !ended {
-                sequence.ids.push(token);
-            }
-            let new = &sequence.ids[sequence.prompt..];
-            let full = new.len() >= generation.max_new_tokens || sequence.ids.len() >= decoder.config().max_position_embeddings;
-            if ended || full || stop(new) {
-                results[sequence.index] = new.to_vec();
+            if ended {
+                results[sequence.index] = sequence.ids[sequence.prompt..].to_vec();
                 done += 1;
             } else {
+                sequence.cache.truncate(sequence.ids.len() - 1);
                 running.push(sequence);
             }
         }
@@ -131,6 +128,61 @@ fn run(
             control.progress("generate", done as u64, prompts.len() as u64, "prompts", String::new());
         }
     }
+}
+
+/// Sequences for prompts whose turn it is.
+fn enter(prompts: &[Vec<u32>], indices: &[usize], prefix: &KvCache, generation: &Generation) -> Vec<Running> {
+    let sequence = |index: usize| Running {
+        index,
+        cache: prefix.clone(),
+        ids: prompts[index].clone(),
+        prompt: prompts[index].len(),
+        random: Random::new(generation.seed.wrapping_add(index as u64)),
+    };
+    indices.iter().map(|index| sequence(*index)).collect()
+}
+
+impl Running {
+    /// Chooses the next token; returns whether the text ends.
+    fn advance(
+        &mut self,
+        logits: &mut [f32],
+        generation: &Generation,
+        context: usize,
+        stop: &dyn Fn(&[u32]) -> bool,
+    ) -> Result<bool> {
+        if logits.iter().any(|logit| logit.is_nan()) {
+            return Err(Error::Training(
+                "the model's logits are not numbers (NaN): its weights are damaged, as after a training that diverged; \
+                 load the model again"
+                    .into(),
+            ));
+        }
+        let token = choose(logits, &self.ids, &generation.sampling, &mut self.random);
+        if generation.stop_tokens.contains(&token) {
+            return Ok(true);
+        }
+        self.ids.push(token);
+        let new = &self.ids[self.prompt..];
+        Ok(new.len() >= generation.max_new_tokens || self.ids.len() >= context || stop(new))
+    }
+}
+
+/// Up to `most` tokens that may follow: what followed the last three or two tokens when they last occurred in the text (prompt lookup
+/// decoding, A. Saxena 2023; transformers' `prompt_lookup_num_tokens`). Reading the weights takes the time of a pass, so that a few
+/// more tokens in it cost little. A guess counts only if it is the token that is chosen anyway: the text is the same without.
+fn guess(ids: &[u32], most: usize) -> Vec<u32> {
+    for length in [3, 2] {
+        if most == 0 || ids.len() <= length {
+            continue;
+        }
+        let last = &ids[ids.len() - length..];
+        if let Some(at) = ids[..ids.len() - 1].windows(length).rposition(|window| window == last) {
+            let after = at + length;
+            return ids[after..ids.len().min(after + most)].to_vec();
+        }
+    }
+    Vec::new()
 }
 
 /// What all prompts begin with, such as a chat template's system message, is computed once: a cache of it, or an empty one.
@@ -147,23 +199,45 @@ fn shared_prefix(decoder: &Decoder, prompts: &[Vec<u32>]) -> Result<KvCache> {
     Ok(cache)
 }
 
-/// Feeds what each sequence's cache lacks, and returns the logits that follow.
-fn step(decoder: &Decoder, group: &mut [Running]) -> Result<Vec<Vec<f32>>> {
+/// Feeds what each sequence's cache lacks, and guesses of the only sequence; returns the logits that follow each sequence, and each
+/// guess.
+fn step(decoder: &Decoder, group: &mut [Running], guesses: &[u32]) -> Result<Vec<Vec<f32>>> {
     let mut batch = TokenBatch::default();
     for sequence in group.iter() {
-        let cached = sequence.cache.len();
+        let (cached, end) = (sequence.cache.len(), sequence.ids.len() + guesses.len());
         batch.ids.extend(&sequence.ids[cached..]);
-        batch.positions.extend(cached as u32..sequence.ids.len() as u32);
-        batch.segments.push(sequence.ids.len() - cached);
+        batch.ids.extend(guesses);
+        batch.positions.extend(cached as u32..end as u32);
+        batch.segments.push(end - cached);
     }
     let mut caches: Vec<&mut KvCache> = group.iter_mut().map(|s| &mut s.cache).collect();
     let hidden = decoder.hidden_cached(&batch, &mut caches)?;
     let mut end = 0;
-    let last = batch.segments.iter().map(|length| {
-        end += length;
-        end as u32 - 1
-    });
-    let last = Tensor::from_iter(last, hidden.device())?;
+    let last: Vec<u32> = batch
+        .segments
+        .iter()
+        .flat_map(|length| {
+            end += length;
+            (end - 1 - guesses.len()) as u32..end as u32
+        })
+        .collect();
+    let last = Tensor::new(last, hidden.device())?;
     let logits = decoder.logits(&hidden.index_select(&last, 0)?, Pass::default())?;
     Ok(logits.to_dtype(DType::F32)?.to_vec2::<f32>()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::guess;
+
+    #[test]
+    fn what_followed_last_time_is_guessed() {
+        assert_eq!(guess(&[1, 2, 3, 4, 5, 1, 2, 3], 2), [4, 5]);
+        assert_eq!(guess(&[9, 2, 3, 7, 8, 2, 3], 4), [7, 8, 2, 3]);
+        // The longer match, and of those the last.
+        assert_eq!(guess(&[1, 2, 3, 4, 2, 3, 5, 1, 2, 3, 6, 1, 2, 3], 1), [6]);
+        // A match may overlap the end.
+        assert_eq!(guess(&[7, 7, 7], 3), [7]);
+        assert!(guess(&[1, 2, 3], 5).is_empty() && guess(&[1, 2, 1, 2], 0).is_empty() && guess(&[4], 5).is_empty());
+    }
 }

@@ -51,6 +51,9 @@ pub struct GenerateOptions {
     pub seed: Option<u64>,
     /// Prompts computed at the same time. Default 32.
     pub batch_size: usize,
+    /// At most this many tokens are guessed from what a single text repeats, which changes its speed and nothing else; 0: none.
+    /// Default: as many as cost little.
+    pub prompt_lookup_num_tokens: Option<usize>,
 }
 
 impl Default for GenerateOptions {
@@ -68,6 +71,7 @@ impl Default for GenerateOptions {
             system: None,
             seed: None,
             batch_size: 32,
+            prompt_lookup_num_tokens: None,
         }
     }
 }
@@ -205,6 +209,7 @@ impl LanguageModel {
             stop_tokens: self.stop_tokens()?,
             batch_size: options.batch_size,
             seed: options.seed.unwrap_or(0),
+            prompt_lookup_num_tokens: options.prompt_lookup_num_tokens,
         };
         let stops = |text: &str| options.stop.iter().filter_map(|s| text.find(s.as_str())).min();
         let stop = |new: &[u32]| !options.stop.is_empty() && tokenizer.decode(new, true).is_ok_and(|text| stops(&text).is_some());

@@ -10,13 +10,16 @@
 
 use super::exp::{exp, vectorised};
 use super::matrix::{Head, head_mix, head_mix_transposed, head_scores};
+use super::parallel;
 use crate::autograd::buffer::zeroed;
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
-use rayon::prelude::*;
 use std::sync::Mutex;
 
 /// Queries whose scores are held at once.
 const BLOCK: usize = 64;
+
+/// Multiplications an element of the queries, for deciding whether to share the work: a guess for short sequences.
+const WORK: usize = 32;
 
 /// What attention needs to know beside queries, keys and values.
 #[derive(Debug, Clone)]
@@ -176,7 +179,9 @@ pub(super) fn forward(q: &[f32], k: &[f32], v: &[f32], spec: &AttentionSpec, out
     let (q_head, kv_head) = spec.layout();
     assert!(out.len() == q.len() && log_sums.len() == spec.log_sums());
     let (out_cells, sum_cells) = (Disjoint(out.as_mut_ptr(), out.len()), Disjoint(log_sums.as_mut_ptr(), log_sums.len()));
-    spec.tasks(spec.heads).into_par_iter().for_each(|(start, length, head)| {
+    let tasks = spec.tasks(spec.heads);
+    parallel::for_each(tasks.len(), q.len() * WORK, |index| {
+        let (start, length, head) = tasks[index];
         let positions = &spec.positions[start..start + length];
         let kv = start * kv_head.stride + head / (spec.heads / spec.kv_heads) * spec.head_dim;
         let mut scores = Vec::new();
@@ -202,7 +207,9 @@ pub(super) fn backward([q, k, v, out, g]: [&[f32]; 5], log_sums: &[f32], spec: &
     let groups = spec.heads / spec.kv_heads;
     let [dq_cells, dk_cells, dv_cells] = gradients.map(|m| Disjoint(m.as_mut_ptr(), m.len()));
     // One task a key head: the query heads that share it add to the same dK and dV.
-    spec.tasks(spec.kv_heads).into_par_iter().for_each(|(start, length, key_head)| {
+    let tasks = spec.tasks(spec.kv_heads);
+    parallel::for_each(tasks.len(), q.len() * WORK, |index| {
+        let (start, length, key_head) = tasks[index];
         let positions = &spec.positions[start..start + length];
         let kv = start * kv_head.stride + key_head * spec.head_dim;
         let (mut p, mut ds) = (Vec::new(), Vec::new());

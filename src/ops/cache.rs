@@ -1,9 +1,9 @@
 //! Attention of new tokens to the cached keys and values of their sequence; never recorded for backward.
 
 use super::attention::{self, AttentionSpec, attend_cached};
+use super::parallel;
 use crate::autograd::buffer::Buffer;
 use candle_core::{Result, Tensor};
-use rayon::prelude::*;
 
 /// The keys and values of one sequence, layer by layer, each `[tokens, kv_heads * head_dim]`.
 #[derive(Debug, Clone, Default)]
@@ -21,6 +21,19 @@ impl KvCache {
     /// Number of tokens that have been through all layers.
     pub fn len(&self) -> usize {
         self.tokens
+    }
+
+    /// Forgets all but the first `tokens` tokens.
+    pub fn truncate(&mut self, tokens: usize) {
+        if tokens >= self.tokens {
+            return;
+        }
+        for (keys, values) in &mut self.layers {
+            let width = keys.len() / self.tokens;
+            keys.truncate(tokens * width);
+            values.truncate(tokens * width);
+        }
+        self.tokens = tokens;
     }
 
     /// Whether nothing is cached yet.
@@ -92,10 +105,12 @@ pub fn attend_with_caches(
         })
         .collect();
     let caches: Vec<&KvCache> = caches.iter().map(|cache| &**cache).collect();
-    let rows = out.par_chunks_mut(queries).zip(q.par_chunks(queries)).zip(&seen).with_min_len(2);
-    rows.for_each(|((out, q), (index, end))| {
-        let (keys, values) = &caches[*index].layers[layer];
-        let first = spec.window.map_or(0, |w| end.saturating_sub(w));
-        attend_cached(q, &keys[..end * width], &values[..end * width], first, spec, out);
+    parallel::by_chunks(out, 2 * queries, |start, out| {
+        let rows = out.chunks_exact_mut(queries).zip(q[start..].chunks_exact(queries)).zip(&seen[start / queries..]);
+        rows.for_each(|((out, q), (index, end))| {
+            let (keys, values) = &caches[*index].layers[layer];
+            let first = spec.window.map_or(0, |w| end.saturating_sub(w));
+            attend_cached(q, &keys[..end * width], &values[..end * width], first, spec, out);
+        });
     });
 }

@@ -3,13 +3,12 @@
 //! Rows without a target are skipped. Logits exist a chunk of rows at a time; backward computes them again:
 //! `dz = (softmax(z) - onehot) / divisor`, `dh = dz W`, `dW = dz^T h`.
 
-use super::Recording;
-use super::exp::exp;
+use super::exp::{exp, vectorised};
 use super::matrix::{self, Dims, Weight};
+use super::{Recording, parallel};
 use crate::autograd::Parameter;
 use crate::autograd::buffer::{Buffer, zeroed};
 use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result, Shape, Tensor, Var};
-use rayon::prelude::*;
 
 /// Elements of logits that are held at once (64 MiB).
 const CHUNK_ELEMENTS: usize = 1 << 24;
@@ -73,13 +72,30 @@ struct HeadCrossEntropy {
 
 /// Loss of one row of logits, and its log-sum-exp.
 fn row_loss(logits: &[f32], target: usize) -> (f64, f32) {
-    let largest = logits.iter().fold(f32::NEG_INFINITY, |m, v| m.max(*v));
-    let mut sums = [0f32; 16];
-    let chunks = logits.chunks_exact(16);
-    let rest: f32 = chunks.remainder().iter().map(|v| exp(v - largest)).sum();
-    chunks.for_each(|chunk| sums.iter_mut().zip(chunk).for_each(|(s, v)| *s += exp(v - largest)));
-    let log_sum = largest + (sums.iter().sum::<f32>() + rest).ln();
+    let log_sum = log_sum_exp(logits);
     (f64::from(log_sum) - f64::from(logits[target]), log_sum)
+}
+
+vectorised! {
+    fn log_sum_exp(logits: &[f32]) -> f32 {
+        let mut most = [f32::NEG_INFINITY; 16];
+        for part in logits.chunks(16) {
+            most.iter_mut().zip(part).for_each(|(m, v)| *m = if *v > *m { *v } else { *m });
+        }
+        let largest = most.iter().fold(f32::NEG_INFINITY, |m, v| m.max(*v));
+        let mut sums = [0f32; 16];
+        let chunks = logits.chunks_exact(16);
+        let rest: f32 = chunks.remainder().iter().map(|v| exp(v - largest)).sum();
+        chunks.for_each(|chunk| sums.iter_mut().zip(chunk).for_each(|(s, v)| *s += exp(v - largest)));
+        largest + (sums.iter().sum::<f32>() + rest).ln()
+    }
+}
+
+vectorised! {
+    /// `factor * exp(logits - log_sum)`, in place.
+    fn exponentials(logits: &mut [f32], log_sum: f32, factor: f32) {
+        logits.iter_mut().for_each(|v| *v = factor * exp(*v - log_sum));
+    }
 }
 
 impl HeadCrossEntropy {
@@ -127,9 +143,8 @@ impl CustomOp1 for HeadCrossEntropy {
         let mut losses = Vec::with_capacity(self.rows.len());
         super::layer::with_weight(&self.weight, |weight| {
             self.by_chunk(hidden, weight, |rows, _, logits| {
-                let chunk: Vec<f64> =
-                    logits.par_chunks(vocabulary).zip(rows).map(|(z, (_, target))| row_loss(z, *target).0).collect();
-                losses.extend(chunk);
+                let row = |i: usize| row_loss(&logits[i * vocabulary..(i + 1) * vocabulary], rows[i].1).0;
+                losses.extend(parallel::map(rows.len(), row));
                 Ok(())
             })
         })?;
@@ -159,13 +174,16 @@ impl HeadCrossEntropy {
         super::layer::with_weight(&self.weight, |weight| {
             let mut gradients = Vec::new();
             self.by_chunk(hidden, weight, |rows, states, logits| {
-                let losses = logits.par_chunks_mut(vocabulary).zip(rows).map(|(z, (_, target))| {
-                    let (loss, log_sum) = row_loss(z, *target);
-                    z.iter_mut().for_each(|v| *v = factor * exp(*v - log_sum));
-                    z[*target] -= factor;
-                    loss
+                let mut losses: Vec<(f64, &mut [f32])> = logits.chunks_exact_mut(vocabulary).map(|z| (0.0, z)).collect();
+                parallel::by_chunks(&mut losses, 1, |first, losses| {
+                    for ((loss, z), (_, target)) in losses.iter_mut().zip(&rows[first..]) {
+                        let (row_loss, log_sum) = row_loss(z, *target);
+                        exponentials(z, log_sum, factor);
+                        z[*target] -= factor;
+                        *loss = row_loss;
+                    }
                 });
-                total += losses.collect::<Vec<f64>>().into_iter().sum::<f64>();
+                total += losses.iter().map(|(loss, _)| loss).sum::<f64>();
                 if self.weight.requires_grad() {
                     super::layer::add_weight_gradient(&self.weight, logits, states)?;
                 }

@@ -7,7 +7,6 @@
 use super::exp::vectorised;
 use super::matrix::{Dims, Weight};
 use super::parallel;
-use rayon::prelude::*;
 use std::cell::RefCell;
 use std::sync::OnceLock;
 
@@ -16,6 +15,11 @@ pub(super) const MOST_ROWS: usize = 64;
 
 /// As [`MOST_ROWS`], without AVX-512.
 const MOST_ROWS_PORTABLE: usize = 2;
+
+/// Rows of one tile, which meet a weight's rows at once.
+pub(super) fn cheap_rows() -> usize {
+    if has_avx512() { 6 } else { MOST_ROWS_PORTABLE }
+}
 
 /// Whether AVX-512 may be used.
 pub(super) fn has_avx512() -> bool {
@@ -129,11 +133,9 @@ pub(super) fn times_weight(g: &[f32], weight: Weight<'_>, out: &mut [f32], add: 
         return true;
     }
     let mut sums = vec![0f32; parts * rows * inputs];
-    if parallel::inside() {
-        sums.chunks_mut(rows * inputs).enumerate().for_each(|(part, sums)| sum_part(part, sums));
-    } else {
-        sums.par_chunks_mut(rows * inputs).enumerate().for_each(|(part, sums)| sum_part(part, sums));
-    }
+    parallel::by_chunks(&mut sums, rows * inputs, |first, sums| {
+        sums.chunks_mut(rows * inputs).enumerate().for_each(|(i, sums)| sum_part(first / (rows * inputs) + i, sums));
+    });
     for part in sums.chunks_exact(rows * inputs) {
         out.iter_mut().zip(part).for_each(|(o, v)| *o += v);
     }

@@ -6,7 +6,6 @@ use super::exp::{exp, vectorised};
 use super::parallel;
 use crate::autograd::buffer::zeroed;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
-use rayon::prelude::*;
 
 const BLOCK: usize = 1 << 13;
 
@@ -60,12 +59,14 @@ pub(super) fn forward(gate: &[f32], up: &[f32], out: &mut [f32]) {
 
 /// The gradients by `gate` and `up`.
 pub(super) fn backward(gate: &[f32], up: &[f32], g: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
-    if parallel::inside() {
-        return backward_block(gate, up, g, dgate, dup);
-    }
-    let outputs = dgate.par_chunks_mut(BLOCK).zip(dup.par_chunks_mut(BLOCK));
-    let inputs = gate.par_chunks(BLOCK).zip(up.par_chunks(BLOCK)).zip(g.par_chunks(BLOCK));
-    outputs.zip(inputs).for_each(|((dgate, dup), ((gate, up), g))| backward_block(gate, up, g, dgate, dup));
+    let mut parts: Vec<_> = dgate.chunks_mut(BLOCK).zip(dup.chunks_mut(BLOCK)).collect();
+    parallel::by_chunks(&mut parts, 1, |first, parts| {
+        for (i, (dgate, dup)) in parts.iter_mut().enumerate() {
+            let from = (first + i) * BLOCK;
+            let range = from..from + dgate.len();
+            backward_block(&gate[range.clone()], &up[range.clone()], &g[range], dgate, dup);
+        }
+    });
 }
 
 struct SiluMul;

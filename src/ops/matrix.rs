@@ -7,7 +7,6 @@ use super::parallel;
 use super::quantised::{FEW_ROWS, Quantised};
 use candle_core::{CpuStorage, Result};
 use half::f16;
-use rayon::prelude::*;
 
 /// Rows of a weight that a thread widens at once: enough to feed the product, few enough for its cache.
 const SLAB: usize = 256;
@@ -95,11 +94,7 @@ fn widen_f16(from: &[f16], out: &mut [f32]) {
 fn widen<'s, T: Copy + Sync>(from: &[T], scratch: &'s mut Vec<f32>, to_f32: impl Fn(&[T], &mut [f32]) + Sync) -> &'s [f32] {
     const CHUNK: usize = 1 << 15;
     scratch.resize(from.len(), 0.0);
-    if parallel::inside() {
-        to_f32(from, scratch);
-    } else {
-        scratch.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(out, values)| to_f32(values, out));
-    }
+    parallel::by_chunks(scratch, CHUNK, |first, out| to_f32(&from[first..first + out.len()], out));
     scratch
 }
 
@@ -180,6 +175,11 @@ fn product(
     }
 }
 
+/// How many rows a product with a weight, quantised or not, takes in little more time than one, and by the same kernel.
+pub fn cheap_rows(quantised: bool) -> usize {
+    if quantised { FEW_ROWS } else { few_rows::cheap_rows() }
+}
+
 /// `out [rows, outputs] = (add ? out : 0) + x [rows, inputs] * weight [outputs, inputs]^T`.
 pub fn times_weight_transposed(x: &[f32], weight: Weight<'_>, out: &mut [f32], add: bool, dims: Dims) {
     let Dims { rows, inputs, outputs } = dims;
@@ -228,8 +228,15 @@ pub fn times_weight(g: &[f32], weight: Weight<'_>, out: &mut [f32], add: bool, d
 
 /// `out [outputs, inputs] = (add ? out : 0) + g [rows, outputs]^T * x [rows, inputs]`: the gradient of a linear layer's weight.
 pub fn weight_gradient(g: &[f32], x: &[f32], out: &mut [f32], add: bool, Dims { rows, inputs, outputs }: Dims) {
-    let shape = (outputs, inputs, rows);
-    product(shape, out, by_row(inputs), add, g, transposed(outputs), x, by_row(inputs), true);
+    // By the shape alone, so that sums are the same for any number of threads.
+    let some = outputs.div_ceil(2).next_multiple_of(8).min(192);
+    let out = &mut out[..outputs * inputs];
+    if rows * inputs * outputs < 1 << 16 {
+        return weight_gradient_rows(g, outputs, 0, x, inputs, out, add, rows);
+    }
+    parallel::by_chunks(out, some * inputs, |first, out| {
+        weight_gradient_rows(g, outputs, first / inputs, x, inputs, out, add, rows);
+    });
 }
 
 /// Rows of the same, from `first` on and as many as `out` [.., inputs] has; within one thread.

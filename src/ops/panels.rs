@@ -63,7 +63,6 @@ mod x86 {
     use crate::ops::few_rows::has_avx512;
     use crate::ops::parallel;
     use half::bf16;
-    use rayon::prelude::*;
     use std::arch::x86_64::*;
     use std::cell::RefCell;
     use std::ops::Range;
@@ -338,14 +337,8 @@ mod x86 {
         assert!(left_stride == k && shape.fits(left.len(), values.len(), out.len()));
         let mut rounded = vec![bf16::ZERO; m * k];
         const CHUNK: usize = 1 << 14;
-        let work = m * k * 16;
         // SAFETY: the instructions were found.
-        let round = |to: &mut [bf16], from: &[f32]| unsafe { round(from, to) };
-        if parallel::inside() || work < 1 << 16 {
-            round(&mut rounded, &left[..m * k]);
-        } else {
-            rounded.par_chunks_mut(CHUNK).zip(left.par_chunks(CHUNK)).for_each(|(to, from)| round(to, from));
-        }
+        parallel::by_chunks(&mut rounded, CHUNK, |first, to| unsafe { round(&left[first..first + to.len()], to) });
         let steps = k / 2;
         let tile = uncut(rounded.as_ptr().cast(), steps, out, out_stride, add);
         // SAFETY: the instructions were found, and the sizes checked.

@@ -5,10 +5,12 @@
 //! every product is cut along the weight's rows instead. A product knows by [`inside`] which of the two it is part of.
 
 use super::few_rows::{MOST_ROWS, has_avx512};
+use super::team;
 use candle_core::Result;
 use rayon::prelude::*;
 use std::cell::Cell;
 use std::ops::Range;
+use std::sync::Mutex;
 
 /// At most this many tokens a part, so that what belongs to them stays in the second cache.
 const MOST_TOKENS: usize = 288;
@@ -30,16 +32,70 @@ pub(super) fn each<T: Send>(parts: Vec<T>, work: impl Fn(T) -> Result<()> + Sync
     if parts.len() <= 1 || inside() {
         return parts.into_iter().try_for_each(work);
     }
-    let done: Vec<Result<()>> = parts
-        .into_par_iter()
-        .map(|part| {
-            let before = INSIDE.with(|inside| inside.replace(true));
-            let done = work(part);
-            INSIDE.with(|inside| inside.set(before));
-            done
-        })
-        .collect();
-    done.into_iter().collect()
+    let parts: Vec<Mutex<(Option<T>, Result<()>)>> = parts.into_iter().map(|part| Mutex::new((Some(part), Ok(())))).collect();
+    share(parts.len(), |index| {
+        let mut part = parts[index].lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(values) = part.0.take() {
+            part.1 = work(values);
+        }
+    });
+    parts.into_iter().try_for_each(|part| part.into_inner().unwrap_or_else(|e| e.into_inner()).1)
+}
+
+/// Runs `work` as one of several tasks.
+pub(super) fn within<T>(work: impl FnOnce() -> T) -> T {
+    struct Back(bool);
+    impl Drop for Back {
+        fn drop(&mut self) {
+            INSIDE.with(|inside| inside.set(self.0));
+        }
+    }
+    let _back = Back(INSIDE.with(|inside| inside.replace(true)));
+    work()
+}
+
+/// Runs `task` on `0..count` by all threads: those of the team, if there is one, else the pool's.
+fn share(count: usize, task: impl Fn(usize) + Sync) {
+    if !team::run(count, &task) {
+        (0..count).into_par_iter().for_each(|index| within(|| task(index)));
+    }
+}
+
+/// Values of which tasks write different ones.
+struct Disjoint<T>(*mut T);
+
+// SAFETY: every task writes only the values that it was given.
+unsafe impl<T: Send> Send for Disjoint<T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Disjoint<T> {}
+
+impl<T> Disjoint<T> {
+    fn at(&self, offset: usize) -> *mut T {
+        self.0.wrapping_add(offset)
+    }
+}
+
+/// Runs `task` on runs of `size` values, given the place of each run's first, in parallel unless that is all of them.
+pub(crate) fn by_chunks<T: Send>(values: &mut [T], size: usize, task: impl Fn(usize, &mut [T]) + Sync) {
+    let (length, size) = (values.len(), size.max(1));
+    if length <= size || inside() {
+        return task(0, values);
+    }
+    let start = Disjoint(values.as_mut_ptr());
+    share(length.div_ceil(size), |index| {
+        let from = index * size;
+        // SAFETY: each index has a run of its own inside the values.
+        task(from, unsafe { std::slice::from_raw_parts_mut(start.at(from), size.min(length - from)) });
+    });
+}
+
+/// The results of `task` for `0..count`, in order, in parallel.
+pub(super) fn map<T: Send + Default + Clone>(count: usize, task: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    let mut results = vec![T::default(); count];
+    by_chunks(&mut results, 1, |first, results| {
+        results.iter_mut().enumerate().for_each(|(i, result)| *result = task(first + i));
+    });
+    results
 }
 
 /// Tokens that one part takes. Every part has more rows than are multiplied without packing, so that a token's result does not
@@ -77,17 +133,14 @@ pub(super) fn in_ranges(count: usize, unit: usize, work: usize, task: impl Fn(us
         return task(0, count);
     }
     let size = count.div_ceil(4 * rayon::current_num_threads()).next_multiple_of(unit);
-    (0..count.div_ceil(size)).into_par_iter().for_each(|i| task(i * size, ((i + 1) * size).min(count)));
+    share(count.div_ceil(size), |i| task(i * size, ((i + 1) * size).min(count)));
 }
 
 /// Runs `task` on runs of whole rows of a matrix, given the first row of each, in parallel where there is enough of them.
 pub(super) fn by_rows(matrix: &mut [f32], columns: usize, task: impl Fn(usize, &mut [f32]) + Sync) {
     const ELEMENTS: usize = 1 << 13;
-    if matrix.len() <= ELEMENTS || inside() {
-        return task(0, matrix);
-    }
-    let rows = ELEMENTS.div_ceil(columns.max(1));
-    matrix.par_chunks_mut(rows * columns.max(1)).enumerate().for_each(|(i, part)| task(i * rows, part));
+    let columns = columns.max(1);
+    by_chunks(matrix, ELEMENTS.div_ceil(columns) * columns, |first, part| task(first / columns, part));
 }
 
 /// Runs `task` on `0..count`, in parallel where `work` multiplications are enough for that.
@@ -95,7 +148,7 @@ pub(super) fn for_each(count: usize, work: usize, task: impl Fn(usize) + Sync) {
     if work < 1 << 16 || inside() {
         return (0..count).for_each(task);
     }
-    (0..count).into_par_iter().for_each(|index| task(index));
+    share(count, task);
 }
 
 #[cfg(test)]

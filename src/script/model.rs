@@ -155,7 +155,8 @@ mod methods {
 
     /// Continues a prompt, or every prompt of an array at once; gives the new text alone. Options: `max_new_tokens` (50), `do_sample`
     /// (false), `temperature` (1), `top_k` (50), `top_p` (1), `repetition_penalty` (1), `stop` (array of strings), `chat` (false;
-    /// true puts the prompt through the chat template), `system`, `seed`, `batch_size` (32).
+    /// true puts the prompt through the chat template), `system`, `seed`, `batch_size` (32), `prompt_lookup_num_tokens`
+    /// (how many tokens are guessed from what a single text repeats, for speed alone; 0: none).
     ///
     /// ```rhai
     /// let model = AutoModelForCausalLM::from_pretrained("tiny-random");

@@ -44,7 +44,7 @@ impl TrainerValue {
             None => self.model.model().tokenizer().script()?,
         };
         let longest = self.model.model().decoder().config().max_position_embeddings;
-        let limit = self.args.max_length.unwrap_or(longest).min(longest);
+        let limit = self.args.longest_row(longest);
         let encoding = Encoding { max_length: Some(limit), ..Encoding::default() };
         let encode = |data: &Dataset| -> ScriptResult<_> {
             let tokenized = tokenize_dataset(data, tokenizer, encoding, &session.control).script()?;
@@ -86,7 +86,9 @@ mod functions {
     /// `learning_rate` (5e-5), `per_device_train_batch_size` (8), `gradient_accumulation_steps` (1), `warmup_ratio` (0), `warmup_steps` (0),
     /// `lr_scheduler_type` ("linear"), `weight_decay` (0), `max_grad_norm` (1), `optim` ("adamw_torch" or "sgd"), `seed` (42),
     /// `data_seed`, `logging_steps` (10), `save_steps` (0: no checkpoints), `save_total_limit`, `eval_strategy` ("no"), `eval_steps` (100),
-    /// `gradient_checkpointing` (false), `max_length` (the model's context), `adam_beta1`, `adam_beta2`, `adam_epsilon`.
+    /// `gradient_checkpointing` (false), `max_length` (the model's context), `packing` (false), `adam_beta1`, `adam_beta2`, `adam_epsilon`.
+    /// With `packing: true` short rows are laid together into rows of up to `max_length` tokens, which must then be given: a step has
+    /// few, full rows, and no row sees another. Steps and `per_device_train_batch_size` then count packed rows.
     ///
     /// ```rhai
     /// let args = TrainingArguments(#{ num_train_epochs: 3, learning_rate: 2e-5, lr_scheduler_type: "cosine" });

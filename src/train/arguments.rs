@@ -42,7 +42,7 @@ pub struct TrainingArguments {
     pub max_steps: i64,
     /// The highest learning rate of the schedule. Default 5e-5.
     pub learning_rate: f64,
-    /// Rows of a micro batch. Default 8.
+    /// Rows of a micro batch; packed rows with `packing`. Default 8.
     pub per_device_train_batch_size: usize,
     /// Rows of a batch in evaluation. Default 8.
     pub per_device_eval_batch_size: usize,
@@ -82,8 +82,13 @@ pub struct TrainingArguments {
     pub eval_steps: u64,
     /// Keep only the blocks' inputs and compute each block again in the backward pass: less memory, a third more time.
     pub gradient_checkpointing: bool,
-    /// Longer rows are cut to this many tokens. Default: the model's context.
+    /// Longer rows are cut to this many tokens, and `packing` fills up to as many. Default: the model's context.
     pub max_length: Option<usize>,
+    /// Lay short training rows together into packed rows of up to `max_length` tokens, which must then be given, so that a step
+    /// has few, full rows; as TRL's `packing` with the strategy "bfd". Every row stays a sequence of its own: none sees another,
+    /// and the loss is still the mean over the step's target tokens. Steps, epochs and `per_device_train_batch_size` count packed
+    /// rows. Evaluation does not pack. Default false.
+    pub packing: bool,
 }
 
 impl Default for TrainingArguments {
@@ -114,6 +119,7 @@ impl Default for TrainingArguments {
             eval_steps: 100,
             gradient_checkpointing: false,
             max_length: None,
+            packing: false,
         }
     }
 }
@@ -173,6 +179,9 @@ impl TrainingArguments {
         if !self.num_train_epochs.is_finite() || (self.num_train_epochs <= 0.0 && self.max_steps <= 0) {
             return refuse("num_train_epochs", &self.num_train_epochs, "a finite number above 0");
         }
+        if self.packing && self.max_length.is_none() {
+            return refuse("max_length", &"nothing", "given where packing is true, as it is the length of a packed row");
+        }
         let counts = [
             ("per_device_train_batch_size", self.per_device_train_batch_size),
             ("per_device_eval_batch_size", self.per_device_eval_batch_size),
@@ -188,12 +197,18 @@ impl TrainingArguments {
         }
     }
 
-    /// Optimiser steps of an epoch over this many rows; the last micro batches of an epoch make a step of their own.
+    /// The most tokens that a training row has, or a packed one, in a model with a context of `context` tokens.
+    pub fn longest_row(&self, context: usize) -> usize {
+        self.max_length.unwrap_or(context).min(context)
+    }
+
+    /// Optimiser steps of an epoch over this many rows (packed ones with `packing`); the last micro batches of an epoch make a
+    /// step of their own.
     pub fn steps_per_epoch(&self, rows: usize) -> u64 {
         rows.div_ceil(self.per_device_train_batch_size).div_ceil(self.gradient_accumulation_steps) as u64
     }
 
-    /// Optimiser steps of the whole run.
+    /// Optimiser steps of the whole run, with this many rows an epoch (packed ones with `packing`).
     pub fn total_steps(&self, rows: usize) -> u64 {
         match u64::try_from(self.max_steps) {
             Ok(steps) if steps > 0 => steps,
@@ -240,7 +255,8 @@ impl TrainingArguments {
             add("warmup_ratio", self.warmup_ratio, text);
         }
         let rows = self.per_device_train_batch_size * self.gradient_accumulation_steps;
-        if rows < 4 {
+        // A packed row holds several examples; how many, only the data says.
+        if rows < 4 && !self.packing {
             let text =
                 format!("{rows} row(s) a step make noisy steps; raise the batch or gradient_accumulation_steps to 8 to 32 rows");
             add("per_device_train_batch_size", self.per_device_train_batch_size as f64, text);
@@ -293,5 +309,15 @@ mod tests {
     fn a_learning_rate_that_is_no_number_is_named() {
         let args = TrainingArguments { learning_rate: f64::NAN, ..TrainingArguments::default() };
         assert!(args.validate().unwrap_err().to_string().contains("learning_rate"));
+    }
+
+    #[test]
+    fn packing_needs_a_length() {
+        let args = TrainingArguments { packing: true, ..TrainingArguments::default() };
+        let error = args.validate().unwrap_err().to_string();
+        assert!(error.contains("max_length") && error.contains("packing"), "{error}");
+        let args = TrainingArguments { max_length: Some(64), ..args };
+        assert!(args.validate().is_ok());
+        assert_eq!((args.longest_row(2048), args.longest_row(32)), (64, 32));
     }
 }

@@ -94,11 +94,13 @@ pub fn resume(folder: &Path, model: &ModelHandle, optimizer: &mut dyn Optimizer,
     let text = files::read_text(&folder.join("training_args.json"))?;
     let saved: TrainingArguments =
         serde_json::from_str(&text).map_err(|e| Error::format(folder.join("training_args.json"), e.to_string()))?;
-    let order =
-        |a: &TrainingArguments| (a.data_seed.unwrap_or(a.seed), a.per_device_train_batch_size, a.gradient_accumulation_steps);
+    let order = |a: &TrainingArguments| {
+        let packed = a.packing.then_some(a.max_length);
+        (a.data_seed.unwrap_or(a.seed), a.per_device_train_batch_size, a.gradient_accumulation_steps, packed)
+    };
     if order(&saved) != order(args) {
         return Err(Error::argument(format!(
-            "{} was made with another seed, batch size or gradient_accumulation_steps; resume with the same ones",
+            "{} was made with another seed, batch size, gradient_accumulation_steps or packing; resume with the same ones",
             folder.display()
         )));
     }

@@ -5,7 +5,8 @@ use super::checkpoint::{self, Progress};
 use super::regularizer::Regularizer;
 use crate::adapter::ModelHandle;
 use crate::control::Control;
-use crate::data::{DataLoader, Encoded};
+use crate::data::loader::shuffled_order;
+use crate::data::{Encoded, pack};
 use crate::error::{Error, Result};
 use crate::model::batch::shifted_targets;
 use crate::model::projection::Pass;
@@ -88,7 +89,7 @@ pub struct Trainer<'a> {
     pub model: ModelHandle,
     /// The options.
     pub args: TrainingArguments,
-    /// Tokenised training rows.
+    /// Tokenised training rows; with `packing` none longer than `max_length` or the model's context.
     pub train: Vec<Encoded>,
     /// Tokenised evaluation rows; may be empty.
     pub eval: Vec<Encoded>,
@@ -100,33 +101,35 @@ impl Trainer<'_> {
     /// Trains. With `resume`, continues from that checkpoint folder as if it had never stopped.
     ///
     /// # Errors
-    /// Arguments out of range, nothing to train, a missing or non-finite gradient, a loss that is not finite (the parameters
-    /// are then those after the last good step), a checkpoint that cannot be written or read, Ctrl-C.
+    /// Arguments out of range, nothing to train, a row too long to be packed, a missing or non-finite gradient, a loss that is
+    /// not finite (the parameters are then those after the last good step), a checkpoint that cannot be written or read, Ctrl-C.
     pub fn train(&self, control: &Control, resume: Option<&Path>, callback: Callback<'_>) -> Result<TrainResult> {
         self.args.validate()?;
         if self.train.is_empty() {
             return Err(Error::argument("the training data set is empty"));
         }
+        let rows = self.rows()?;
         let trainable = self.model.some_trainable_parameters()?;
         let parameters: Vec<Parameter> = trainable.iter().map(|(_, p)| p.clone()).collect();
         parameters.iter().for_each(Parameter::zero_grad);
         let mut optimizer = self.optimizer(&trainable)?;
-        let steps_per_epoch = self.args.steps_per_epoch(self.train.len());
-        let total = self.args.total_steps(self.train.len());
+        let steps_per_epoch = self.args.steps_per_epoch(rows.len());
+        let total = self.args.total_steps(rows.len());
         let warmup = self.args.warmup(total);
         let mut progress = match resume {
             Some(folder) => checkpoint::resume(folder, &self.model, optimizer.as_mut(), &self.args)?,
             None => Progress::default(),
         };
-        let loader = self.loader()?;
+        let seed = self.args.data_seed.unwrap_or(self.args.seed);
         let start = Instant::now();
         let mut tokens_done = 0;
         let outcome = 'training: loop {
             let epoch = progress.step / steps_per_epoch;
-            let order = loader.order(epoch);
-            let micro: Vec<&[usize]> = order.chunks(self.args.per_device_train_batch_size).collect();
-            let groups: Vec<&[&[usize]]> = micro.chunks(self.args.gradient_accumulation_steps).collect();
-            for group in groups.iter().skip((progress.step % steps_per_epoch) as usize) {
+            let order = shuffled_order(rows.len(), seed, epoch);
+            let examples = |batch: &[usize]| batch.iter().flat_map(|row| &rows[*row]).copied().collect::<Vec<usize>>();
+            let micro: Vec<Vec<usize>> = order.chunks(self.args.per_device_train_batch_size).map(examples).collect();
+            let groups = micro.chunks(self.args.gradient_accumulation_steps);
+            for group in groups.skip((progress.step % steps_per_epoch) as usize) {
                 if progress.step >= total {
                     break 'training Ok(());
                 }
@@ -224,11 +227,13 @@ impl Trainer<'_> {
         Ok(sum / self.eval.len() as f64)
     }
 
-    fn loader(&self) -> Result<DataLoader> {
-        let mut loader = DataLoader::new(self.train.clone(), self.args.per_device_train_batch_size, 0)?;
-        loader.shuffle = true;
-        loader.seed = self.args.data_seed.unwrap_or(self.args.seed);
-        Ok(loader)
+    /// What batches are made of: for every row the numbers of its examples, of which only a packed row has more than one.
+    fn rows(&self) -> Result<Vec<Vec<usize>>> {
+        if !self.args.packing {
+            return Ok((0..self.train.len()).map(|example| vec![example]).collect());
+        }
+        let lengths: Vec<usize> = self.train.iter().map(|example| example.input_ids.len()).collect();
+        pack(&lengths, self.args.longest_row(self.model.model().decoder().config().max_position_embeddings))
     }
 
     /// Weight decay is for matrices: biases and norms are left out, as transformers does.
@@ -253,14 +258,17 @@ impl Trainer<'_> {
         })
     }
 
-    /// Gradients of one optimiser step; returns its loss and its number of tokens.
-    fn gradients(&self, group: &[&[usize]], step: u64, rate: f64) -> Result<(f64, u64)> {
+    /// Gradients of one optimiser step, from its micro batches' examples; returns its loss, the mean over all their targets, and
+    /// its number of tokens.
+    fn gradients(&self, group: &[Vec<usize>], step: u64, rate: f64) -> Result<(f64, u64)> {
         let decoder: &Decoder = self.model.model().decoder();
         // One generator a step: a run that is resumed draws what it would have drawn.
         let random = RefCell::new(Random::new(self.args.seed.wrapping_mul(1_000_003).wrapping_add(step)));
         let pass = Pass { dropout: Some(&random) };
-        let batches: Vec<(TokenBatch, Vec<i64>)> =
-            group.iter().map(|rows| tokens_and_targets(&rows.iter().map(|i| &self.train[*i]).collect::<Vec<_>>())).collect();
+        let batches: Vec<(TokenBatch, Vec<i64>)> = group
+            .iter()
+            .map(|examples| tokens_and_targets(&examples.iter().map(|i| &self.train[*i]).collect::<Vec<_>>()))
+            .collect();
         let count = batches.iter().flat_map(|(_, t)| t).filter(|t| **t != IGNORE_INDEX).count();
         let (mut loss, mut tokens) = (0.0, 0);
         for (batch, targets) in &batches {

@@ -1,9 +1,12 @@
-"""SmolLM2-135M-Instruct (float32, dequantised from the Q4_1 GGUF): logits, greedy answers, chat template renderings.
+"""SmolLM2-135M-Instruct (float32, dequantised from the Q4_1 GGUF): sums of its tensors, logits, greedy answers, chat template
+renderings.
 
 usage: python tests/golden/make_golden.py smollm2 --model DIR/smollm2
-Makes smollm2/logits.{safetensors,json}, smollm2/greedy.json, smollm2/chat.json. A continuation is taken only where the best two
-logits differ by more than MARGIN at every step, so that rounding cannot change it; a prompt that fails is passed over."""
+Makes smollm2/tensors.json, smollm2/logits.{safetensors,json}, smollm2/greedy.json, smollm2/chat.json. A continuation is taken only
+where the best two logits differ by more than MARGIN at every step, so that rounding cannot change it; a prompt that fails is passed
+over."""
 import torch
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from golden_common import HERE, greedy, versions, write_json, write_tensors
@@ -38,6 +41,7 @@ MESSAGES = [
 def make(args) -> None:
     if args.model is None:
         raise SystemExit("smollm2: give --model DIR, the folder with SmolLM2-135M-Instruct")
+    tensors(args.model)
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     chats(tokenizer)
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32, attn_implementation="eager").eval()
@@ -45,6 +49,16 @@ def make(args) -> None:
     logits(model, tokenizer)
     answers(model, tokenizer)
     torch.set_num_threads(1)
+
+
+def tensors(folder) -> None:
+    sums = {}
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        for name in sorted(file.keys()):
+            values = file.get_tensor(name).double().flatten()
+            places = torch.arange(len(values)) % 97
+            sums[name] = [values.abs().sum().item(), (values * places).sum().item()]
+    write_json(HERE / "smollm2" / "tensors.json", {"made_with": versions(), **sums})
 
 
 def chats(tokenizer) -> None:

@@ -2,7 +2,7 @@
 
 usage: python tests/golden/make_golden.py SECTION... [--model DIR]
   tiny         tiny/                 tiny models: logits, losses, gradients, greedy continuations
-  smollm2      smollm2/logits, greedy, chat      needs --model, the folder that convert_gguf.py makes
+  smollm2      smollm2/tensors, logits, greedy, chat      needs --model, the folder that convert_gguf.py makes
   tokens       smollm2/tokens.json   needs --model
   adapter      adapter/              LoRA adapters written by PEFT (needs tiny/; print_trainable needs --model)
   trainer      trainer/              20-step runs of transformers' Trainer

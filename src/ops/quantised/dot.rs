@@ -47,16 +47,19 @@ impl Level {
     }
 }
 
-/// Dot products of every row in `bytes` with each of `x`; a row's results stand side by side in `out`.
-pub(super) fn dots<const COUNT: usize>(
-    level: Level,
-    dtype: GgmlDType,
-    decode: Decode,
-    bytes: &[u8],
-    row_bytes: usize,
-    x: &[&[f32]; COUNT],
-    out: &mut [f32],
-) {
+/// Rows of a quantised matrix.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'a> {
+    pub(super) dtype: GgmlDType,
+    pub(super) decode: Decode,
+    /// The blocks, row after row.
+    pub(super) bytes: &'a [u8],
+    pub(super) row_bytes: usize,
+}
+
+/// Dot products of every row with each of `x`; a row's results stand side by side in `out`.
+pub(super) fn dots<const COUNT: usize>(level: Level, rows: Rows<'_>, x: &[&[f32]; COUNT], out: &mut [f32]) {
+    let Rows { dtype, bytes, row_bytes, .. } = rows;
     // The kernels read without further checks.
     let columns = row_bytes / dtype.type_size() * dtype.block_size();
     assert!(x.iter().all(|x| x.len() == columns) && out.len() == bytes.len() / row_bytes.max(1) * COUNT);
@@ -70,41 +73,27 @@ pub(super) fn dots<const COUNT: usize>(
             (Level::Avx512, GgmlDType::Q8_0) => return unsafe { best::dots_q8_0(bytes, row_bytes, x, out) },
             (Level::Avx512, GgmlDType::Q4K) => return unsafe { best::dots_q4k(bytes, row_bytes, x, out) },
             (Level::Avx512, GgmlDType::Q6K) => return unsafe { best::dots_q6k(bytes, row_bytes, x, out) },
-            (Level::Avx2 | Level::Avx512, _) => return unsafe { dots_avx2(dtype, decode, bytes, row_bytes, x, out) },
+            (Level::Avx2 | Level::Avx512, _) => return unsafe { dots_avx2(rows, x, out) },
             (Level::Portable, _) => {}
         }
     }
     #[cfg(not(target_arch = "x86_64"))]
     let Level::Portable = level;
-    portable(dtype, decode, bytes, row_bytes, x, out, |bits| f16::from_bits(bits).to_f32());
+    portable(rows, x, out, |bits| f16::from_bits(bits).to_f32());
 }
 
 /// The portable kernel, compiled for wider registers.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn dots_avx2<const COUNT: usize>(
-    dtype: GgmlDType,
-    decode: Decode,
-    bytes: &[u8],
-    row_bytes: usize,
-    x: &[&[f32]; COUNT],
-    out: &mut [f32],
-) {
+fn dots_avx2<const COUNT: usize>(rows: Rows<'_>, x: &[&[f32]; COUNT], out: &mut [f32]) {
     use std::arch::x86_64::{_mm_cvtph_ps, _mm_cvtsi32_si128, _mm_cvtss_f32};
     let widen = |bits: u16| _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits))));
-    portable(dtype, decode, bytes, row_bytes, x, out, widen);
+    portable(rows, x, out, widen);
 }
 
 #[inline(always)]
-fn portable<const COUNT: usize>(
-    dtype: GgmlDType,
-    decode: Decode,
-    bytes: &[u8],
-    row_bytes: usize,
-    x: &[&[f32]; COUNT],
-    out: &mut [f32],
-    widen: impl Fn(u16) -> f32,
-) {
+fn portable<const COUNT: usize>(rows: Rows<'_>, x: &[&[f32]; COUNT], out: &mut [f32], widen: impl Fn(u16) -> f32) {
+    let Rows { dtype, decode, bytes, row_bytes } = rows;
     let scale = |block: &[u8], at: usize| widen(u16::from_le_bytes([block[at], block[at + 1]]));
     match dtype {
         GgmlDType::Q4_0 => blockwise::<COUNT, 18, 32>(bytes, row_bytes, x, out, |block, values| {

@@ -9,7 +9,7 @@
 mod avx512;
 mod dot;
 
-use crate::autograd::buffer;
+use crate::autograd::buffer::{self, Buffer};
 use crate::error::{Error, Result};
 use crate::ops::parallel;
 use candle_core::quantized::GgmlDType;
@@ -200,11 +200,10 @@ impl Quantised {
         let length = self.row_bytes();
         let bytes = &self.bytes()[from * length..to * length];
         let chunk = CHUNK / self.dtype.block_size() * self.dtype.type_size();
-        if parallel::inside() {
-            (self.decode)(bytes, out);
-        } else {
-            out.par_chunks_mut(CHUNK).zip(bytes.par_chunks(chunk)).for_each(|(out, bytes)| (self.decode)(bytes, out));
-        }
+        parallel::by_chunks(out, CHUNK, |first, out| {
+            let from = first / CHUNK * chunk;
+            (self.decode)(&bytes[from..bytes.len().min(from + out.len().div_ceil(CHUNK) * chunk)], out);
+        });
         &out[..count]
     }
 
@@ -242,14 +241,17 @@ impl Quantised {
     fn times_few<const COUNT: usize>(&self, x: [&[f32]; COUNT], out: &mut [f32]) -> usize {
         let level = Level::best();
         let block = (self.rows / (4 * rayon::current_num_threads())).max(16);
-        let bytes = self.bytes().par_chunks((block * self.row_bytes()).max(1));
+        let fill = |first: usize, out: &mut [f32]| {
+            let from = first / COUNT * self.row_bytes();
+            self.dots(level, &self.bytes()[from..from + out.len() / COUNT * self.row_bytes()], &x, out);
+        };
         if COUNT == 1 {
-            out[..self.rows].par_chunks_mut(block).zip(bytes).for_each(|(out, bytes)| self.dots(level, bytes, &x, out));
+            parallel::by_chunks(&mut out[..self.rows], block, fill);
             return COUNT;
         }
         // The kernel gives the results of a weight's row side by side.
-        let mut together = vec![0f32; self.rows * COUNT];
-        together.par_chunks_mut(block * COUNT).zip(bytes).for_each(|(out, bytes)| self.dots(level, bytes, &x, out));
+        let mut together = Buffer::new(self.rows * COUNT);
+        parallel::by_chunks(&mut together, block * COUNT, fill);
         for (index, out) in out[..COUNT * self.rows].chunks_exact_mut(self.rows.max(1)).enumerate() {
             out.iter_mut().zip(together[index..].iter().step_by(COUNT)).for_each(|(out, value)| *out = *value);
         }
@@ -257,7 +259,8 @@ impl Quantised {
     }
 
     fn dots<const COUNT: usize>(&self, level: Level, bytes: &[u8], x: &[&[f32]; COUNT], out: &mut [f32]) {
-        dot::dots(level, self.dtype, self.decode, bytes, self.row_bytes(), x, out);
+        let rows = dot::Rows { dtype: self.dtype, decode: self.decode, bytes, row_bytes: self.row_bytes() };
+        dot::dots(level, rows, x, out);
     }
 }
 
