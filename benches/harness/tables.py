@@ -57,7 +57,9 @@ ROWS = [
     Row("memory-lora", "lora-f32", "peak memory, LoRA, f32, batch 4 x 128", peak, "MB", "share", 0.5, "0.35"),
     Row("memory-full", "full-f32", "peak memory, full fine-tuning, f32, batch 4 x 128", peak, "MB", "share", 0.7, "0.55"),
     Row("generate-f32", "generate-f32", "greedy generation, one stream, f32", tokens_per_second, "tokens/s", "speed", 2.5, "memory bandwidth"),
+    Row("generate-f32-plain", "generate-f32-plain", "the same, nothing guessed (`prompt_lookup_num_tokens: 0`)", tokens_per_second, "tokens/s", "speed", 2.5, "memory bandwidth"),
     Row("generate-q4", "generate-q4", "greedy generation, one stream, Q4_1, against llama.cpp", tokens_per_second, "tokens/s", "speed", 0.7, "1.2"),
+    Row("generate-q4-plain", "generate-q4-plain", "the same, nothing guessed", tokens_per_second, "tokens/s", "speed", 0.7, "1.2"),
     Row("general-qa", "general-qa", "general_qa, all questions, 20 tokens, f32", seconds_for_all, "s", "time", 10, "20"),
     Row("tiny", "tiny", "the lesson's TinyModel, one step", microseconds, "µs", "time", 20, "40"),
     Row("first-step", "lora-f32", "process start to first LoRA step, batch 4 x 128", first_step, "s", "time", 5, "10"),
@@ -158,7 +160,7 @@ def notes(measured, machine):
     for name, (ours, theirs) in measured.items():
         if "error" in ours[0] or "error" in theirs[0]:
             continue
-        makers = {"generate-f32": text_note, "generate-q4": text_note, "general-qa": questions_note, "tiny": tiny_note}
+        makers = {"generate-f32": text_note, "generate-q4": text_note, "generate-f32-plain": text_note, "generate-q4-plain": text_note, "general-qa": questions_note, "tiny": tiny_note}
         if name == "lesson":
             arms = lesson_note(machine, ours[0], theirs[0])
         else:

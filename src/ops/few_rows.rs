@@ -11,7 +11,7 @@ use std::cell::RefCell;
 use std::sync::OnceLock;
 
 /// Up to this many rows the weight is not packed.
-pub(super) const MOST_ROWS: usize = 64;
+pub(super) const MOST_ROWS: usize = 16;
 
 /// As [`MOST_ROWS`], without AVX-512.
 const MOST_ROWS_PORTABLE: usize = 2;

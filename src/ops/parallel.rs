@@ -5,6 +5,7 @@
 //! every product is cut along the weight's rows instead. A product knows by [`inside`] which of the two it is part of.
 
 use super::few_rows::{MOST_ROWS, has_avx512};
+
 use super::team;
 use candle_core::Result;
 use rayon::prelude::*;
@@ -14,6 +15,11 @@ use std::sync::Mutex;
 
 /// At most this many tokens a part, so that what belongs to them stays in the second cache.
 const MOST_TOKENS: usize = 288;
+
+/// At least this many: each part reads all weights.
+const LEAST_TOKENS: usize = 65;
+
+const _: () = assert!(LEAST_TOKENS > MOST_ROWS);
 
 thread_local! {
     static INSIDE: Cell<bool> = const { Cell::new(false) };
@@ -98,14 +104,14 @@ pub(super) fn map<T: Send + Default + Clone>(count: usize, task: impl Fn(usize) 
     results
 }
 
-/// Tokens that one part takes. Every part has more rows than are multiplied without packing, so that a token's result does not
-/// depend on how many threads there are.
+/// Tokens that one part takes. Every part has more rows than are multiplied without packing ([`MOST_ROWS`]), so that a token's result
+/// does not depend on how many threads there are.
 pub(super) fn part_size(tokens: usize) -> usize {
     let threads = rayon::current_num_threads();
     if threads == 1 || inside() || !has_avx512() {
         return tokens.max(1);
     }
-    let parts = (threads * tokens.div_ceil(threads * MOST_TOKENS)).min(tokens / (MOST_ROWS + 1)).max(1);
+    let parts = (threads * tokens.div_ceil(threads * MOST_TOKENS)).min(tokens / LEAST_TOKENS).max(1);
     tokens.div_ceil(parts).max(1)
 }
 
