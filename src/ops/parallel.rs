@@ -108,11 +108,11 @@ pub(super) fn map<T: Send + Default + Clone>(count: usize, task: impl Fn(usize) 
 /// does not depend on how many threads there are.
 pub(super) fn part_size(tokens: usize) -> usize {
     let threads = rayon::current_num_threads();
-    if threads == 1 || inside() || !has_avx512() {
+    // For fewer tokens some threads would have none; along the weights' rows there is work for all.
+    if threads == 1 || inside() || !has_avx512() || tokens < threads * LEAST_TOKENS {
         return tokens.max(1);
     }
-    let parts = (threads * tokens.div_ceil(threads * MOST_TOKENS)).min(tokens / LEAST_TOKENS).max(1);
-    tokens.div_ceil(parts).max(1)
+    tokens.div_ceil(threads * tokens.div_ceil(threads * MOST_TOKENS))
 }
 
 /// Some tokens, and what several matrices have of them.
