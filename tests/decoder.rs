@@ -137,7 +137,8 @@ fn guessed_tokens_change_no_text() {
                     seed: 3,
                     prompt_lookup_num_tokens,
                 };
-                generate(&decoder, &[prompt.clone()], &generation, &Control::default(), &|new| new.len() >= stop_at).unwrap()
+                generate(&decoder, std::slice::from_ref(&prompt), &generation, &Control::default(), &|new| new.len() >= stop_at)
+                    .unwrap()
             };
             let expected = run(Some(0));
             assert_eq!(expected[0].len(), stop_at.min(30));

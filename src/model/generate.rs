@@ -24,7 +24,7 @@ pub struct Generation {
     pub batch_size: usize,
     /// The random source of prompt `i` is seeded with this and `i`.
     pub seed: u64,
-    /// At most this many tokens are guessed from what the text repeats, where one sequence is computed; see [`guess`]. `None`: as
+    /// At most this many tokens are guessed from what the text repeats, where one sequence is computed, for speed alone. `None`: as
     /// many as cost little; 0: none.
     pub prompt_lookup_num_tokens: Option<usize>,
 }
