@@ -17,6 +17,7 @@ use candle_core::{DType, Device, Tensor, TensorId, Var};
 use parameter::WeakParameter;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
+use std::thread::LocalKey;
 
 thread_local! {
     static RECORDING: Cell<bool> = const { Cell::new(true) };
@@ -30,14 +31,19 @@ pub fn grad_enabled() -> bool {
 
 /// Runs `work` without recording: parameters enter operations as plain tensors.
 pub fn no_grad<T>(work: impl FnOnce() -> T) -> T {
+    with_flag(&RECORDING, false, work)
+}
+
+/// Runs `work` with a flag of this thread at a value, and puts it back.
+pub(crate) fn with_flag<T>(flag: &'static LocalKey<Cell<bool>>, value: bool, work: impl FnOnce() -> T) -> T {
     // Restored on unwinding and early return alike.
-    struct Restore(bool);
+    struct Restore(&'static LocalKey<Cell<bool>>, bool);
     impl Drop for Restore {
         fn drop(&mut self) {
-            RECORDING.with(|r| r.set(self.0));
+            self.0.set(self.1);
         }
     }
-    let _restore = Restore(RECORDING.with(|r| r.replace(false)));
+    let _restore = Restore(flag, flag.replace(value));
     work()
 }
 

@@ -42,10 +42,7 @@ pub fn fused() -> bool {
 
 /// Runs `work` with the fused operations on or off, on this thread; for comparing the two.
 pub fn with_fused<T>(on: bool, work: impl FnOnce() -> T) -> T {
-    let before = FUSED.with(|f| f.replace(on));
-    let result = work();
-    FUSED.with(|f| f.set(before));
-    result
+    crate::autograd::with_flag(&FUSED, on, work)
 }
 
 /// Whether the fused CPU kernel serves this tensor.

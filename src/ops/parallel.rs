@@ -50,14 +50,7 @@ pub(super) fn each<T: Send>(parts: Vec<T>, work: impl Fn(T) -> Result<()> + Sync
 
 /// Runs `work` as one of several tasks.
 pub(super) fn within<T>(work: impl FnOnce() -> T) -> T {
-    struct Back(bool);
-    impl Drop for Back {
-        fn drop(&mut self) {
-            INSIDE.with(|inside| inside.set(self.0));
-        }
-    }
-    let _back = Back(INSIDE.with(|inside| inside.replace(true)));
-    work()
+    crate::autograd::with_flag(&INSIDE, true, work)
 }
 
 /// Runs `task` on `0..count` by all threads: those of the team, if there is one, else the pool's.

@@ -4,6 +4,7 @@ use super::arguments::{EvalStrategy, OptimizerKind, TrainingArguments};
 use super::checkpoint::{self, Progress};
 use super::regularizer::Regularizer;
 use crate::adapter::ModelHandle;
+use crate::autograd::buffer::release_buffers;
 use crate::control::Control;
 use crate::data::loader::shuffled_order;
 use crate::data::{Encoded, pack};
@@ -188,6 +189,8 @@ impl Trainer<'_> {
         };
         // A stopped step leaves gradients behind that belong to nothing.
         parameters.iter().for_each(Parameter::drop_grad);
+        // Activations are not needed any more, whatever the outcome.
+        release_buffers();
         outcome?;
         let seconds = start.elapsed().as_secs_f64();
         Ok(TrainResult {

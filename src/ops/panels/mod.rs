@@ -1,0 +1,142 @@
+//! Matrix products of many rows with a weight that is packed a panel of 64 columns at a time.
+//!
+//! 6 rows of the left operand meet a panel in 24 vector registers of AVX-512 (Goto and van de Geijn 2008, "Anatomy of
+//! high-performance matrix multiplication"). Every sum runs over its steps in order, so that a row's result depends neither on the
+//! other rows nor on the number of threads.
+//!
+//! Two operands in bf16 can be multiplied by the instruction made for it (`vdpbf16ps`: bf16 products, f32 sums). Whether that is
+//! worth it differs: some processors do it twice as fast as f32, some at half the speed. So the two are timed once;
+//! `FTREPL_BF16=on` or `off` decides instead.
+
+#[cfg(target_arch = "x86_64")]
+mod instruction;
+#[cfg(target_arch = "x86_64")]
+mod multiply;
+#[cfg(target_arch = "x86_64")]
+mod pack;
+#[cfg(target_arch = "x86_64")]
+mod tile;
+
+/// The weight, stored by steps of the sum (`[k, n]`) or by columns of the result (`[n, k]`).
+#[derive(Clone, Copy)]
+pub(super) enum Right<'a, T> {
+    ByStep(&'a [T]),
+    ByColumn(&'a [T]),
+}
+
+/// A product's sizes, and the distance from row to row of the left operand and the result.
+#[derive(Clone, Copy)]
+pub(super) struct Shape {
+    /// Rows.
+    pub m: usize,
+    /// Columns.
+    pub n: usize,
+    /// Steps of every sum.
+    pub k: usize,
+    pub left_stride: usize,
+    pub out_stride: usize,
+}
+
+impl Shape {
+    /// Whether slices of these lengths hold the operands.
+    fn fits(&self, left: usize, right: usize, out: usize) -> bool {
+        let whole = |rows: usize, columns: usize, stride: usize| match rows {
+            0 => 0,
+            rows => (rows - 1) * stride + columns,
+        };
+        left >= whole(self.m, self.k, self.left_stride)
+            && right >= self.n * self.k
+            && out >= whole(self.m, self.n, self.out_stride)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(super) use multiply::{product, product_bf16};
+
+/// Without the instructions nothing is computed: the caller takes another way.
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) fn product(_: &[f32], _: Right<'_, f32>, _: &mut [f32], _: bool, _: Shape) -> bool {
+    false
+}
+
+/// As [`product`].
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) fn product_bf16(_: &[f32], _: Right<'_, half::bf16>, _: &mut [f32], _: bool, _: Shape) -> bool {
+    false
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::instruction::has_bf16;
+    use super::multiply::{multiply_bf16, product};
+    use super::*;
+    use crate::ops::check::values;
+    use crate::ops::few_rows::has_avx512;
+    use half::bf16;
+
+    fn shape(m: usize, n: usize, k: usize) -> Shape {
+        Shape { m, n, k, left_stride: k, out_stride: n }
+    }
+
+    const SIZES: [(usize, usize, usize); 7] =
+        [(1, 1, 2), (7, 3, 6), (5, 64, 16), (13, 70, 34), (6, 130, 600), (65, 17, 1030), (100, 200, 48)];
+
+    fn exact(a: &[f32], b: &[f32], start: f32, (m, n, k): (usize, usize, usize)) -> Vec<f64> {
+        let sum = |r: usize, c: usize| (0..k).map(|s| f64::from(a[r * k + s]) * f64::from(b[c * k + s])).sum::<f64>();
+        (0..m * n).map(|i| sum(i / n, i % n) + f64::from(start)).collect()
+    }
+
+    fn swap(v: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+        (0..v.len()).map(|i| v[i % rows * columns + i / rows]).collect()
+    }
+
+    #[test]
+    fn products_of_odd_sizes_equal_those_of_rounded_operands() {
+        let narrow = |v: &[f32]| v.iter().map(|v| bf16::from_f32(*v)).collect::<Vec<_>>();
+        let widen = |v: &[bf16]| v.iter().map(|v| v.to_f32()).collect::<Vec<_>>();
+        let close = |out: &[f32], expected: &[f64]| {
+            out.iter().zip(expected).for_each(|(x, y)| assert!((f64::from(*x) - y).abs() < 1e-4 * (1.0 + y.abs()), "{x} {y}"));
+        };
+        for (m, n, k) in SIZES {
+            let (a, b) = (values(m * k, 1), values(n * k, 2));
+            let swapped = swap(&b, n, k);
+            let (b_columns, b_steps) = (narrow(&b), narrow(&swapped));
+            let pairs = [
+                (Right::ByColumn(&b[..]), Right::ByColumn(&b_columns[..])),
+                (Right::ByStep(&swapped[..]), Right::ByStep(&b_steps[..])),
+            ];
+            for (wide, rounded) in pairs {
+                for (add, start) in [(false, 0.0), (true, 0.5)] {
+                    let (mut out, mut out_bf16) = (vec![0.5; m * n], vec![0.5; m * n]);
+                    assert_eq!(product(&a, wide, &mut out, add, shape(m, n, k)), has_avx512());
+                    if has_avx512() {
+                        close(&out, &exact(&a, &b, start, (m, n, k)));
+                    }
+                    assert_eq!(multiply_bf16(&a, rounded, &mut out_bf16, add, shape(m, n, k)), has_bf16());
+                    if has_bf16() {
+                        close(&out_bf16, &exact(&widen(&narrow(&a)), &widen(&b_columns), start, (m, n, k)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// A row alone, among others, and as part of a parallel product gives the same bits.
+    #[test]
+    fn a_row_does_not_depend_on_the_others() {
+        if !has_avx512() {
+            return;
+        }
+        let (m, n, k) = (150, 200, 330);
+        let (a, b) = (values(m * k, 1), values(n * k, 2));
+        for right in [Right::ByColumn(&b[..]), Right::ByStep(&b[..])] {
+            let mut whole = vec![0f32; m * n];
+            product(&a, right, &mut whole, false, shape(m, n, k));
+            for (first, count) in [(0, 1), (67, 5), (140, 10)] {
+                let mut part = vec![0f32; count * n];
+                product(&a[first * k..], right, &mut part, false, shape(count, n, k));
+                assert_eq!(part, whole[first * n..][..count * n]);
+            }
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! The products: which panels there are, who computes which, and what is read ahead.
+
+use super::instruction::{has_bf16, is_fast};
+use super::pack::{interleave, round, transpose};
+use super::tile::{Bf16, DEPTH, F32, FETCH_ROWS, Place, ROWS, Tile, WIDTH, panel};
+use super::{Right, Shape};
+use crate::ops::few_rows::has_avx512;
+use crate::ops::parallel;
+use half::bf16;
+use std::arch::x86_64::*;
+use std::cell::RefCell;
+use std::ops::Range;
+
+/// The whole product, before it is cut into tiles.
+fn uncut(left: *const i32, row_stride: usize, out: &mut [f32], stride: usize, add: bool) -> Tile {
+    let (packed, out) = (std::ptr::null(), out.as_mut_ptr());
+    Tile { left, row_stride, packed, steps: 0, out, stride, fresh: !add, mask: 0 }
+}
+
+/// `out [m, n] = (add ? out : 0) + left * right`, with `left` `[m, k]`. `false` without AVX-512: nothing is computed then.
+pub(in crate::ops) fn product(left: &[f32], right: Right<'_, f32>, out: &mut [f32], add: bool, shape: Shape) -> bool {
+    let Shape { n, k, .. } = shape;
+    if !has_avx512() {
+        return false;
+    }
+    let (Right::ByStep(values) | Right::ByColumn(values)) = right;
+    assert!(shape.fits(left.len(), values.len(), out.len()));
+    // SAFETY: AVX-512 was found, and the sizes were checked.
+    let pack = |Place { column, columns, step, steps }: Place, packed: &mut [i32]| unsafe {
+        match right {
+            Right::ByStep(values) => {
+                for (step, to) in (step..step + steps).zip(packed.chunks_exact_mut(WIDTH)) {
+                    let from = &values[step * n + column..][..columns];
+                    std::ptr::copy_nonoverlapping(from.as_ptr().cast(), to.as_mut_ptr(), columns);
+                }
+            }
+            Right::ByColumn(values) => transpose(values[column * k + step..].as_ptr().cast(), k, columns, steps, packed),
+        }
+    };
+    // Some rows of what is packed next: read from memory while the kernel computes.
+    let fetch = |Place { column, columns, step, steps }: Place, some: Range<usize>| {
+        let (rows, stride, start, length) = match right {
+            Right::ByStep(_) => (steps, n, step * n + column, columns),
+            Right::ByColumn(_) => (columns, k, column * k + step, steps),
+        };
+        for row in some.start.min(rows)..some.end.min(rows) {
+            for line in (0..length).step_by(16) {
+                // SAFETY: a hint, for whatever address.
+                unsafe { _mm_prefetch::<_MM_HINT_T1>(values.as_ptr().wrapping_add(start + row * stride + line).cast()) };
+            }
+        }
+    };
+    let tile = uncut(left.as_ptr().cast(), shape.left_stride, out, shape.out_stride, add);
+    // SAFETY: as above.
+    in_panels(tile, shape, pack, fetch, |tile, rows, vectors| unsafe { panel::<F32>(tile, rows, vectors) });
+    true
+}
+
+/// As [`product`] with `left` rounded to bf16; `false` where this is not the faster way.
+pub(in crate::ops) fn product_bf16(left: &[f32], right: Right<'_, bf16>, out: &mut [f32], add: bool, shape: Shape) -> bool {
+    shape.k.is_multiple_of(2) && is_fast() && multiply_bf16(left, right, out, add, shape)
+}
+
+/// As [`product_bf16`], wherever the instruction exists.
+pub(super) fn multiply_bf16(left: &[f32], right: Right<'_, bf16>, out: &mut [f32], add: bool, shape: Shape) -> bool {
+    let Shape { m, n, k, left_stride, out_stride } = shape;
+    if !has_bf16() {
+        return false;
+    }
+    let (Right::ByStep(values) | Right::ByColumn(values)) = right;
+    assert!(left_stride == k && shape.fits(left.len(), values.len(), out.len()));
+    let mut rounded = vec![bf16::ZERO; m * k];
+    const CHUNK: usize = 1 << 14;
+    // SAFETY: the instructions were found.
+    parallel::by_chunks(&mut rounded, CHUNK, |first, to| unsafe { round(&left[first..first + to.len()], to) });
+    let steps = k / 2;
+    let tile = uncut(rounded.as_ptr().cast(), steps, out, out_stride, add);
+    // SAFETY: the instructions were found, and the sizes checked.
+    let pack = |Place { column, columns, step, steps }: Place, packed: &mut [i32]| unsafe {
+        match right {
+            Right::ByStep(values) => interleave(&values[2 * step * n + column..], n, steps, columns, packed),
+            Right::ByColumn(values) => {
+                transpose(values[column * k + 2 * step..].as_ptr().cast(), k / 2, columns, steps, packed);
+            }
+        }
+    };
+    // SAFETY: as above.
+    in_panels(
+        tile,
+        Shape { k: steps, ..shape },
+        pack,
+        |_, _| (),
+        |tile, rows, vectors| unsafe { panel::<Bf16>(tile, rows, vectors) },
+    );
+    true
+}
+
+/// Packs every panel and runs the kernel on it, in parallel over panels and, where those are few, parts of the rows.
+fn in_panels(
+    tile: Tile,
+    Shape { m, n, k, .. }: Shape,
+    pack: impl Fn(Place, &mut [i32]) + Sync,
+    fetch: impl Fn(Place, Range<usize>) + Sync,
+    kernel: impl Fn(Tile, usize, usize) + Sync,
+) {
+    thread_local! {
+        static PACKED: RefCell<Vec<i32>> = RefCell::new(vec![0; DEPTH * WIDTH]);
+    }
+    if m == 0 || n == 0 {
+        return;
+    }
+    let panels = n.div_ceil(WIDTH);
+    let wanted = if parallel::inside() { 1 } else { 4 * rayon::current_num_threads() };
+    let parts = wanted.div_ceil(panels).clamp(1, m.div_ceil(8 * ROWS));
+    let part_rows = m.div_ceil(parts).next_multiple_of(ROWS);
+    let task = |index: usize| {
+        let (first_row, column) = (index % parts * part_rows, index / parts * WIDTH);
+        let (rows, columns) = (m.saturating_sub(first_row).min(part_rows), (n - column).min(WIDTH));
+        let vectors = columns.div_ceil(16);
+        let last = columns - (vectors - 1) * 16;
+        PACKED.with(|packed| {
+            let mut packed = packed.borrow_mut();
+            // One round even without any step, so that the result is written.
+            for step in (0..k.max(1)).step_by(DEPTH) {
+                let place = Place { column, columns, step, steps: (k - step).min(DEPTH) };
+                pack(place, &mut packed);
+                let mask = (((1u32 << last) - 1) & 0xffff) as u16;
+                let tile = tile.panel(place, packed.as_ptr(), mask).at_row(first_row);
+                let next = place.next(n, k);
+                let lines = next.steps.max(next.columns);
+                for row in (0..rows).step_by(FETCH_ROWS) {
+                    let count = (rows - row).min(FETCH_ROWS);
+                    fetch(next, row * lines / rows..(row + count) * lines / rows);
+                    kernel(tile.at_row(row), count, vectors);
+                }
+            }
+        });
+    };
+    parallel::for_each(panels * parts, m * n * k, task);
+}
