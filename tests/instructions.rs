@@ -21,7 +21,7 @@ fn losses(environment: &[(&str, &str)], dtype: &str) -> Vec<f64> {
         losses"#
     );
     let mut command = Command::new(env!("CARGO_BIN_EXE_ftrepl"));
-    for name in ["FTREPL_SIMD", "FTREPL_BF16", "FTREPL_FUSED"] {
+    for name in ["FTREPL_SIMD", "FTREPL_AMX", "FTREPL_BF16", "FTREPL_FUSED"] {
         command.env_remove(name);
     }
     let output = command.envs(environment.iter().copied()).args(["--json", "--quiet", "-e", &code]).output().unwrap();
@@ -47,6 +47,12 @@ fn without_avx512_the_losses_are_the_same() {
 }
 
 #[test]
+fn without_a_matrix_unit_the_losses_are_the_same() {
+    compare(&[("FTREPL_AMX", "off")], "f32", 1e-4);
+    compare(&[("FTREPL_AMX", "off"), ("FTREPL_BF16", "off")], "bf16", 1e-3);
+}
+
+#[test]
 fn composed_operations_give_the_same_losses() {
     compare(&[("FTREPL_FUSED", "0")], "f32", 1e-4);
 }
@@ -55,6 +61,7 @@ fn composed_operations_give_the_same_losses() {
 #[test]
 fn bf16_products_give_nearly_the_same_losses() {
     compare(&[("FTREPL_BF16", "on")], "bf16", 2e-2);
+    compare(&[("FTREPL_BF16", "on"), ("FTREPL_AMX", "off")], "bf16", 2e-2);
 }
 
 #[test]

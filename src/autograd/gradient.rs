@@ -5,8 +5,9 @@
 //! needs only inner products of tokens, `|g^T x|^2 = sum over s, t of (g_s . g_t)(x_s . x_t)`, and an optimiser multiplies out a
 //! piece at a time, in the cache. Whoever wants the whole gets it multiplied out.
 
+use super::buffer::Buffer;
 use crate::ops::matrix;
-use candle_core::{CpuStorage, Device, Layout, Result, Storage, Tensor, bail};
+use candle_core::{CpuStorage, DType, Device, Layout, Result, Storage, Tensor, bail};
 use rayon::prelude::*;
 use std::cell::RefCell;
 
@@ -31,12 +32,20 @@ struct Product {
     tokens: usize,
 }
 
+/// A gradient's elements, in f32.
+enum Elements {
+    /// On the CPU.
+    Host(Buffer),
+    /// On another device.
+    Device(Tensor),
+}
+
 /// What has been added up since it was last cleared.
 #[derive(Default)]
 pub(super) struct Gradient {
     /// Whether `buffer` holds a gradient or only memory to reuse.
     filled: bool,
-    buffer: Option<Tensor>,
+    buffer: Option<Elements>,
     /// To be added to the buffer, if that is filled, and multiplied out.
     products: Vec<Product>,
     /// Factor on everything; 1 unless the gradient was clipped.
@@ -48,8 +57,12 @@ impl Gradient {
         self.filled || !self.products.is_empty()
     }
 
+    /// Forgets it. Large memory goes where the next forward pass finds it for its activations: the two are never needed at once.
     pub fn clear(&mut self) {
         self.filled = false;
+        if matches!(&self.buffer, Some(Elements::Host(values)) if values.len() > CHUNK) {
+            self.buffer = None;
+        }
         self.products.clear();
         self.scale = None;
     }
@@ -85,9 +98,8 @@ impl Gradient {
         if self.products.is_empty() {
             // Only a filled buffer can have been scaled.
             let factor = self.scale.take().unwrap_or(1.0);
-            if let Some(buffer) = self.dense().filter(|b| !b.device().is_cpu()) {
-                let scaled = (buffer * f64::from(factor))?;
-                self.put(scaled);
+            if let Some(Elements::Device(gradient)) = &mut self.buffer {
+                *gradient = (&*gradient * f64::from(factor))?;
                 return Ok(());
             }
             return self.change(dims, |values, _| {
@@ -112,26 +124,58 @@ impl Gradient {
     /// have been multiplied out.
     pub fn change(&mut self, dims: &[usize], mut change: impl FnMut(&mut [f32], bool)) -> Result<()> {
         let filled = self.filled;
-        let buffer = match self.buffer.take() {
-            Some(buffer) => buffer,
-            None => Tensor::from_vec(super::buffer::zeroed::<f32>(dims.iter().product()), dims, &Device::Cpu)?,
-        };
-        let done = buffer.inplace_op1(&super::parameter::InPlace::new(|values: &mut [f32]| change(values, filled)));
-        self.buffer = Some(buffer);
-        done?;
+        let buffer = self.buffer.take().unwrap_or_else(|| Elements::Host(Buffer::new(dims.iter().product())));
+        let Elements::Host(mut values) = buffer else { bail!("a gradient on another device cannot be changed in place") };
+        change(&mut values, filled);
+        self.buffer = Some(Elements::Host(values));
         self.filled = true;
         Ok(())
     }
 
-    /// The dense gradient, which must have been settled.
-    pub fn dense(&self) -> Option<&Tensor> {
+    /// Adds a tensor of the parameter's shape; converted to f32. Products must have been multiplied out.
+    pub fn add(&mut self, dims: &[usize], addend: &Tensor) -> Result<()> {
+        let addend = addend.detach().to_dtype(DType::F32)?.contiguous()?;
+        if addend.device().is_cpu() {
+            return with_host(&addend, |addend| {
+                self.change(dims, |values, filled| {
+                    if filled {
+                        values.iter_mut().zip(addend).for_each(|(v, a)| *v += a);
+                    } else {
+                        values.copy_from_slice(addend);
+                    }
+                })
+            })?;
+        }
+        let sum = match &self.buffer {
+            Some(Elements::Device(gradient)) if self.filled => (gradient + addend)?,
+            // A copy: the tensor may share memory with an activation or with another parameter's gradient.
+            _ => addend.copy()?,
+        };
+        self.buffer = Some(Elements::Device(sum));
+        self.filled = true;
+        Ok(())
+    }
+
+    /// A copy of the dense gradient, which must have been settled.
+    pub fn to_tensor(&self, dims: &[usize]) -> Result<Option<Tensor>> {
+        match self.elements() {
+            Some(Elements::Host(values)) => Tensor::from_slice(values, dims, &Device::Cpu).map(Some),
+            Some(Elements::Device(gradient)) => gradient.copy().map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn elements(&self) -> Option<&Elements> {
         self.buffer.as_ref().filter(|_| self.filled)
     }
 
-    /// Replaces the dense gradient.
-    pub fn put(&mut self, gradient: Tensor) {
-        self.buffer = Some(gradient);
-        self.filled = true;
+    /// Runs `read` on the elements of the dense gradient, which must have been settled.
+    pub fn with_elements<T>(&self, read: impl FnOnce(&[f32]) -> T) -> Result<Option<T>> {
+        match self.elements() {
+            Some(Elements::Host(values)) => Ok(Some(read(values))),
+            Some(Elements::Device(gradient)) => with_host(gradient, read).map(Some),
+            None => Ok(None),
+        }
     }
 
     /// Multiplies by a factor, later.
@@ -142,10 +186,13 @@ impl Gradient {
     /// Runs `read` on the gradient in a form that gives pieces of it.
     pub fn with_pieces<T>(&self, dims: &[usize], read: impl FnOnce(&Pieces<'_>) -> T) -> Result<T> {
         let scale = self.scale.unwrap_or(1.0);
-        match self.dense() {
+        match self.elements() {
             None => Ok(read(&Pieces { source: From::Products(&self.products, dims), scale })),
             Some(_) if !self.products.is_empty() => bail!("a gradient is dense and factored at once"),
-            Some(buffer) => with_host(buffer, |values| read(&Pieces { source: From::Dense(values), scale })),
+            Some(Elements::Host(values)) => Ok(read(&Pieces { source: From::Dense(values), scale })),
+            Some(Elements::Device(gradient)) => {
+                with_host(gradient, |values| read(&Pieces { source: From::Dense(values), scale }))
+            }
         }
     }
 
@@ -162,7 +209,7 @@ impl Gradient {
 }
 
 /// Runs `read` on an f32 tensor's elements, without a copy on the CPU.
-pub(super) fn with_host<T>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> T) -> Result<T> {
+fn with_host<T>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> T) -> Result<T> {
     if !tensor.device().is_cpu() {
         return Ok(read(&tensor.flatten_all()?.to_vec1::<f32>()?));
     }

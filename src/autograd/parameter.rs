@@ -1,6 +1,6 @@
 //! A tensor that can be trained: its value, whether it requires a gradient, and the gradient gathered so far.
 
-use super::gradient::{Gradient, Pieces, with_host};
+use super::gradient::{Gradient, Pieces};
 use crate::autograd;
 use crate::error::{Error, Result};
 use crate::ops::quantised::Quantised;
@@ -248,7 +248,7 @@ impl Parameter {
     /// # Errors
     /// The value is not contiguous f32 on the CPU.
     pub fn update_f32(&self, update: impl FnMut(&mut [f32])) -> Result<()> {
-        Ok(self.var().inplace_op1(&InPlace::new(update))?)
+        Ok(self.var().inplace_op1(&InPlace(RefCell::new(update)))?)
     }
 
     /// As [`Self::update_f32`] for a bf16 or f16 value: `update` works on `master`, an f32 copy kept by the caller, which is then
@@ -267,7 +267,7 @@ impl Parameter {
     pub fn grad(&self) -> Result<Option<Tensor>> {
         let mut gradient = self.gradient();
         gradient.settle(&self.dims())?;
-        Ok(gradient.dense().map(Tensor::copy).transpose()?)
+        Ok(gradient.to_tensor(&self.dims())?)
     }
 
     /// Runs `read` on the gradient's elements without copying them; `None` where there is no gradient.
@@ -277,7 +277,7 @@ impl Parameter {
     pub fn with_grad<T>(&self, read: impl FnOnce(&[f32]) -> T) -> Result<Option<T>> {
         let mut gradient = self.gradient();
         gradient.settle(&self.dims())?;
-        Ok(gradient.dense().map(|dense| with_host(dense, read)).transpose()?)
+        Ok(gradient.with_elements(read)?)
     }
 
     /// As [`Self::with_grad`], piece by piece: a gradient that is kept as factors is not multiplied out as a whole.
@@ -328,16 +328,10 @@ impl Parameter {
                 self.dims()
             )));
         }
-        let addend = addend.detach().to_dtype(DType::F32)?;
+        let dims = self.dims();
         let mut gradient = self.gradient();
-        gradient.settle(&self.dims())?;
-        let sum = match gradient.dense() {
-            Some(dense) => (dense + addend)?,
-            // A copy: the tensor may share memory with an activation or with another parameter's gradient.
-            None => addend.copy()?,
-        };
-        gradient.put(sum);
-        Ok(())
+        gradient.settle(&dims)?;
+        Ok(gradient.add(&dims, addend)?)
     }
 
     /// Adds to the gradient in place on the CPU: `add` gets the f32 buffer and whether it already holds a gradient (to add to)
@@ -377,13 +371,7 @@ impl Parameter {
 }
 
 /// A candle in-place operation made from a closure over contiguous f32 elements.
-pub(super) struct InPlace<F>(RefCell<F>);
-
-impl<F: FnMut(&mut [f32])> InPlace<F> {
-    pub fn new(update: F) -> Self {
-        Self(RefCell::new(update))
-    }
-}
+struct InPlace<F>(RefCell<F>);
 
 impl<F: FnMut(&mut [f32])> InplaceOp1 for InPlace<F> {
     fn name(&self) -> &'static str {

@@ -26,9 +26,14 @@ impl TokenBatch {
 
     /// Appends a sequence.
     pub fn push(&mut self, sequence: &[u32]) {
-        self.ids.extend(sequence);
-        self.positions.extend(0..sequence.len() as u32);
-        self.segments.push(sequence.len());
+        self.push_from(sequence, 0);
+    }
+
+    /// Appends a sequence without its first tokens, which are cached.
+    pub fn push_from(&mut self, sequence: &[u32], cached: usize) {
+        self.ids.extend(&sequence[cached..]);
+        self.positions.extend(cached as u32..sequence.len() as u32);
+        self.segments.push(sequence.len() - cached);
     }
 
     /// Takes the tokens of padded rows whose mask is 1; positions count the whole row, as `forward` of transformers does.

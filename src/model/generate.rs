@@ -78,7 +78,9 @@ fn run(
     if generation.max_new_tokens == 0 {
         return Ok(results);
     }
-    let prefix = shared_prefix(decoder, prompts)?;
+    // Each prompt keeps a token of its own, whose logits start its text.
+    let rows: Vec<(&[u32], usize)> = prompts.iter().map(|prompt| (prompt.as_slice(), prompt.len() - 1)).collect();
+    let prefix = shared_prefix(decoder, &rows)?;
     let context = decoder.config().max_position_embeddings;
     let guessed_at_once = generation.prompt_lookup_num_tokens.unwrap_or_else(|| decoder.cheap_tokens() - 1);
     let room = |sequence: &Running| {
@@ -168,11 +170,11 @@ impl Running {
     }
 }
 
-/// Up to `most` tokens that may follow: what followed the last three or two tokens when they last occurred in the text (prompt lookup
+/// Up to `most` tokens that may follow: what followed the last three, two or one tokens when they last occurred in the text (prompt lookup
 /// decoding, A. Saxena 2023; transformers' `prompt_lookup_num_tokens`). Reading the weights takes the time of a pass, so that a few
 /// more tokens in it cost little. A guess counts only if it is the token that is chosen anyway: the text is the same without.
 fn guess(ids: &[u32], most: usize) -> Vec<u32> {
-    for length in [3, 2] {
+    for length in [3, 2, 1] {
         if most == 0 || ids.len() <= length {
             continue;
         }
@@ -185,14 +187,17 @@ fn guess(ids: &[u32], most: usize) -> Vec<u32> {
     Vec::new()
 }
 
-/// What all prompts begin with, such as a chat template's system message, is computed once: a cache of it, or an empty one.
-fn shared_prefix(decoder: &Decoder, prompts: &[Vec<u32>]) -> Result<KvCache> {
+/// What all rows begin with, such as a chat template's system message, is computed once: a cache of it, or an empty one. Each row
+/// comes with how much of it may be shared.
+///
+/// # Errors
+/// A tensor operation failed.
+pub fn shared_prefix(decoder: &Decoder, rows: &[(&[u32], usize)]) -> Result<KvCache> {
     const WORTH_IT: usize = 8;
     let mut cache = KvCache::new(decoder.num_blocks());
-    let (Some(first), true) = (prompts.first(), prompts.len() > 1) else { return Ok(cache) };
-    let common = |other: &Vec<u32>| first.iter().zip(other).take_while(|(a, b)| a == b).count();
-    // Each prompt keeps a token of its own, whose logits start its text.
-    let length = prompts.iter().map(|p| common(p).min(p.len() - 1)).min().unwrap_or(0);
+    let (Some((first, _)), true) = (rows.first(), rows.len() > 1) else { return Ok(cache) };
+    let common = |other: &[u32]| first.iter().zip(other).take_while(|(a, b)| a == b).count();
+    let length = rows.iter().map(|(row, most)| common(row).min(*most)).min().unwrap_or(0);
     if length >= WORTH_IT {
         decoder.hidden_cached(&TokenBatch::new([&first[..length]]), &mut [&mut cache])?;
     }

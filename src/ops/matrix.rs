@@ -234,6 +234,9 @@ pub fn weight_gradient(g: &[f32], x: &[f32], out: &mut [f32], add: bool, Dims { 
     if rows * inputs * outputs < 1 << 16 {
         return weight_gradient_rows(g, outputs, 0, x, inputs, out, add, rows);
     }
+    if panels::transposed_product(g, x, out, add, (outputs, inputs, rows)) {
+        return;
+    }
     parallel::by_chunks(out, some * inputs, |first, out| {
         weight_gradient_rows(g, outputs, first / inputs, x, inputs, out, add, rows);
     });

@@ -101,8 +101,9 @@ pub(super) fn map<T: Send + Default + Clone>(count: usize, task: impl Fn(usize) 
 /// does not depend on how many threads there are.
 pub(super) fn part_size(tokens: usize) -> usize {
     let threads = rayon::current_num_threads();
-    // For fewer tokens some threads would have none; along the weights' rows there is work for all.
-    if threads == 1 || inside() || !has_avx512() || tokens < threads * LEAST_TOKENS {
+    // For fewer tokens some threads would have none; along the weights' rows there is work for all. A matrix unit has each weight packed
+    // once for all threads.
+    if threads == 1 || inside() || !has_avx512() || super::panels::has_matrix_unit() || tokens < threads * LEAST_TOKENS {
         return tokens.max(1);
     }
     tokens.div_ceil(threads * tokens.div_ceil(threads * MOST_TOKENS))

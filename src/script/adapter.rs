@@ -9,8 +9,9 @@ use super::model::ModelValue;
 use super::options::{OptionMap, Validate, options};
 use crate::adapter::LoraConfig;
 use crate::error::Result;
+use crate::script::registry::Registry;
 use rhai::plugin::*;
-use rhai::{Engine, FnPtr, Map};
+use rhai::{FnPtr, Map};
 
 impl Validate for LoraConfig {
     fn validate(&self) -> Result<()> {
@@ -149,7 +150,7 @@ mod peft_model {
 }
 
 /// Adds the functions to the language.
-pub fn register(engine: &mut Engine) {
+pub fn register(engine: &mut Registry<'_>) {
     engine.register_type_with_name::<LoraConfig>("LoraConfig");
     engine.register_static_module("PeftModel", exported_module!(peft_model).into());
     engine.register_global_module(exported_module!(functions).into());

@@ -8,15 +8,16 @@ use super::options::options as parse;
 use super::show_values::TableOptions;
 use crate::data::{Dataset, Row};
 use crate::random::Random;
+use crate::script::registry::Registry;
 use rhai::plugin::*;
-use rhai::{Array, Engine, FnPtr, INT, Map, Module};
+use rhai::{Array, FnPtr, INT, Map, Module};
 use std::any::TypeId;
 use std::ops::{Range, RangeInclusive};
 
 pub use super::data_options::{LoadOptions, ReplayOptions, ShuffleOptions, SplitOptions};
 
 /// Adds the functions to the language.
-pub fn register(engine: &mut Engine) {
+pub fn register(engine: &mut Registry<'_>) {
     engine.register_type_with_name::<Dataset>("Dataset");
     display::register_with_html::<Dataset>(
         Dataset::to_string,

@@ -5,12 +5,13 @@ use super::data::{LoadOptions, ReplayOptions, to_dataset};
 use super::error::{IntoScript, ScriptResult};
 use super::options::{OptionMap, options as parse};
 use crate::data::{Dataset, FileFormat, ReadOptions, Split, bundled, create_replay_dataset as replay, read_files};
+use crate::script::registry::Registry;
 use rhai::plugin::*;
-use rhai::{Array, Engine, ImmutableString, Map};
+use rhai::{Array, ImmutableString, Map};
 use std::path::PathBuf;
 
 /// Adds the functions to the language.
-pub fn register(engine: &mut Engine) {
+pub fn register(engine: &mut Registry<'_>) {
     engine.register_global_module(exported_module!(loading_functions).into());
 }
 

@@ -12,8 +12,9 @@ use crate::data::{DataLoader, Encoding, tokenize_dataset};
 use crate::error::{Error, Result};
 use crate::forgetting::{Estimator, Ewc};
 use crate::model::Tokenizer;
+use crate::script::registry::Registry;
 use rhai::plugin::*;
-use rhai::{Array, Engine, Map};
+use rhai::{Array, Map};
 use serde::Deserialize;
 use std::any::TypeId;
 use std::cell::RefCell;
@@ -244,7 +245,7 @@ fn batch_map(batch: &crate::data::Batch) -> Map {
 }
 
 /// Adds the functions to the language.
-pub fn register(engine: &mut Engine) {
+pub fn register(engine: &mut Registry<'_>) {
     engine.register_type_with_name::<EwcValue>("EWCRegularizer");
     engine.register_type_with_name::<DataLoader>("DataLoader");
     let mut module = exported_module!(functions);

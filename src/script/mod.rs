@@ -20,6 +20,7 @@ pub mod names;
 pub mod nn;
 pub mod optim;
 pub mod options;
+pub mod registry;
 pub mod show;
 pub mod show_values;
 pub mod statistics;
@@ -34,10 +35,13 @@ mod tensor_shape;
 pub mod tokenizer;
 pub mod train;
 
+use registry::Registry;
 use rhai::Engine;
 
 /// Registers every function of the language.
 pub fn register(engine: &mut Engine) {
+    let mut registry = Registry::new(engine);
+    let engine = &mut registry;
     core::register(engine);
     tensor::register(engine);
     nn::register(engine);
@@ -51,4 +55,5 @@ pub fn register(engine: &mut Engine) {
     adapter::register(engine);
     train::register(engine);
     forgetting::register(engine);
+    registry.finish();
 }

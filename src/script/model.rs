@@ -13,8 +13,9 @@ use crate::adapter::ModelHandle;
 use crate::error::{Error, Result};
 use crate::model::lm::{GenerateOptions, LanguageModel};
 use crate::model::{Precision, hub};
+use crate::script::registry::Registry;
 use rhai::plugin::*;
-use rhai::{Array, Engine, FnPtr, Map};
+use rhai::{Array, FnPtr, Map};
 use serde::Deserialize;
 
 /// A language model, with its adapter if there is one, as scripts hold it.
@@ -418,7 +419,7 @@ fn likelihood(nll: f64, tokens: usize) -> Map {
 }
 
 /// Adds the functions to the language.
-pub fn register(engine: &mut Engine) {
+pub fn register(engine: &mut Registry<'_>) {
     engine.register_type_with_name::<ModelValue>("Model");
     engine.register_type_with_name::<ForwardOutput>("CausalLMOutput");
     engine.register_static_module("AutoModelForCausalLM", exported_module!(auto_model).into());

@@ -9,8 +9,9 @@ use super::tensor::TensorValue;
 use super::tensor_data::kind;
 use crate::error::{Error, Result};
 use crate::nn::module::{load_state_dict, load_tensors, save_tensors, state_dict};
+use crate::script::registry::Registry;
 use rhai::plugin::*;
-use rhai::{Array, Dynamic, Engine, Map, NativeCallContext};
+use rhai::{Array, Dynamic, Map, NativeCallContext};
 use std::collections::BTreeMap;
 
 use ModuleValue as Module;
@@ -194,8 +195,10 @@ mod methods {
 }
 
 /// Registers the methods.
-pub fn register(engine: &mut Engine) {
-    let _ =
-        engine.register_global_module(exported_module!(forwards).into()).register_global_module(exported_module!(methods).into());
+pub fn register(engine: &mut Registry<'_>) {
+    let _ = engine
+        .register_global_module(exported_module!(forwards).into())
+        .register_global_module(exported_module!(methods).into())
+        .register_type_with_name::<Module>("Module");
     super::display::register::<Module>(ToString::to_string, |module| module.to_string().into());
 }

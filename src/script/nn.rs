@@ -9,8 +9,9 @@ use super::tensor_reduce::LossOptions;
 use crate::error::{Error, Result};
 use crate::nn as layers;
 use crate::nn::activation::Activation;
+use crate::script::registry::Registry;
 use rhai::plugin::*;
-use rhai::{Array, Dynamic, Engine, FnPtr, Map, NativeCallContext};
+use rhai::{Array, Dynamic, FnPtr, Map, NativeCallContext};
 use serde::Deserialize;
 
 use ModuleValue as Module;
@@ -260,7 +261,7 @@ mod constructors {
 }
 
 /// Registers the static module `nn` and the modules' methods.
-pub fn register(engine: &mut Engine) {
+pub fn register(engine: &mut Registry<'_>) {
     let _ = engine.register_static_module("nn", exported_module!(constructors).into());
     super::module_methods::register(engine);
 }

@@ -12,8 +12,9 @@ use crate::nn::Parameter;
 use crate::optim::{
     self as library, Adam, AdamOptions, AdamWOptions, ParamGroup, Schedule, Scheduler as LibraryScheduler, Sgd, SgdOptions,
 };
+use crate::script::registry::Registry;
 use rhai::plugin::*;
-use rhai::{Array, Dynamic, Engine, Map};
+use rhai::{Array, Dynamic, Map};
 use serde::Deserialize;
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -307,7 +308,7 @@ fn describe(optimizer: &OptimizerValue) -> String {
 }
 
 /// Registers the static module `optim`, the optimisers' methods, schedules and clipping.
-pub fn register(engine: &mut Engine) {
+pub fn register(engine: &mut Registry<'_>) {
     let mut all = rhai::Module::new();
     let _ = all
         .combine_flatten(exported_module!(sgd_functions))

@@ -8,13 +8,14 @@ use super::options::{OptionMap, options as parse};
 use super::show_values::{FigureOptions, TableOptions, bars_of, history_of, points_of, report_of, table_of};
 use crate::error::Error;
 use crate::files::write_text;
+use crate::script::registry::Registry;
 use crate::show::{Figure, Plot, Series, Table, terminal_width};
 use rhai::plugin::*;
-use rhai::{Array, Engine, Map};
+use rhai::{Array, Map};
 use std::path::Path;
 
 /// Adds the functions to the language.
-pub fn register(engine: &mut Engine) {
+pub fn register(engine: &mut Registry<'_>) {
     engine.register_type_with_name::<Figure>("Figure").register_type_with_name::<Table>("Table");
     display::register_with_html::<Figure>(|figure| figure.text(terminal_width(), false), Figure::json, Figure::html);
     display::register_with_html::<Table>(|table| table.text(terminal_width()), Table::json, Table::html);

@@ -3,11 +3,12 @@
 use super::convert::to_numbers;
 use super::error::{IntoScript, ScriptResult};
 use crate::eval::statistics::{CONFIDENCE, mcnemar_exact, paired_difference as difference, wilson_interval as wilson};
+use crate::script::registry::Registry;
 use rhai::plugin::*;
-use rhai::{Array, Engine, INT, Map};
+use rhai::{Array, INT, Map};
 
 /// Adds the functions to the language.
-pub fn register(engine: &mut Engine) {
+pub fn register(engine: &mut Registry<'_>) {
     engine.register_global_module(exported_module!(statistics_functions).into());
 }
 

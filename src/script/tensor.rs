@@ -10,9 +10,10 @@ use super::tensor_data::{self, number, read_data, shape_of};
 use crate::error::{Error, Result};
 use crate::nn::{self, Parameter};
 use crate::random::Random;
+use crate::script::registry::Registry;
 use candle_core::{Device, Tensor as CandleTensor};
 use rhai::plugin::*;
-use rhai::{Dynamic, Engine, Map, NativeCallContext};
+use rhai::{Dynamic, Map, NativeCallContext};
 use serde::Deserialize;
 
 pub(super) use TensorValue as Tensor;
@@ -338,7 +339,7 @@ mod creation {
 }
 
 /// Registers the type and all its functions.
-pub fn register(engine: &mut Engine) {
+pub fn register(engine: &mut Registry<'_>) {
     let _ = engine
         .register_global_module(exported_module!(zeros_functions).into())
         .register_global_module(exported_module!(ones_functions).into())

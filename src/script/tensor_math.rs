@@ -6,8 +6,9 @@ use super::tensor::{Tensor, TensorValue, wrap};
 use crate::error::{Error, Result};
 use crate::nn::activation::{self, Activation};
 use crate::nn::algebra::{self, Binary, Compare, Scalar};
+use crate::script::registry::Registry;
 use rhai::plugin::*;
-use rhai::{Dynamic, Engine, Map};
+use rhai::{Dynamic, Map};
 use serde::Deserialize;
 
 /// Options of `gelu`.
@@ -270,6 +271,6 @@ fn clamped(x: &candle_core::Tensor, low: &Dynamic, high: &Dynamic) -> Result<can
 }
 
 /// Registers the functions.
-pub fn register(engine: &mut Engine) {
+pub fn register(engine: &mut Registry<'_>) {
     let _ = engine.register_global_module(exported_module!(functions).into());
 }

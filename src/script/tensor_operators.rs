@@ -5,8 +5,9 @@ use super::options::{Validate, options};
 use super::tensor::{Tensor, TensorValue, wrap};
 use crate::error::Result;
 use crate::nn::algebra::{self, Binary, Compare, Scalar};
+use crate::script::registry::Registry;
 use rhai::plugin::*;
-use rhai::{Dynamic, Engine, Map};
+use rhai::{Dynamic, Map};
 use serde::Deserialize;
 
 /// An operator of two tensors, of a tensor and a number, and of a number and a tensor.
@@ -234,7 +235,7 @@ mod equality {
 }
 
 /// Registers the operators.
-pub fn register(engine: &mut Engine) {
+pub fn register(engine: &mut Registry<'_>) {
     let _ = engine
         .register_global_module(exported_module!(add).into())
         .register_global_module(exported_module!(subtract).into())

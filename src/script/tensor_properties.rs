@@ -7,8 +7,9 @@ use super::tensor::{TensorValue, leaf, wrap};
 use super::tensor_data::{self, kind, list};
 use crate::error::Error;
 use crate::nn::{self, Parameter};
+use crate::script::registry::Registry;
 use rhai::plugin::*;
-use rhai::{Array, Dynamic, Engine, FnPtr, NativeCallContext};
+use rhai::{Array, Dynamic, FnPtr, NativeCallContext};
 
 #[export_module]
 mod properties {
@@ -193,7 +194,7 @@ mod properties {
 }
 
 /// Registers the type and what it tells of itself.
-pub fn register(engine: &mut Engine) {
+pub fn register(engine: &mut Registry<'_>) {
     let _ = engine.register_global_module(exported_module!(properties).into());
     let list = |x: &TensorValue| super::tensor_data::list(&x.value()).map(|list| super::display::json(&list)).unwrap_or_default();
     super::display::register::<TensorValue>(ToString::to_string, list);

@@ -8,9 +8,10 @@ use crate::error::{Error, Result};
 use crate::nn::algebra::dimension;
 use crate::nn::losses::{self, IGNORE_INDEX, Reduction};
 use crate::nn::reduce::{self, Whole};
+use crate::script::registry::Registry;
 use candle_core::Tensor as CandleTensor;
 use rhai::plugin::*;
-use rhai::{Dynamic, Engine, Map};
+use rhai::{Dynamic, Map};
 use serde::Deserialize;
 
 /// Options of reductions along a dimension.
@@ -230,7 +231,7 @@ mod reductions {
 }
 
 /// Registers reductions and losses.
-pub fn register(engine: &mut Engine) {
+pub fn register(engine: &mut Registry<'_>) {
     let _ = engine
         .register_global_module(exported_module!(sum_functions).into())
         .register_global_module(exported_module!(mean_functions).into())

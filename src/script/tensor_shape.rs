@@ -7,9 +7,10 @@ use super::tensor::{Tensor, TensorValue, wrap};
 use super::tensor_data::{kind, sizes_of};
 use crate::error::{Error, Result};
 use crate::nn::algebra::{dimension, promote, resolve_shape};
+use crate::script::registry::Registry;
 use candle_core::Tensor as CandleTensor;
 use rhai::plugin::*;
-use rhai::{Array, Dynamic, Engine};
+use rhai::{Array, Dynamic};
 use std::ops::{Range, RangeInclusive};
 
 /// One element of the first dimension.
@@ -209,6 +210,6 @@ mod shapes {
 }
 
 /// Registers shapes, parts and joins.
-pub fn register(engine: &mut Engine) {
+pub fn register(engine: &mut Registry<'_>) {
     let _ = engine.register_global_module(exported_module!(shapes).into());
 }

@@ -6,8 +6,9 @@ use super::error::{IntoScript, ScriptResult, positioned};
 use super::options::{Validate, options};
 use crate::model::tokenizer::SpecialToken;
 use crate::model::{Tokenizer, hub};
+use crate::script::registry::Registry;
 use rhai::plugin::*;
-use rhai::{Array, Engine, Map};
+use rhai::{Array, Map};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -264,7 +265,7 @@ fn id(token: Option<&SpecialToken>) -> Dynamic {
 }
 
 /// Registers the tokenizer.
-pub fn register(engine: &mut Engine) {
+pub fn register(engine: &mut Registry<'_>) {
     engine.register_type_with_name::<Tokenizer>("Tokenizer");
     engine.register_static_module("AutoTokenizer", exported_module!(auto_tokenizer).into());
     engine.register_global_module(exported_module!(methods).into());

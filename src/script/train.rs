@@ -12,10 +12,11 @@ use super::options::{OptionMap, Validate, options};
 use crate::data::{Dataset, Encoding, tokenize_dataset};
 use crate::error::Result;
 use crate::model::Tokenizer;
+use crate::script::registry::Registry;
 use crate::train::arguments::Method;
 use crate::train::{Regularizer, StepState, Trainer, TrainingArguments, checkpoint};
 use rhai::plugin::*;
-use rhai::{Array, Engine, FnPtr, Map};
+use rhai::{Array, FnPtr, Map};
 
 impl Validate for TrainingArguments {
     fn validate(&self) -> Result<()> {
@@ -236,7 +237,7 @@ mod functions {
 }
 
 /// Adds the functions to the language.
-pub fn register(engine: &mut Engine) {
+pub fn register(engine: &mut Registry<'_>) {
     engine.register_type_with_name::<TrainingArguments>("TrainingArguments");
     engine.register_type_with_name::<TrainerValue>("Trainer");
     engine.register_global_module(exported_module!(functions).into());

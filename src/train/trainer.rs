@@ -10,10 +10,12 @@ use crate::data::loader::shuffled_order;
 use crate::data::{Encoded, pack};
 use crate::error::{Error, Result};
 use crate::model::batch::shifted_targets;
+use crate::model::generate::shared_prefix;
 use crate::model::projection::Pass;
 use crate::model::{Decoder, TokenBatch};
 use crate::nn::Parameter;
 use crate::ops::cross_entropy::IGNORE_INDEX;
+use crate::ops::team;
 use crate::optim::{
     Adam, AdamWOptions, Optimizer, ParamGroup, Sgd, SgdOptions, check_gradients, clip_to_norm, grad_norm, schedule_factor,
 };
@@ -340,24 +342,37 @@ pub fn tokens_and_targets(rows: &[&Encoded]) -> (TokenBatch, Vec<i64>) {
     (batch, shifted_targets(rows.iter().map(|r| r.labels.as_slice())))
 }
 
-/// Mean loss of rows over all their targets, in nats a token, without gradient; and the number of targets.
+/// Mean loss of rows over all their targets, in nats a token, without gradient; and the number of targets. What all rows begin with and
+/// no target is in, such as a chat template's system message, is computed once.
 ///
 /// # Errors
 /// No row has a target, or Ctrl-C.
 pub fn mean_loss(decoder: &Decoder, rows: &[Encoded], control: &Control) -> Result<(f64, usize)> {
+    crate::nn::no_grad(|| team::with(|| mean_loss_unrecorded(decoder, rows, control)))
+}
+
+fn mean_loss_unrecorded(decoder: &Decoder, rows: &[Encoded], control: &Control) -> Result<(f64, usize)> {
+    let rows: Vec<&Encoded> = rows.iter().filter(|row| row.targets() > 0).collect();
+    // The first target is predicted by the token before it, which has to stay with its row.
+    let before = |row: &Encoded| row.labels.iter().skip(1).take_while(|label| **label == IGNORE_INDEX).count();
+    let starts: Vec<(&[u32], usize)> = rows.iter().map(|row| (row.input_ids.as_slice(), before(row))).collect();
+    let prefix = shared_prefix(decoder, &starts)?;
     let (mut sum, mut count) = (0.0, 0);
     for rows in rows.chunks(16) {
         control.check()?;
-        let (batch, targets) = tokens_and_targets(&rows.iter().collect::<Vec<_>>());
-        let targets_here = targets.iter().filter(|t| **t != IGNORE_INDEX).count();
-        if targets_here == 0 {
-            continue;
+        let mut batch = TokenBatch::default();
+        for row in rows {
+            batch.push_from(&row.input_ids, prefix.len());
         }
-        sum += crate::nn::no_grad(|| -> Result<f64> {
-            let loss = decoder.loss(&decoder.hidden(&batch, Pass::default())?, &targets, 1.0)?;
-            Ok(f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?))
-        })?;
-        count += targets_here;
+        let targets = shifted_targets(rows.iter().map(|row| &row.labels[prefix.len()..]));
+        let hidden = if prefix.is_empty() {
+            decoder.hidden(&batch, Pass::default())?
+        } else {
+            let mut caches = vec![prefix.clone(); rows.len()];
+            decoder.hidden_cached(&batch, &mut caches.iter_mut().collect::<Vec<_>>())?
+        };
+        sum += f64::from(decoder.loss(&hidden, &targets, 1.0)?.to_dtype(DType::F32)?.to_scalar::<f32>()?);
+        count += targets.iter().filter(|target| **target != IGNORE_INDEX).count();
     }
     if count == 0 {
         return Err(Error::argument("none of the rows has a token to score"));

@@ -4,6 +4,7 @@
 use ftrepl::control::Control;
 use ftrepl::random::Random;
 use ftrepl::script::context::{Context, SharedContext};
+use ftrepl::script::registry::Registry;
 use rhai::{Dynamic, Engine, Token};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -34,9 +35,11 @@ pub fn engine() -> Engine {
         token
     });
     engine.register_custom_operator("@", 180).unwrap();
-    ftrepl::script::tensor::register(&mut engine);
-    ftrepl::script::nn::register(&mut engine);
-    ftrepl::script::optim::register(&mut engine);
+    let mut registry = Registry::new(&mut engine);
+    ftrepl::script::tensor::register(&mut registry);
+    ftrepl::script::nn::register(&mut registry);
+    ftrepl::script::optim::register(&mut registry);
+    registry.finish();
     engine
 }
 

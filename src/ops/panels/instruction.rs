@@ -10,13 +10,18 @@ pub(super) fn has_bf16() -> bool {
     *FOUND.get_or_init(|| has_avx512() && is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512bw"))
 }
 
+/// Whether operands may be rounded to bf16 where that is faster.
+pub(super) fn is_on() -> bool {
+    static ON: OnceLock<bool> = OnceLock::new();
+    *ON.get_or_init(|| std::env::var("FTREPL_BF16").map_or(true, |v| v != "off"))
+}
+
 /// Whether a product in bf16 takes clearly less time than in f32.
 pub(super) fn is_fast() -> bool {
     static FAST: OnceLock<bool> = OnceLock::new();
     *FAST.get_or_init(|| match std::env::var("FTREPL_BF16").as_deref() {
         Ok("on") => has_bf16(),
-        Ok("off") => false,
-        _ if !has_bf16() => false,
+        _ if !is_on() || !has_bf16() => false,
         _ => {
             // The best of several: an interruption makes one of them slow, never fast. The answer is near 2 or near 0.6.
             // SAFETY: the instructions were found.

@@ -4,10 +4,15 @@
 //! high-performance matrix multiplication"). Every sum runs over its steps in order, so that a row's result depends neither on the
 //! other rows nor on the number of threads.
 //!
+//! Where there is a matrix unit (AMX), products of more rows go through it: its products of bf16 take so little time that six of them,
+//! which make one of f32, take less than one in vector registers. `FTREPL_AMX=off` leaves it unused.
+//!
 //! Two operands in bf16 can be multiplied by the instruction made for it (`vdpbf16ps`: bf16 products, f32 sums). Whether that is
-//! worth it differs: some processors do it twice as fast as f32, some at half the speed. So the two are timed once;
+//! worth it in vector registers differs: some processors do it twice as fast as f32, some at half the speed. So the two are timed once;
 //! `FTREPL_BF16=on` or `off` decides instead.
 
+#[cfg(target_arch = "x86_64")]
+mod blocks;
 #[cfg(target_arch = "x86_64")]
 mod instruction;
 #[cfg(target_arch = "x86_64")]
@@ -15,7 +20,11 @@ mod multiply;
 #[cfg(target_arch = "x86_64")]
 mod pack;
 #[cfg(target_arch = "x86_64")]
+mod split;
+#[cfg(target_arch = "x86_64")]
 mod tile;
+#[cfg(target_arch = "x86_64")]
+mod unit;
 
 /// The weight, stored by steps of the sum (`[k, n]`) or by columns of the result (`[n, k]`).
 #[derive(Clone, Copy)]
@@ -51,11 +60,25 @@ impl Shape {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use multiply::{product, product_bf16};
+pub(super) use multiply::{product, product_bf16, transposed_product};
+#[cfg(target_arch = "x86_64")]
+pub(super) use unit::has_matrix_unit;
+
+/// Whether products go through a matrix unit.
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) fn has_matrix_unit() -> bool {
+    false
+}
 
 /// Without the instructions nothing is computed: the caller takes another way.
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) fn product(_: &[f32], _: Right<'_, f32>, _: &mut [f32], _: bool, _: Shape) -> bool {
+    false
+}
+
+/// As [`product`].
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) fn transposed_product(_: &[f32], _: &[f32], _: &mut [f32], _: bool, _: (usize, usize, usize)) -> bool {
     false
 }
 
@@ -121,21 +144,24 @@ mod tests {
         }
     }
 
-    /// A row alone, among others, and as part of a parallel product gives the same bits.
+    /// A row among few others, among many, and as part of a parallel product gives the same bits; "few" is for the matrix unit less
+    /// than it is worth packing for.
     #[test]
     fn a_row_does_not_depend_on_the_others() {
         if !has_avx512() {
             return;
         }
-        let (m, n, k) = (150, 200, 330);
-        let (a, b) = (values(m * k, 1), values(n * k, 2));
-        for right in [Right::ByColumn(&b[..]), Right::ByStep(&b[..])] {
-            let mut whole = vec![0f32; m * n];
-            product(&a, right, &mut whole, false, shape(m, n, k));
-            for (first, count) in [(0, 1), (67, 5), (140, 10)] {
-                let mut part = vec![0f32; count * n];
-                product(&a[first * k..], right, &mut part, false, shape(count, n, k));
-                assert_eq!(part, whole[first * n..][..count * n]);
+        let (n, k) = (200, 330);
+        for (m, parts) in [(40, [(0, 1), (17, 5), (30, 10)]), (150, [(0, 48), (67, 50), (101, 49)])] {
+            let (a, b) = (values(m * k, 1), values(n * k, 2));
+            for right in [Right::ByColumn(&b[..]), Right::ByStep(&b[..])] {
+                let mut whole = vec![0f32; m * n];
+                product(&a, right, &mut whole, false, shape(m, n, k));
+                for (first, count) in parts {
+                    let mut part = vec![0f32; count * n];
+                    product(&a[first * k..], right, &mut part, false, shape(count, n, k));
+                    assert_eq!(part, whole[first * n..][..count * n]);
+                }
             }
         }
     }

@@ -1,8 +1,11 @@
 //! The products: which panels there are, who computes which, and what is read ahead.
 
-use super::instruction::{has_bf16, is_fast};
+use super::blocks::{self, Cells, Product};
+use super::instruction::{has_bf16, is_fast, is_on};
 use super::pack::{interleave, round, transpose};
+use super::split::{Element, Source};
 use super::tile::{Bf16, DEPTH, F32, FETCH_ROWS, Place, ROWS, Tile, WIDTH, panel};
+use super::unit::has_matrix_unit;
 use super::{Right, Shape};
 use crate::ops::few_rows::has_avx512;
 use crate::ops::parallel;
@@ -10,6 +13,9 @@ use half::bf16;
 use std::arch::x86_64::*;
 use std::cell::RefCell;
 use std::ops::Range;
+
+/// Rows, or steps, from which on packing for the matrix unit is worth while.
+const LEAST_ROWS: usize = 48;
 
 /// The whole product, before it is cut into tiles.
 fn uncut(left: *const i32, row_stride: usize, out: &mut [f32], stride: usize, add: bool) -> Tile {
@@ -25,6 +31,9 @@ pub(in crate::ops) fn product(left: &[f32], right: Right<'_, f32>, out: &mut [f3
     }
     let (Right::ByStep(values) | Right::ByColumn(values)) = right;
     assert!(shape.fits(left.len(), values.len(), out.len()));
+    if by_unit(left, right, out, add, shape, 3) {
+        return true;
+    }
     // SAFETY: AVX-512 was found, and the sizes were checked.
     let pack = |Place { column, columns, step, steps }: Place, packed: &mut [i32]| unsafe {
         match right {
@@ -56,8 +65,62 @@ pub(in crate::ops) fn product(left: &[f32], right: Right<'_, f32>, out: &mut [f3
     true
 }
 
+/// As [`product`], by the matrix unit with so many bf16 to an f32; `false` where there is none, or less to do than to pack.
+fn by_unit<T: Element>(left: &[f32], right: Right<'_, T>, out: &mut [f32], add: bool, shape: Shape, planes: usize) -> bool {
+    let Shape { m, n, k, left_stride, .. } = shape;
+    if !has_matrix_unit() || m < LEAST_ROWS || n < 16 || k < 16 {
+        return false;
+    }
+    let (by_line, values) = match right {
+        Right::ByStep(values) => (false, values),
+        Right::ByColumn(values) => (true, values),
+    };
+    assert!(shape.fits(left.len(), values.len(), out.len()));
+    let left = Source { values: left.as_ptr(), stride: left_stride, by_line: true };
+    let right = Source { values: values.as_ptr(), stride: if by_line { k } else { n }, by_line };
+    // SAFETY: the unit was found, and the sizes were checked.
+    unsafe { in_blocks(left, right, out, add, shape, planes) };
+    true
+}
+
+/// `out [m, n] = (add ? out : 0) + left^T * right` with `left` `[k, m]` and `right` `[k, n]`; `false` without a matrix unit.
+pub(in crate::ops) fn transposed_product(
+    left: &[f32],
+    right: &[f32],
+    out: &mut [f32],
+    add: bool,
+    (m, n, k): (usize, usize, usize),
+) -> bool {
+    if !has_matrix_unit() || m < 16 || n < 16 || k < LEAST_ROWS {
+        return false;
+    }
+    assert!(left.len() >= k * m && right.len() >= k * n && out.len() >= m * n);
+    let source = |values: &[f32], stride: usize| Source { values: values.as_ptr(), stride, by_line: false };
+    let shape = Shape { m, n, k, left_stride: m, out_stride: n };
+    // SAFETY: the unit was found, and the sizes were checked.
+    unsafe { in_blocks(source(left, m), source(right, n), out, add, shape, 3) };
+    true
+}
+
+/// # Safety
+/// The unit must be there, and every element that the sources and the shape name.
+unsafe fn in_blocks<T: Element>(left: Source<f32>, right: Source<T>, out: &mut [f32], add: bool, shape: Shape, planes: usize) {
+    let Shape { m, n, k, out_stride, .. } = shape;
+    let product = Product { left, right, out: Cells(out.as_mut_ptr()), stride: out_stride, add, m, n, k };
+    // SAFETY: passed on from the caller.
+    unsafe {
+        match planes {
+            1 => blocks::multiply::<T, 1>(product),
+            _ => blocks::multiply::<T, 3>(product),
+        }
+    }
+}
+
 /// As [`product`] with `left` rounded to bf16; `false` where this is not the faster way.
 pub(in crate::ops) fn product_bf16(left: &[f32], right: Right<'_, bf16>, out: &mut [f32], add: bool, shape: Shape) -> bool {
+    if is_on() && by_unit(left, right, out, add, shape, 1) {
+        return true;
+    }
     shape.k.is_multiple_of(2) && is_fast() && multiply_bf16(left, right, out, add, shape)
 }
 

@@ -39,7 +39,7 @@ pub(super) unsafe fn transpose(from: *const i32, stride: usize, columns: usize, 
     unsafe {
         for column in (0..whole_columns).step_by(16) {
             for step in (0..whole_steps).step_by(16) {
-                transpose_block(from.add(column * stride + step), stride, packed.as_mut_ptr().add(step * WIDTH + column));
+                transpose_block(from.add(column * stride + step), stride, packed.as_mut_ptr().add(step * WIDTH + column), WIDTH);
             }
         }
         for column in 0..columns {
@@ -51,9 +51,9 @@ pub(super) unsafe fn transpose(from: *const i32, stride: usize, columns: usize, 
     }
 }
 
-/// 16 rows of 16 units to 16 rows of a panel: pairs, fours, then quarters of registers change places.
+/// 16 rows of 16 units to as many columns: pairs, fours, then quarters of registers change places.
 #[target_feature(enable = "avx512f")]
-unsafe fn transpose_block(from: *const i32, stride: usize, to: *mut i32) {
+pub(super) unsafe fn transpose_block(from: *const i32, stride: usize, to: *mut i32, to_stride: usize) {
     // SAFETY: the caller has 16 rows of 16 units at both places.
     unsafe {
         let mut rows = [_mm512_setzero_si512(); 16];
@@ -77,7 +77,7 @@ unsafe fn transpose_block(from: *const i32, stride: usize, to: *mut i32) {
             let odd = _mm512_shuffle_i32x4::<0xdd>(fours[j], fours[4 + j]);
             let even_high = _mm512_shuffle_i32x4::<0x88>(fours[8 + j], fours[12 + j]);
             let odd_high = _mm512_shuffle_i32x4::<0xdd>(fours[8 + j], fours[12 + j]);
-            let store = |row: usize, value| _mm512_storeu_si512(to.add(row * WIDTH).cast(), value);
+            let store = |row: usize, value| _mm512_storeu_si512(to.add(row * to_stride).cast(), value);
             store(j, _mm512_shuffle_i32x4::<0x88>(even, even_high));
             store(4 + j, _mm512_shuffle_i32x4::<0x88>(odd, odd_high));
             store(8 + j, _mm512_shuffle_i32x4::<0xdd>(even, even_high));

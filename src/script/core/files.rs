@@ -4,7 +4,7 @@ use crate::error::Error;
 use crate::script::context::context;
 use crate::script::display;
 use crate::script::error::{IntoScript, ScriptResult};
-use rhai::Engine;
+use crate::script::registry::Registry;
 use rhai::plugin::*;
 
 // The macro unwraps arguments whose types the engine has checked.
@@ -51,6 +51,6 @@ mod functions {
 }
 
 /// Registers the functions.
-pub fn register(engine: &mut Engine) {
+pub fn register(engine: &mut Registry<'_>) {
     engine.register_global_module(exported_module!(functions).into());
 }

@@ -2,8 +2,9 @@
 
 use crate::script::display;
 use crate::script::error::ScriptResult;
+use crate::script::registry::Registry;
+use rhai::Array;
 use rhai::plugin::*;
-use rhai::{Array, Engine};
 use std::cmp::Ordering;
 
 fn number(function: &str, item: &Dynamic) -> ScriptResult<f64> {
@@ -157,6 +158,6 @@ mod functions {
 }
 
 /// Registers the functions.
-pub fn register(engine: &mut Engine) {
+pub fn register(engine: &mut Registry<'_>) {
     engine.register_global_module(exported_module!(functions).into());
 }

@@ -7,12 +7,11 @@ mod process;
 mod strings;
 mod values;
 
+use crate::script::registry::Registry;
 pub use process::resident_memory;
 
-use rhai::Engine;
-
 /// Registers the basics.
-pub fn register(engine: &mut Engine) {
+pub fn register(engine: &mut Registry<'_>) {
     values::register(engine);
     numbers::register(engine);
     strings::register(engine);

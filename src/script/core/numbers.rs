@@ -1,7 +1,8 @@
 //! Rounding and fixed decimals, as Python's `round` and `f"{x:.4f}"`.
 
+use crate::script::registry::Registry;
+use rhai::ImmutableString;
 use rhai::plugin::*;
-use rhai::{Engine, ImmutableString};
 
 /// Rounds to decimals as Python does: by the exact decimal value of the float, ties to even.
 fn round_to(value: f64, digits: i64) -> f64 {
@@ -83,7 +84,7 @@ mod functions {
 }
 
 /// Registers the functions.
-pub fn register(engine: &mut Engine) {
+pub fn register(engine: &mut Registry<'_>) {
     engine.register_global_module(exported_module!(functions).into());
 }
 

@@ -4,8 +4,9 @@ use crate::random::Random;
 use crate::script::context::context;
 use crate::script::display;
 use crate::script::error::ScriptResult;
+use crate::script::registry::Registry;
+use rhai::Map;
 use rhai::plugin::*;
-use rhai::{Engine, Map};
 
 fn parse_like(key: &str, given: &str, default: &Dynamic) -> ScriptResult<Dynamic> {
     let wrong = |what: &str| format!("--set {key}={given}: \"{key}\" must be {what}");
@@ -110,6 +111,6 @@ mod functions {
 }
 
 /// Registers the functions.
-pub fn register(engine: &mut Engine) {
+pub fn register(engine: &mut Registry<'_>) {
     engine.register_global_module(exported_module!(functions).into());
 }

@@ -1,7 +1,8 @@
 //! Python's string methods that the lesson uses; each returns a new value and leaves the string as it is.
 
+use crate::script::registry::Registry;
 use rhai::plugin::*;
-use rhai::{Array, Engine, ImmutableString};
+use rhai::{Array, ImmutableString};
 
 /// Letters that are a capital and a small letter in one ("ǅ"): upper case as far as titles go.
 fn title_case_letter(letter: char) -> bool {
@@ -132,7 +133,7 @@ mod functions {
 }
 
 /// Registers the functions.
-pub fn register(engine: &mut Engine) {
+pub fn register(engine: &mut Registry<'_>) {
     engine.register_global_module(exported_module!(functions).into());
 }
 

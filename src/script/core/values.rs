@@ -4,8 +4,9 @@ use crate::script::context;
 use crate::script::display;
 use crate::script::docs;
 use crate::script::error::ScriptResult;
+use crate::script::registry::Registry;
 use rhai::plugin::*;
-use rhai::{Array, Engine, ImmutableString, Map};
+use rhai::{Array, ImmutableString, Map};
 
 fn joined(values: &[Dynamic]) -> ImmutableString {
     values.iter().map(display::text).collect::<Vec<_>>().join(" ").into()
@@ -180,6 +181,6 @@ mod functions {
 }
 
 /// Registers the functions.
-pub fn register(engine: &mut Engine) {
+pub fn register(engine: &mut Registry<'_>) {
     engine.register_global_module(exported_module!(functions).into());
 }
