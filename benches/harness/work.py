@@ -154,6 +154,7 @@ def all_work(options, folder):
     work = [
         train_work("lora-f32", folder, steps),
         train_work("lora-bf16", folder, steps, dtype="bf16"),
+        train_work("first-step", folder, 2, short=True),
         train_work("full-f32", folder, steps, method="full"),
         train_work("full-short", folder, 3 * steps, method="full", batch=1, short=True),
         Work("generate-f32", "generate", "generate", generation | dict(model="MODEL", dtype="f32")),

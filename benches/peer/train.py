@@ -24,22 +24,28 @@ parameters = [p for p in model.parameters() if p.requires_grad]
 optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.0, fused=True)
 model.train()
 
-# Every batch has rows of one length, so nothing is padded; torch.tensor refuses anything else.
 encoded = [(tokenizer(row["text"]).input_ids + [tokenizer.eos_token_id])[:given.seq] for row in rows(given.data)]
 order = torch.randperm(len(encoded), generator=torch.Generator().manual_seed(42)).tolist()
 
 seconds, tokens, losses = [], [], []
 for step in range(given.steps):
     start = time.perf_counter()
-    ids = torch.tensor([encoded[i] for i in order[step * given.batch:(step + 1) * given.batch]])
-    loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+    batch = [encoded[i] for i in order[step * given.batch:(step + 1) * given.batch]]
+    longest = max(map(len, batch))
+    ids = torch.tensor([row + [tokenizer.eos_token_id] * (longest - len(row)) for row in batch])
+    # Rows of one length need neither; without a mask attention is faster.
+    padded = {}
+    if any(len(row) < longest for row in batch):
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in batch])
+        padded = {"attention_mask": mask, "labels": ids.masked_fill(mask == 0, -100)}
+    loss = model(**({"input_ids": ids, "labels": ids, "use_cache": False} | padded)).loss
     loss.backward()
     torch.nn.utils.clip_grad_norm_(parameters, 1.0)
     optimizer.step()
     optimizer.zero_grad()
     losses.append(loss.item())
     seconds.append(time.perf_counter() - start)
-    tokens.append(ids.numel())
+    tokens.append(sum(map(len, batch)))
     if step == 0:
         print("first step done", file=sys.stderr, flush=True)
 finish(seconds=seconds, tokens=tokens, losses=losses)

@@ -20,7 +20,12 @@ impl Buffer {
             return Self(Vec::new());
         }
         let found = pool().take(n);
-        let mut values = found.unwrap_or_else(|| zeroed(n));
+        // What is new is written by whoever uses it: clearing it here as well would be for nothing.
+        let mut values = found.unwrap_or_else(|| {
+            let values = vec![0.0; n];
+            advise(values.as_ptr().cast(), n * size_of::<f32>());
+            values
+        });
         values.resize(n, 0.0);
         Self(values)
     }

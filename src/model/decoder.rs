@@ -20,6 +20,7 @@ use crate::ops::gated::silu_mul;
 use crate::ops::matrix::cheap_rows;
 use crate::ops::norm::rms_norm;
 use crate::ops::rope::{RopeTable, rope};
+use crate::ops::stack::apply_blocks;
 use crate::ops::team;
 use candle_core::{DType, Device, Tensor, Var};
 use std::sync::Arc;
@@ -184,8 +185,13 @@ impl Decoder {
     pub fn hidden(&self, batch: &TokenBatch, pass: Pass<'_>) -> Result<Tensor> {
         let shared = self.shared(batch, pass);
         let mut x = embedding(&batch.ids, &self.embedding.current())?;
-        for block in &self.blocks {
-            x = block.forward(&x, &shared, self.config.rms_norm_eps, None)?;
+        let eps = self.config.rms_norm_eps;
+        if fused_for(&x) {
+            x = apply_blocks(self.blocks.iter().map(|block| block.fused(batch.len(), &shared, eps)).collect(), &x)?;
+        } else {
+            for block in &self.blocks {
+                x = block.forward(&x, &shared, eps, None)?;
+            }
         }
         self.normalised(&x)
     }
@@ -359,7 +365,7 @@ impl Block {
         if fused_for(x) {
             let fused = self.fused(x.dim(0)?, shared, eps);
             return Ok(match cache {
-                None => fused.apply(x)?,
+                None => apply_blocks(vec![fused], x)?,
                 Some((layer, caches)) => fused.apply_cached(x, layer, caches)?,
             });
         }

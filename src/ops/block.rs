@@ -1,19 +1,18 @@
 //! A block of a llama-like decoder as one operation: `z = x + o(attention(rope(q(n)), rope(k(n)), v(n)))` with `n = norm(x)`, then
 //! `y = z + down(silu(gate(m)) * up(m))` with `m = norm(z)`.
 //!
-//! One operation instead of fifteen spares candle's zeroed gradient, copy and addition at every edge between them, and decides what
-//! is kept for the backward pass: what the norms and the activation give is cheap to compute again, and is.
+//! What the norms and the activation give is cheap to compute again in the backward pass, and is not kept for it.
 
 use super::attention::{self, AttentionSpec};
 use super::cache::{KvCache, attend_with_caches};
 use super::layer::{Layer, values};
 use super::rope::{RopeTable, rotate};
-use super::{Recording, gated, norm, parallel};
+use super::{gated, norm, parallel};
 use crate::autograd::Parameter;
 use crate::autograd::buffer::{Buffer, zeroed};
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_core::{Result, Tensor};
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 /// The parameters of a block.
 #[derive(Debug, Clone)]
@@ -53,7 +52,7 @@ pub struct Block {
 
 /// What the forward pass keeps for the backward pass.
 #[derive(Default)]
-struct Kept {
+pub(super) struct Kept {
     q: Buffer,
     k: Buffer,
     v: Buffer,
@@ -77,22 +76,16 @@ impl BlockLayers {
 }
 
 impl Block {
-    /// Applies the block to `x` [tokens, hidden], which must be f32 on the CPU.
+    /// Whether an operation has to be recorded for one of the parameters.
+    pub(super) fn tracked(&self) -> bool {
+        self.layers.tracked()
+    }
+
+    /// Applies the block without recording to `x` [tokens, hidden], f32 on the CPU: tokens that continue what the caches hold for this
+    /// layer; the caches grow.
     ///
     /// # Errors
     /// Shapes that do not fit.
-    pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        super::apply(&x.contiguous()?, self.layers.tracked(), |recording| BlockOp {
-            block: self.clone(),
-            recording,
-            kept: Mutex::default(),
-        })
-    }
-
-    /// As [`Self::apply`] without recording, to tokens that continue what the caches hold for this layer; the caches grow.
-    ///
-    /// # Errors
-    /// As [`Self::apply`].
     pub fn apply_cached(&self, x: &Tensor, layer: usize, caches: &mut [&mut KvCache]) -> Result<Tensor> {
         let attend = |q: &[f32], k: &[f32], v: &[f32], out: &mut [f32], _: &mut [f32]| {
             attend_with_caches(q, k, v, &self.spec, (layer, caches), out);
@@ -151,12 +144,12 @@ impl Block {
     }
 
     /// The block as in training: with attention within the batch.
-    fn run_whole(&self, x: &[f32]) -> Result<(Vec<f32>, Kept)> {
+    pub(super) fn run_whole(&self, x: &[f32]) -> Result<(Vec<f32>, Kept)> {
         self.run(x, |q, k, v, out, log_sums| attention::forward(q, k, v, &self.spec, out, log_sums))
     }
 
     /// Adds the parameters' gradients; returns the gradient by `x` where it is wanted.
-    fn backward(&self, x: &[f32], kept: Kept, g: &[f32], wants_input: bool) -> Result<Option<Vec<f32>>> {
+    pub(super) fn backward(&self, x: &[f32], kept: Kept, g: &[f32], wants_input: bool) -> Result<Option<Vec<f32>>> {
         let layers = &*self.layers;
         let Kept { q, k, v, mixed, log_sums, middle, gate, up, low_ranks } = kept;
         let [q_t, k_t, v_t, o_t, gate_t, up_t, down_t] = &low_ranks;
@@ -245,39 +238,4 @@ fn add(to: &mut [f32], other: &[f32]) {
         let end = first + to.len();
         to.iter_mut().zip(&other[first..end]).for_each(|(t, o)| *t += o);
     });
-}
-
-struct BlockOp {
-    block: Block,
-    recording: Recording,
-    kept: Mutex<Option<Kept>>,
-}
-
-impl CustomOp1 for BlockOp {
-    fn name(&self) -> &'static str {
-        "decoder_block"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (y, kept) = self.block.run_whole(super::elements(storage, layout)?)?;
-        if self.recording.recorded {
-            *self.kept.lock().unwrap_or_else(|e| e.into_inner()) = Some(kept);
-        }
-        Ok((CpuStorage::F32(y), layout.shape().clone()))
-    }
-
-    fn bwd(&self, x: &Tensor, _: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
-        let kept = self.kept.lock().unwrap_or_else(|e| e.into_inner()).take();
-        let gradient = super::with_elements(g, |g| {
-            super::with_elements(x, |x| {
-                // Taken, so that memory is freed on the way back; a second backward pass computes it again.
-                let kept = match kept {
-                    Some(kept) => kept,
-                    None => self.block.run_whole(x)?.1,
-                };
-                self.block.backward(x, kept, g, !self.recording.no_input_gradient)
-            })
-        })?;
-        gradient.map(|dx| Tensor::from_vec(dx, x.shape(), x.device())).transpose()
-    }
 }

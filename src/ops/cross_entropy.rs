@@ -119,8 +119,10 @@ impl HeadCrossEntropy {
     ) -> Result<()> {
         let dims = self.weight.dims();
         let (vocabulary, width) = (dims[0], dims[1]);
-        let at_once = (CHUNK_ELEMENTS / vocabulary).max(1);
-        let mut logits = Buffer::new(at_once.min(self.rows.len()) * vocabulary);
+        let most = (CHUNK_ELEMENTS / vocabulary).max(1);
+        // Chunks of like size need less memory than full ones and a rest.
+        let at_once = self.rows.len().div_ceil(self.rows.len().div_ceil(most).max(1)).max(1);
+        let mut logits = Buffer::new(at_once * vocabulary);
         for rows in self.rows.chunks(at_once) {
             let states: Vec<f32> = rows.iter().flat_map(|(row, _)| &hidden[row * width..(row + 1) * width]).copied().collect();
             let dims = Dims { rows: rows.len(), inputs: width, outputs: vocabulary };

@@ -24,6 +24,7 @@ mod panels;
 pub(crate) mod parallel;
 pub mod quantised;
 pub mod rope;
+pub mod stack;
 pub(crate) mod team;
 
 pub(crate) use exp::vectorised;
