@@ -7,6 +7,7 @@ pub mod python;
 
 pub use python::PythonRandom;
 
+use crate::ops::vectorised;
 use mersenne::Mersenne;
 
 /// A random generator that draws what `torch.Generator` draws on the CPU.
@@ -115,7 +116,16 @@ impl Random {
     pub fn dropout_mask(&mut self, count: usize, p: f64) -> Vec<f32> {
         let keep = 1.0 - p;
         let scale = if keep > 0.0 { 1.0 / keep as f32 } else { 0.0 };
-        (0..count).map(|_| if self.uniform_f64() < keep { scale } else { 0.0 }).collect()
+        // `uniform_f64() < keep` in integers: 53 of 64 bits, of which the high 32 come first.
+        let limit = (keep * 9_007_199_254_740_992.0).ceil() as u64;
+        let mut mask = vec![0.0; count];
+        let mut bits = [0; 1024];
+        for factors in mask.chunks_mut(512) {
+            let bits = &mut bits[..2 * factors.len()];
+            self.bits.fill(bits);
+            choose(bits, limit, scale, factors);
+        }
+        mask
     }
 
     /// Weight `[output, input]` of `nn.Linear`: `kaiming_uniform_(a = sqrt 5)`, which is uniform in +-1/sqrt(input).
@@ -128,6 +138,16 @@ impl Random {
     pub fn linear_bias(&mut self, input: usize, output: usize) -> Vec<f32> {
         let bound = inverse_root(input);
         self.uniform(output, -bound, bound)
+    }
+}
+
+vectorised! {
+    /// `scale` where the low 53 of two numbers' bits are below the limit, else 0.
+    fn choose(bits: &[u32], limit: u64, scale: f32, factors: &mut [f32]) {
+        for (factor, pair) in factors.iter_mut().zip(bits.as_chunks::<2>().0) {
+            let number = u64::from(pair[0] & 0x1F_FFFF) << 32 | u64::from(pair[1]);
+            *factor = if number < limit { scale } else { 0.0 };
+        }
     }
 }
 
@@ -173,6 +193,19 @@ mod tests {
 
     fn wide(values: Vec<f32>) -> impl Iterator<Item = f64> {
         values.into_iter().map(f64::from)
+    }
+
+    #[test]
+    fn masks_of_any_length_are_those_of_single_draws() {
+        for (count, p) in [(1, 0.5), (311, 0.1), (312, 0.9), (5000, 0.3), (7, 0.0), (7, 1.0)] {
+            let (mut at_once, mut single) = (Random::new(7), Random::new(7));
+            let (first, second) = (at_once.next_u32(), single.next_u32());
+            assert_eq!(first, second);
+            let factor = |v: f64| if v < 1.0 - p { 1.0 / (1.0 - p) as f32 } else { 0.0 };
+            let expected: Vec<f32> = (0..count).map(|_| factor(single.uniform_f64())).collect();
+            assert_eq!(at_once.dropout_mask(count, p), expected, "{count} {p}");
+            assert_eq!(at_once.next_u32(), single.next_u32(), "after {count}");
+        }
     }
 
     #[test]

@@ -106,8 +106,8 @@ pub fn release_buffers() {
 /// Elements that one thread fills.
 const CHUNK: usize = 1 << 17;
 
-/// Buffers from this size on (bytes) are worth a system call.
-const LARGE: usize = 4 << 20;
+/// Buffers from this size on (bytes) are worth a system call; neighbours share huge pages.
+const LARGE: usize = 1 << 19;
 
 /// `n` zeros, written by all threads.
 pub fn zeroed<T: Copy + Default + Send + Sync>(n: usize) -> Vec<T> {

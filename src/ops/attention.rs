@@ -345,19 +345,46 @@ pub fn attend_cached(q: &[f32], keys: &[f32], values: &[f32], first: usize, spec
 vectorised! {
     /// One head of one query; row `i` of keys and values begins at `i * stride`.
     fn attend_head(q: &[f32], keys: &[f32], values: &[f32], stride: usize, weights: &mut [f32], scale: f32, out: &mut [f32]) {
+        let (queries, last_queries) = q.as_chunks::<16>();
         for (i, weight) in weights.iter_mut().enumerate() {
+            let (keys, last_keys) = keys[i * stride..i * stride + q.len()].as_chunks::<16>();
             let mut sums = [0f32; 16];
-            for (q, k) in q.chunks(16).zip(keys[i * stride..i * stride + q.len()].chunks(16)) {
-                sums.iter_mut().zip(q).zip(k).for_each(|((sum, q), k)| *sum += q * k);
+            for (q, k) in queries.iter().zip(keys) {
+                for lane in 0..16 {
+                    sums[lane] += q[lane] * k[lane];
+                }
             }
-            *weight = sums.iter().sum();
+            let rest: f32 = last_queries.iter().zip(last_keys).map(|(q, k)| q * k).sum();
+            *weight = rest + sum(sums);
         }
         softmax_in_place(weights, scale);
-        out.fill(0.0);
+        // Columns in runs whose sums stay in registers.
+        let (runs, last) = out.as_chunks_mut::<64>();
+        for (run, out) in runs.iter_mut().enumerate() {
+            let mut sums = [0f32; 64];
+            for (i, weight) in weights.iter().enumerate() {
+                if let Some((values, _)) = values[i * stride + run * 64..].split_first_chunk::<64>() {
+                    for column in 0..64 {
+                        sums[column] += weight * values[column];
+                    }
+                }
+            }
+            *out = sums;
+        }
+        let from = 64 * runs.len();
+        last.fill(0.0);
         for (i, weight) in weights.iter().enumerate() {
-            out.iter_mut().zip(&values[i * stride..]).for_each(|(o, v)| *o += weight * v);
+            last.iter_mut().zip(&values[i * stride + from..]).for_each(|(o, v)| *o += weight * v);
         }
     }
+}
+
+/// The sum of sixteen, by halves.
+#[inline(always)]
+fn sum(values: [f32; 16]) -> f32 {
+    let eight: [f32; 8] = std::array::from_fn(|i| values[i] + values[i + 8]);
+    let four: [f32; 4] = std::array::from_fn(|i| eight[i] + eight[i + 4]);
+    four[0] + four[2] + (four[1] + four[3])
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! MT19937 (Matsumoto and Nishimura 1998), the stream of bits below PyTorch's and Python's generators.
 
+use crate::ops::vectorised;
+
 /// The Mersenne Twister.
 #[derive(Debug, Clone)]
 pub struct Mersenne {
@@ -49,22 +51,61 @@ impl Mersenne {
     /// The next 32 bits.
     pub fn next_u32(&mut self) -> u32 {
         if self.at == 624 {
-            self.refill();
+            refill(&mut self.state);
+            self.at = 0;
         }
-        let mut y = self.state[self.at];
         self.at += 1;
-        y ^= y >> 11;
-        y ^= (y << 7) & 0x9D2C_5680;
-        y ^= (y << 15) & 0xEFC6_0000;
-        y ^ (y >> 18)
+        temper(self.state[self.at - 1])
     }
 
-    fn refill(&mut self) {
-        let state = &mut self.state;
-        for k in 0..624 {
-            let y = (state[k] & 0x8000_0000) | (state[(k + 1) % 624] & 0x7FFF_FFFF);
-            state[k] = state[(k + 397) % 624] ^ (y >> 1) ^ (if y & 1 == 1 { 0x9908_B0DF } else { 0 });
+    /// The next numbers of 32 bits, many at once.
+    pub fn fill(&mut self, numbers: &mut [u32]) {
+        let mut rest = numbers;
+        while !rest.is_empty() {
+            if self.at == 624 {
+                refill(&mut self.state);
+                self.at = 0;
+            }
+            let (now, after) = rest.split_at_mut(rest.len().min(624 - self.at));
+            temper_all(&self.state[self.at..], now);
+            self.at += now.len();
+            rest = after;
         }
-        self.at = 0;
+    }
+}
+
+fn temper(bits: u32) -> u32 {
+    let mut y = bits;
+    y ^= y >> 11;
+    y ^= (y << 7) & 0x9D2C_5680;
+    y ^= (y << 15) & 0xEFC6_0000;
+    y ^ (y >> 18)
+}
+
+vectorised! {
+    fn temper_all(state: &[u32], numbers: &mut [u32]) {
+        numbers.iter_mut().zip(state).for_each(|(number, bits)| *number = temper(*bits));
+    }
+}
+
+vectorised! {
+    fn refill(state: &mut [u32; 624]) {
+        fn next(this: u32, following: u32, far: u32) -> u32 {
+            let y = (this & 0x8000_0000) | (following & 0x7FFF_FFFF);
+            far ^ (y >> 1) ^ ((y & 1).wrapping_neg() & 0x9908_B0DF)
+        }
+        // In parts that read nothing which they write, but for the next number, so that they become vector operations.
+        let (early, late) = state.split_at_mut(227);
+        for k in 0..226 {
+            early[k] = next(early[k], early[k + 1], late[170 + k]);
+        }
+        early[226] = next(early[226], late[0], late[396]);
+        for k in 0..227 {
+            late[k] = next(late[k], late[k + 1], early[k]);
+        }
+        for k in 227..396 {
+            late[k] = next(late[k], late[k + 1], late[k - 227]);
+        }
+        late[396] = next(late[396], early[0], late[169]);
     }
 }
