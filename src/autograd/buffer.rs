@@ -4,8 +4,7 @@
 //! a model's size that took seconds of the first training step.
 
 use crate::ops::parallel;
-use std::mem::MaybeUninit;
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 use std::sync::{Mutex, MutexGuard};
 
 /// Values that a computation needs for a while, in memory that goes from one buffer to the next without being cleared: what is in
@@ -111,14 +110,18 @@ const LARGE: usize = 1 << 19;
 
 /// `n` zeros, written by all threads.
 pub fn zeroed<T: Copy + Default + Send + Sync>(n: usize) -> Vec<T> {
+    collected(n, |range| range.map(|_| T::default()))
+}
+
+/// `n` values, written by all threads: `part` gives those of a range of places.
+pub fn collected<T: Copy + Send + Sync, I: Iterator<Item = T>>(n: usize, part: impl Fn(Range<usize>) -> I + Sync) -> Vec<T> {
     let mut values: Vec<T> = Vec::with_capacity(n);
     advise(values.as_ptr().cast(), n * size_of::<T>());
-    let fill = |part: &mut [MaybeUninit<T>]| {
-        part.iter_mut().for_each(|value| {
-            value.write(T::default());
-        });
-    };
-    parallel::by_chunks(&mut values.spare_capacity_mut()[..n], CHUNK, |_, part| fill(part));
+    parallel::by_chunks(&mut values.spare_capacity_mut()[..n], CHUNK, |first, places| {
+        let range = first..first + places.len();
+        let written = places.iter_mut().zip(part(range)).map(|(place, value)| place.write(value)).count();
+        assert_eq!(written, places.len(), "a value for every place");
+    });
     // SAFETY: the first `n` elements were just written.
     unsafe { values.set_len(n) };
     values
@@ -182,6 +185,13 @@ mod tests {
         for n in [0, 1, 1000, (4 << 20) / 4 + 3] {
             let values = super::zeroed::<f32>(n);
             assert!(values.len() == n && values.iter().all(|v| *v == 0.0));
+            assert!(super::collected(n, |range| range).into_iter().eq(0..n));
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "a value for every place")]
+    fn a_missing_value_is_noticed() {
+        super::collected(3, |range| range.skip(1));
     }
 }

@@ -1,9 +1,10 @@
 //! Weights from a file's bytes to the dtype that is computed with, in parallel, with one copy in memory.
 
+use crate::autograd::buffer::collected;
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Var};
 use half::{bf16, f16};
-use rayon::prelude::*;
+use std::ops::Range;
 
 /// Elements that one task converts: enough that starting it costs nothing, few enough that threads share the work.
 pub(super) const CHUNK: usize = 1 << 16;
@@ -98,11 +99,7 @@ fn filled<T: Float>(
     read: impl Fn(&[u8]) -> T + Sync,
     size: usize,
 ) -> Result<Var> {
-    let mut values = crate::autograd::buffer::zeroed::<T>(bytes.len() / size);
-    values.par_chunks_mut(CHUNK).zip(bytes.par_chunks(CHUNK * size)).for_each(|(values, bytes)| {
-        for (value, element) in values.iter_mut().zip(bytes.chunks_exact(size)) {
-            *value = read(element);
-        }
-    });
-    Ok(Var::from_vec(values, shape, device)?)
+    let read = &read;
+    let part = |range: Range<usize>| bytes[range.start * size..range.end * size].chunks_exact(size).map(read);
+    Ok(Var::from_vec(collected(bytes.len() / size, part), shape, device)?)
 }
