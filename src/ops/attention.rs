@@ -363,10 +363,9 @@ vectorised! {
         for (run, out) in runs.iter_mut().enumerate() {
             let mut sums = [0f32; 64];
             for (i, weight) in weights.iter().enumerate() {
-                if let Some((values, _)) = values[i * stride + run * 64..].split_first_chunk::<64>() {
-                    for column in 0..64 {
-                        sums[column] += weight * values[column];
-                    }
+                let values = &values[i * stride + run * 64..][..64].as_chunks::<64>().0[0];
+                for column in 0..64 {
+                    sums[column] += weight * values[column];
                 }
             }
             *out = sums;
@@ -430,14 +429,14 @@ mod tests {
 
     #[test]
     fn a_cached_step_equals_the_last_row() {
-        for window in [None, Some(4)] {
-            let spec = spec(4, 2, 8, window, &[9]);
-            let (q, k, v) = (tensor(&[9, 32], 1), tensor(&[9, 16], 2), tensor(&[9, 16], 3));
+        for (window, width) in [(None, 8), (Some(4), 8), (None, 64), (Some(4), 150)] {
+            let spec = spec(4, 2, width, window, &[9]);
+            let (q, k, v) = (tensor(&[9, 4 * width], 1), tensor(&[9, 2 * width], 2), tensor(&[9, 2 * width], 3));
             let whole = attention(&q, &k, &v, spec.clone()).unwrap().to_vec2::<f32>().unwrap();
             let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            let mut out = vec![0f32; 32];
+            let mut out = vec![0f32; 4 * width];
             let first = window.map_or(0, |w| 9 - w);
-            attend_cached(&flat(&q)[8 * 32..], &flat(&k), &flat(&v), first, &spec, &mut out);
+            attend_cached(&flat(&q)[8 * 4 * width..], &flat(&k), &flat(&v), first, &spec, &mut out);
             out.iter().zip(&whole[8]).for_each(|(a, b)| assert!((a - b).abs() < 1e-5));
         }
     }
