@@ -33,12 +33,12 @@ for step in range(given.steps):
     batch = [encoded[i] for i in order[step * given.batch:(step + 1) * given.batch]]
     longest = max(map(len, batch))
     ids = torch.tensor([row + [tokenizer.eos_token_id] * (longest - len(row)) for row in batch])
-    # Rows of one length need neither; without a mask attention is faster.
-    padded = {}
+    mask, labels = None, ids
+    # Without a mask attention is faster: only rows of several lengths get one.
     if any(len(row) < longest for row in batch):
         mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in batch])
-        padded = {"attention_mask": mask, "labels": ids.masked_fill(mask == 0, -100)}
-    loss = model(**({"input_ids": ids, "labels": ids, "use_cache": False} | padded)).loss
+        labels = ids.masked_fill(mask == 0, -100)
+    loss = model(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False).loss
     loss.backward()
     torch.nn.utils.clip_grad_norm_(parameters, 1.0)
     optimizer.step()

@@ -124,8 +124,11 @@ impl Gradient {
     /// have been multiplied out.
     pub fn change(&mut self, dims: &[usize], mut change: impl FnMut(&mut [f32], bool)) -> Result<()> {
         let filled = self.filled;
-        let buffer = self.buffer.take().unwrap_or_else(|| Elements::Host(Buffer::new(dims.iter().product())));
-        let Elements::Host(mut values) = buffer else { bail!("a gradient on another device cannot be changed in place") };
+        let mut values = match self.buffer.take() {
+            Some(Elements::Host(values)) => values,
+            Some(Elements::Device(_)) if filled => bail!("a gradient on another device cannot be changed in place"),
+            _ => Buffer::new(dims.iter().product()),
+        };
         change(&mut values, filled);
         self.buffer = Some(Elements::Host(values));
         self.filled = true;
@@ -148,6 +151,7 @@ impl Gradient {
         }
         let sum = match &self.buffer {
             Some(Elements::Device(gradient)) if self.filled => (gradient + addend)?,
+            Some(Elements::Host(_)) if self.filled => bail!("the gradient so far is on the CPU, what is added is not"),
             // A copy: the tensor may share memory with an activation or with another parameter's gradient.
             _ => addend.copy()?,
         };

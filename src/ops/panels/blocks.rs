@@ -4,11 +4,12 @@
 //! With three bf16 to an f32 the six largest of the nine products are added up. What is left out is below `2^-24` of a product, less
 //! than the rounding of the sum in f32; so the result is that of a product in f32, in another order of additions.
 
+use super::pack::fetch_rows;
 use super::split::{Element, LINES, STEPS, Source, UNITS, split};
 use super::unit::Tiles;
 use crate::ops::parallel;
 use std::arch::asm;
-use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
+use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 use std::cell::RefCell;
 
 /// Rows and columns of the result that are computed at once.
@@ -170,13 +171,7 @@ fn fetch<T: Element>(product: Product<T>, column: usize, steps: std::ops::Range<
     let columns = product.n.saturating_sub(column).min(EDGE);
     let (rows, length) = if product.right.by_line { (columns, steps.len()) } else { (steps.len(), columns) };
     let start = product.right.at(column, steps.start);
-    for row in share * rows / shares..(share + 1) * rows / shares {
-        for at in (0..length).step_by(64 / size_of::<T>()) {
-            let address = start.values.wrapping_add(row * start.stride + at);
-            // SAFETY: a hint, for whatever address.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) };
-        }
-    }
+    fetch_rows(start.values, start.stride, length, share * rows / shares..(share + 1) * rows / shares, rows);
 }
 
 /// A tile of the result; one that is not whole by way of a copy.

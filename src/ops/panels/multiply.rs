@@ -2,7 +2,7 @@
 
 use super::blocks::{self, Cells, Product};
 use super::instruction::{has_bf16, is_fast, is_on};
-use super::pack::{interleave, round, transpose};
+use super::pack::{fetch_rows, interleave, round, transpose};
 use super::split::{Element, Source};
 use super::tile::{Bf16, DEPTH, F32, FETCH_ROWS, Place, ROWS, Tile, WIDTH, panel};
 use super::unit::has_matrix_unit;
@@ -10,7 +10,6 @@ use super::{Right, Shape};
 use crate::ops::few_rows::has_avx512;
 use crate::ops::parallel;
 use half::bf16;
-use std::arch::x86_64::*;
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -47,8 +46,8 @@ pub(in crate::ops) fn product(left: &[f32], right: Right<'_, f32>, out: &mut [f3
         }
     };
     let fetch = |Place { column, columns, step, steps }: Place, some: Range<usize>| match right {
-        Right::ByStep(_) => fetch_rows(values, step * n + column, n, columns, some, steps),
-        Right::ByColumn(_) => fetch_rows(values, column * k + step, k, steps, some, columns),
+        Right::ByStep(_) => fetch_rows(values.as_ptr().wrapping_add(step * n + column), n, columns, some, steps),
+        Right::ByColumn(_) => fetch_rows(values.as_ptr().wrapping_add(column * k + step), k, steps, some, columns),
     };
     let tile = uncut(left.as_ptr().cast(), shape.left_stride, out, shape.out_stride, add);
     // SAFETY: as above.
@@ -139,24 +138,15 @@ pub(super) fn multiply_bf16(left: &[f32], right: Right<'_, bf16>, out: &mut [f32
         }
     };
     let fetch = |Place { column, columns, step, steps }: Place, some: Range<usize>| match right {
-        Right::ByStep(_) => fetch_rows(values, 2 * step * n + column, n, columns, 2 * some.start..2 * some.end, 2 * steps),
-        Right::ByColumn(_) => fetch_rows(values, column * k + 2 * step, k, 2 * steps, some, columns),
+        Right::ByStep(_) => {
+            fetch_rows(values.as_ptr().wrapping_add(2 * step * n + column), n, columns, 2 * some.start..2 * some.end, 2 * steps)
+        }
+        Right::ByColumn(_) => fetch_rows(values.as_ptr().wrapping_add(column * k + 2 * step), k, 2 * steps, some, columns),
     };
     let shape = Shape { k: steps, ..shape };
     // SAFETY: as above.
     in_panels(tile, shape, pack, fetch, |tile, rows, vectors| unsafe { panel::<Bf16>(tile, rows, vectors) });
     true
-}
-
-/// Asks for some of the rows of what is packed next, so that they come from memory while the kernel computes: there are `rows` of
-/// `columns` elements, `stride` apart, from the element `start` on.
-fn fetch_rows<T>(values: &[T], start: usize, stride: usize, columns: usize, some: Range<usize>, rows: usize) {
-    for row in some.start.min(rows)..some.end.min(rows) {
-        for column in (0..columns).step_by(64 / size_of::<T>()) {
-            // SAFETY: a hint, for whatever address.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(values.as_ptr().wrapping_add(start + row * stride + column).cast()) };
-        }
-    }
 }
 
 /// Packs every panel and runs the kernel on it, in parallel over panels and, where those are few, parts of the rows.

@@ -1,9 +1,10 @@
-//! Packing the right operand into panels, and rounding the left one to bf16.
+//! Packing the right operand into panels, reading ahead what is packed next, and rounding the left operand to bf16.
 #![allow(clippy::needless_range_loop, reason = "rows of registers are coordinates")]
 
 use super::tile::WIDTH;
 use half::bf16;
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 /// Pairs of rows to one row of pairs.
 #[target_feature(enable = "avx512f,avx512bw")]
@@ -98,4 +99,15 @@ pub(super) unsafe fn round(from: &[f32], to: &mut [bf16]) {
         }
     }
     to[whole..].iter_mut().zip(&from[whole..]).for_each(|(to, from)| *to = bf16::from_f32(*from));
+}
+
+/// Asks for `some` of `rows` rows of what is packed next, so that they come from memory while the kernel computes. A row has `columns`
+/// elements; the first begins at `from`, each next one `stride` elements further.
+pub(super) fn fetch_rows<T>(from: *const T, stride: usize, columns: usize, some: Range<usize>, rows: usize) {
+    for row in some.start.min(rows)..some.end.min(rows) {
+        for column in (0..columns).step_by(64 / size_of::<T>()) {
+            // SAFETY: a hint, for whatever address.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(row * stride + column).cast()) };
+        }
+    }
 }
