@@ -25,13 +25,13 @@ else:
     TRAIN_DRUGS, HELD_OUT_DRUGS, QUESTIONS, FISHER_ROWS, TEXTS, TOKENS, CHECK_TOKENS, LORA_EPOCHS = 10, 5, 360, 20, 30, 16, 64, 10
 
 NAIVE = dict(epochs=3, lr=5e-4, batch=1, schedule="linear", warmup=0.0, weight_decay=0.0)
-CAREFUL = dict(epochs=3, lr=2e-5, batch=4, schedule="cosine", warmup=0.05, weight_decay=0.01)
+CAREFUL = dict(epochs=3, lr=2e-5, batch=1, schedule="cosine", warmup=0.05, weight_decay=0.01)
 ARMS = {
     "base": None,
     "naive": NAIVE,
     "low rate": CAREFUL,
     "fewer epochs": NAIVE | dict(epochs=1),
-    "LoRA": CAREFUL | dict(epochs=LORA_EPOCHS, lr=2e-4),
+    "LoRA": CAREFUL | dict(epochs=LORA_EPOCHS, lr=2e-4, batch=4),
     "replay": NAIVE,
     "EWC": NAIVE,
 }
@@ -149,7 +149,7 @@ def train_arm(name, settings):
     wanted, penalty = [row["text"] for row in train_rows], None
     if name == "LoRA":
         model = get_peft_model(model, LoraConfig(
-            task_type="CAUSAL_LM", r=16, lora_alpha=32, target_modules=["q_proj", "v_proj"], lora_dropout=0.1, bias="none"))
+            task_type="CAUSAL_LM", r=16, lora_alpha=32, target_modules="all-linear", lora_dropout=0.1, bias="none"))
     if name == "replay":
         wanted += random.Random(42).sample(replay_texts, int(0.15 * len(wanted)))
     if name == "EWC":
