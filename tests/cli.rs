@@ -165,6 +165,81 @@ fn check_finds_what_is_certainly_wrong() {
 }
 
 #[test]
+fn check_knows_options_and_warns_of_habits() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "\
+let config = LoraConfig(#{ r: 8, lora_alpa: 16 });
+let x = tensor([1.0]);
+x.relu();
+x + 1.0;
+let x = 2;
+fn inner(y) { let y = y + 1; y }
+let m = #{ go: |o| o };
+m.go(#{ anything: 1 });
+nn::Linear(2, 3, #{ bais: true });
+evaluate_general_qa(m, [], #{ macth: \"answer\" });
+if true { x; } else { inner(1); }
+for i in 0..2 { let config = i; print(config); }
+x
+";
+    std::fs::write(folder.path().join("habits.rhai"), text).unwrap();
+    let output = command(folder.path()).args(["check", "habits.rhai", "--json"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let found: Vec<(i64, i64, String, String)> = json(&output)
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|problem| {
+            let number = |key: &str| problem[key].as_i64().unwrap();
+            let text = |key: &str| problem[key].as_str().unwrap().lines().next().unwrap().to_string();
+            (number("line"), number("column"), text("severity"), text("message"))
+        })
+        .collect();
+    let shown: Vec<String> =
+        found.iter().map(|(line, column, severity, text)| format!("{line}:{column} {severity} {text}")).collect();
+    let wanted = [
+        "1:34 error LoraConfig: unknown option \"lora_alpa\"; did you mean \"lora_alpha\"?",
+        "3:1 warning nothing uses what `relu` gives",
+        "4:1 warning nothing uses this value",
+        "5:5 warning `x` hides the variable of that name declared before",
+        "6:19 warning `y` hides the variable of that name declared before",
+        "9:21 error nn::Linear: unknown option \"bais\"; did you mean \"bias\"?",
+        "10:31 error evaluate_general_qa: unknown option \"macth\"; did you mean \"match\"?",
+        "12:21 warning `config` hides the variable of that name declared before",
+    ];
+    assert_eq!(shown, wanted, "{shown:#?}");
+    // Warnings alone are no failure.
+    std::fs::write(folder.path().join("warned.rhai"), "let x = 1;\nlet x = 2;\nprint(x);\n").unwrap();
+    let output = command(folder.path()).args(["check", "warned.rhai"]).output().unwrap();
+    assert_eq!((output.status.code(), out(&output).trim()), (Some(0), "1 script checked, nothing wrong; 1 warning"));
+    has(&err(&output), &["warning: `x` hides", "warned.rhai:2:5"]);
+}
+
+#[test]
+fn the_bundled_scripts_are_without_mistakes() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files: Vec<_> =
+        std::fs::read_dir(root.join("scripts/lesson04")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let output = command(root).arg("check").args(&files).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+}
+
+#[test]
+fn definitions_for_editors() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = out(&command(folder.path()).args(["doc", "--format", "lsp"]).output().unwrap());
+    has(&text, &["fn LoraConfig(", "module nn {", "fn evaluate_general_qa("]);
+    let written = command(folder.path()).args(["doc", "--format", "lsp", "--out", "definitions"]).output().unwrap();
+    assert_eq!(written.status.code(), Some(0), "{}", err(&written));
+    let names: Vec<String> = std::fs::read_dir(folder.path().join("definitions"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .collect();
+    assert!(names.iter().all(|name| name.ends_with(".d.rhai")) && names.contains(&"nn.d.rhai".to_string()), "{names:?}");
+}
+
+#[test]
 fn the_reference_in_three_formats() {
     has(&out(&run(&["doc", "round"])), &["round(x: float, digits: int) -> float", "round(2.71828, 2)"]);
     has(&out(&run(&["doc"])), &["manual_seed", "Restarts the session's random source", "rule"]);
@@ -183,6 +258,9 @@ fn completions_doctor_and_lessons() {
     }
     has(&out(&run(&["doctor"])), &["threads", "device", "cpu", "HF_HUB_OFFLINE is set"]);
     assert_eq!(json(&run(&["doctor", "--json", "--threads", "2"]))["device"], "cpu");
+    let folder = tempfile::tempdir().unwrap();
+    let switched = command(folder.path()).args(["doctor", "--json"]).env("FTREPL_SIMD", "off").output().unwrap();
+    assert_eq!(json(&switched)["switches_in_use"][0], "FTREPL_SIMD=off");
     assert!(json(&run(&["lesson", "4", "--list", "--json"])).is_array());
 }
 

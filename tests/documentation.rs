@@ -6,6 +6,7 @@ use ftrepl::script::display;
 use ftrepl::script::docs::{Example, Kind, Reference};
 use ftrepl::session::Session;
 use std::cell::RefCell;
+use std::path::Path;
 use std::rc::Rc;
 
 fn reference() -> Reference {
@@ -71,4 +72,129 @@ fn try_example(example: &Example) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+#[test]
+fn the_pages_of_the_reference_are_current() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference");
+    let pages = ftrepl::script::docs::sections::pages(&reference());
+    let stale = |(name, text): &&(String, String)| std::fs::read_to_string(folder.join(name)).is_ok_and(|kept| kept == *text);
+    let old: Vec<&str> = pages.iter().filter(|page| !stale(page)).map(|(name, _)| name.as_str()).collect();
+    assert!(old.is_empty(), "run `ftrepl doc --format markdown` in the root of the repository; not current: {}", old.join(", "));
+    let known: Vec<&str> = pages.iter().map(|(name, _)| name.as_str()).collect();
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        let name = entry.unwrap().file_name().to_string_lossy().into_owned();
+        assert!(known.contains(&name.as_str()), "docs/reference/{name} belongs to no chapter");
+    }
+    // Every function stands in exactly one of them.
+    for entry in ftrepl::script::docs::render::listed(&reference()) {
+        let heading = format!("### {}\n", entry.name);
+        let places = pages.iter().filter(|(_, text)| text.contains(&heading)).count();
+        assert!(places >= 1, "{} is in {places} pages", entry.name);
+    }
+}
+
+/// A call with an unknown option for every function that takes options.
+const WITH_UNKNOWN: &[(&str, &str)] = &[
+    ("tensor", "tensor(1.0, #{ zz: 1 })"),
+    ("zeros", "zeros([2], #{ zz: 1 })"),
+    ("ones", "ones([2], #{ zz: 1 })"),
+    ("rand", "rand([2], #{ zz: 1 })"),
+    ("randn", "randn([2], #{ zz: 1 })"),
+    ("gelu", "gelu(zeros([2]), #{ zz: 1 })"),
+    ("allclose", "zeros([2]).allclose(zeros([2]), #{ zz: 1 })"),
+    ("isclose", "zeros([2]).isclose(zeros([2]), #{ zz: 1 })"),
+    ("is_close", "zeros([2]).is_close(zeros([2]), #{ zz: 1 })"),
+    ("sum", "zeros([2]).sum(0, #{ zz: 1 })"),
+    ("mean", "zeros([2]).mean(0, #{ zz: 1 })"),
+    ("var", "zeros([2]).var(0, #{ zz: 1 })"),
+    ("std", "zeros([2]).std(0, #{ zz: 1 })"),
+    ("mse_loss", "mse_loss(zeros([2]), zeros([2]), #{ zz: 1 })"),
+    ("cross_entropy", "cross_entropy(zeros([1, 2]), tensor([0]), #{ zz: 1 })"),
+    ("nn::Linear", "nn::Linear(1, 1, #{ zz: 1 })"),
+    ("nn::LayerNorm", "nn::LayerNorm(1, #{ zz: 1 })"),
+    ("nn::RMSNorm", "nn::RMSNorm(1, #{ zz: 1 })"),
+    ("nn::MSELoss", "nn::MSELoss(#{ zz: 1 })"),
+    ("nn::CrossEntropyLoss", "nn::CrossEntropyLoss(#{ zz: 1 })"),
+    ("optim::SGD", "optim::SGD(nn::Linear(1, 1).parameters(), #{ zz: 1 })"),
+    ("optim::Adam", "optim::Adam(nn::Linear(1, 1).parameters(), #{ zz: 1 })"),
+    ("optim::AdamW", "optim::AdamW(nn::Linear(1, 1).parameters(), #{ zz: 1 })"),
+    ("get_scheduler", "get_scheduler(\"linear\", optim::SGD(nn::Linear(1, 1).parameters(), #{ lr: 0.1 }), #{ zz: 1 })"),
+    ("AutoModelForCausalLM::from_pretrained", "AutoModelForCausalLM::from_pretrained(\"tiny-random\", #{ zz: 1 })"),
+    ("generate", "MODEL.generate(\"a\", #{ zz: 1 })"),
+    ("pipeline", "pipeline(\"text-generation\", #{ model: MODEL, zz: 1 })"),
+    ("forward", "MODEL.forward([1, 2], #{ zz: 1 })"),
+    ("num_parameters", "MODEL.num_parameters(#{ zz: 1 })"),
+    ("encode", "TOKENIZER.encode(\"a\", #{ zz: 1 })"),
+    ("decode", "TOKENIZER.decode([5], #{ zz: 1 })"),
+    ("apply_chat_template", "TOKENIZER.apply_chat_template([], #{ zz: 1 })"),
+    ("LoraConfig", "LoraConfig(#{ zz: 1 })"),
+    ("PeftModel::from_pretrained", "PeftModel::from_pretrained(MODEL, \"none\", #{ zz: 1 })"),
+    ("TrainingArguments", "TrainingArguments(#{ zz: 1 })"),
+    ("Trainer", "Trainer(#{ model: MODEL, train_dataset: [#{ text: \"a\" }], zz: 1 })"),
+    ("train", "Trainer(#{ model: MODEL, train_dataset: [#{ text: \"a\" }] }).train(#{ zz: 1 })"),
+    ("shuffle", "load_dataset(\"drug_qa\").shuffle(#{ zz: 1 })"),
+    ("train_test_split", "load_dataset(\"drug_qa\").train_test_split(#{ zz: 1 })"),
+    ("load_dataset", "load_dataset(\"drug_qa\", #{ zz: 1 })"),
+    ("create_replay_dataset", "create_replay_dataset(load_dataset(\"drug_qa\"), load_dataset(\"general_text\"), #{ zz: 1 })"),
+    ("DataLoader", "DataLoader([#{ text: \"a\" }], #{ tokenizer: TOKENIZER, zz: 1 })"),
+    ("EWCRegularizer", "EWCRegularizer(MODEL, #{ zz: 1 })"),
+    (
+        "update_fisher",
+        "let e = EWCRegularizer(MODEL); e.update_fisher(MODEL, DataLoader([#{ text: \"a\" }], #{ tokenizer: TOKENIZER }), #{ zz: 1 })",
+    ),
+    ("evaluate_general_qa", "evaluate_general_qa(MODEL, load_dataset(\"general_qa\"), #{ zz: 1 })"),
+    ("compare_forgetting", "compare_forgetting(#{}, #{}, #{ zz: 1 })"),
+    ("plot", "plot([1, 2], #{ zz: 1 })"),
+    ("scatter", "scatter([#{ x: 1, y: 1 }], #{ zz: 1 })"),
+    ("bars", "bars(#{ a: 1 }, #{ zz: 1 })"),
+    ("history", "history(#{ log_history: [#{ step: 1, loss: 1.0 }] }, #{ zz: 1 })"),
+    ("table", "table([#{ a: 1 }], #{ zz: 1 })"),
+];
+
+#[test]
+fn the_options_that_help_lists_are_those_that_functions_take() {
+    let mut session = Session::builder().device("cpu").build().unwrap();
+    let described: Vec<String> = session.options().functions().map(str::to_string).collect();
+    let untried: Vec<&String> = described.iter().filter(|name| !WITH_UNKNOWN.iter().any(|(tried, _)| tried == name)).collect();
+    assert!(untried.is_empty(), "{untried:?}");
+    let mut wrong = Vec::new();
+    for (name, code) in WITH_UNKNOWN {
+        let code = code
+            .replace("MODEL", "AutoModelForCausalLM::from_pretrained(\"tiny-random\")")
+            .replace("TOKENIZER", "AutoTokenizer::from_pretrained(\"tiny-random\")");
+        let error = session.eval_line(&code).expect_err(&code);
+        let text = session.report(&error, &session.line_name(), false);
+        let list = text.split_once("valid options: ").or_else(|| text.split_once("the options are "));
+        let Some((_, list)) = list else {
+            wrong.push(format!("{name}: {text}"));
+            continue;
+        };
+        let mut taken: Vec<&str> = list.lines().next().unwrap().split(", ").map(str::trim).collect();
+        let described = session.options().of(name).unwrap_or_default();
+        let mut listed: Vec<&str> = described.iter().map(|option| option.name.as_str()).collect();
+        taken.sort_unstable();
+        listed.sort_unstable();
+        if taken != listed {
+            wrong.push(format!("{name}\n  takes {taken:?}\n  lists {listed:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_function_that_takes_a_map_of_options_says_which() {
+    let session = Session::builder().device("cpu").build().unwrap();
+    let known: Vec<&str> = session.options().functions().collect();
+    let mut silent = Vec::new();
+    for entry in reference().entries().iter().filter(|entry| entry.ours && entry.kind == Kind::Function) {
+        let takes = entry.signatures.iter().any(|signature| {
+            let last = signature.parameters.last();
+            last.is_some_and(|(name, kind)| kind == "map" && matches!(name.as_str(), "given" | "options" | "options_"))
+        });
+        if takes && !known.contains(&entry.name.as_str()) {
+            silent.push(entry.name.clone());
+        }
+    }
+    assert!(silent.is_empty(), "{silent:?}");
 }

@@ -133,8 +133,11 @@ pub enum ModelAction {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum DocFormat {
     Text,
+    /// Without a name: a page a chapter, written to docs/reference.
     Markdown,
     Json,
+    /// Definitions for the Rhai language server.
+    Lsp,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -3,8 +3,9 @@
 use super::Status;
 use super::arguments::{Common, DocFormat};
 use super::output::Output;
-use crate::script::docs::render;
-use crate::session::Session;
+use crate::script::docs::{render, sections};
+use crate::session::{Session, help};
+use std::path::Path;
 
 pub(super) fn run(name: Option<&str>, format: DocFormat, common: &Common, output: &Output) -> Status {
     let session = match Session::builder().device("cpu").build() {
@@ -24,10 +25,41 @@ pub(super) fn run(name: Option<&str>, format: DocFormat, common: &Common, output
         return Status::Done;
     }
     match (format, name) {
+        (DocFormat::Markdown, None) => return write_pages(&sections::pages(&reference), common, output),
+        (DocFormat::Lsp, _) => return definitions(&session, common, output),
         (DocFormat::Json, _) => output.text(&serde_json::to_string_pretty(&render::json(&entries)).unwrap_or_default()),
-        (DocFormat::Markdown, _) => output.text(&render::markdown(&entries)),
-        (DocFormat::Text, Some(_)) => output.text(&render::text(&entries)),
+        (DocFormat::Markdown, Some(_)) => output.text(&render::markdown(&entries)),
+        (DocFormat::Text, Some(name)) => output.text(&help::about(&reference, session.options(), name)),
         (DocFormat::Text, None) => output.text(&render::overview(&reference)),
     }
+    Status::Done
+}
+
+/// The pages of the reference, below the folder for files.
+fn write_pages(pages: &[(String, String)], common: &Common, output: &Output) -> Status {
+    let folder = common.out.join("docs/reference");
+    for (name, text) in pages {
+        if let Err(error) = crate::files::write_text(&folder.join(name), text) {
+            return output.failure(&error.to_string());
+        }
+    }
+    output.text(&format!("{}: {} pages", folder.display(), pages.len()));
+    Status::Done
+}
+
+/// What the Rhai language server reads: one file for all global functions, one for each module, in the folder for files; on
+/// standard output all of it in one.
+fn definitions(session: &Session, common: &Common, output: &Output) -> Status {
+    let definitions = session.engine().definitions();
+    if common.out == Path::new(".") {
+        output.text(definitions.single_file().trim_end());
+        return Status::Done;
+    }
+    for (name, text) in definitions.iter_files() {
+        if let Err(error) = crate::files::write_text(&common.out.join(&name), &text) {
+            return output.failure(&error.to_string());
+        }
+    }
+    output.text(&format!("{}: definitions for the Rhai language server", common.out.display()));
     Status::Done
 }

@@ -18,6 +18,7 @@ pub(super) fn run(common: &Common, output: &Output) -> Status {
         ("version", env!("CARGO_PKG_VERSION").into()),
         ("system", format!("{} {}", std::env::consts::OS, std::env::consts::ARCH).into()),
         ("cpu features", cpu_features().into()),
+        ("switches in use", switches().into()),
         ("threads", rayon::current_num_threads().into()),
         ("device", device(&common.device).into()),
         ("gpu support in this build", gpu_features().into()),
@@ -52,6 +53,11 @@ fn cpu_features() -> Vec<&'static str> {
             ($($name:tt),*) => { $(if std::arch::is_x86_feature_detected!($name) { found.push($name); })* };
         }
         detect!("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vnni", "avx512bf16");
+        // The standard library does not know it yet: whether the processor has its tiles and bf16 products.
+        let leaf = std::arch::x86_64::__cpuid_count(7, 0);
+        if leaf.edx & (1 << 22) != 0 && leaf.edx & (1 << 24) != 0 {
+            found.push("amx-bf16");
+        }
     }
     #[cfg(target_arch = "aarch64")]
     {
@@ -64,6 +70,12 @@ fn cpu_features() -> Vec<&'static str> {
         found.push("none that matter here");
     }
     found
+}
+
+/// The environment variables that are set and change what of the processor is used.
+fn switches() -> Vec<String> {
+    let names = ["FTREPL_SIMD", "FTREPL_AMX", "FTREPL_BF16", "FTREPL_FUSED"];
+    names.iter().filter_map(|name| Some(format!("{name}={}", std::env::var(name).ok()?))).collect()
 }
 
 fn gpu_features() -> Vec<&'static str> {

@@ -8,20 +8,8 @@ use super::arguments::Common;
 use super::output::Output;
 use super::run;
 use crate::session::is_interrupt;
+use crate::session::lessons::{STEPS, Step};
 use serde_json::json;
-
-/// The steps of the lessons, in order: lesson, file, source.
-const STEPS: &[(u32, &str, &str)] = &[
-    (4, "scripts/lesson04/01_tiny_network.rhai", include_str!("../../scripts/lesson04/01_tiny_network.rhai")),
-    (4, "scripts/lesson04/02_scalar_weight.rhai", include_str!("../../scripts/lesson04/02_scalar_weight.rhai")),
-    (4, "scripts/lesson04/03_detect.rhai", include_str!("../../scripts/lesson04/03_detect.rhai")),
-    (4, "scripts/lesson04/04_lora.rhai", include_str!("../../scripts/lesson04/04_lora.rhai")),
-    (4, "scripts/lesson04/05_learning_rate.rhai", include_str!("../../scripts/lesson04/05_learning_rate.rhai")),
-    (4, "scripts/lesson04/06_replay.rhai", include_str!("../../scripts/lesson04/06_replay.rhai")),
-    (4, "scripts/lesson04/07_ewc.rhai", include_str!("../../scripts/lesson04/07_ewc.rhai")),
-    (4, "scripts/lesson04/08_checklist.rhai", include_str!("../../scripts/lesson04/08_checklist.rhai")),
-    (4, "scripts/lesson04/09_experiment.rhai", include_str!("../../scripts/lesson04/09_experiment.rhai")),
-];
 
 /// What to do.
 #[derive(Debug)]
@@ -36,12 +24,6 @@ pub struct Choice {
     pub quick: bool,
 }
 
-/// A step of a lesson.
-struct Step {
-    file: &'static str,
-    source: &'static str,
-}
-
 /// A piece of a script.
 #[derive(Debug, PartialEq)]
 enum Cell {
@@ -50,62 +32,22 @@ enum Cell {
     Code(String, usize),
 }
 
-impl Step {
-    /// "01_two_tasks" of "scripts/lesson04/01_two_tasks.rhai".
-    fn stem(&self) -> &'static str {
-        let name = self.file.rsplit('/').next().unwrap_or(self.file);
-        name.strip_suffix(".rhai").unwrap_or(name)
-    }
-
-    /// The name without the number that orders the files.
-    fn name(&self) -> &'static str {
-        self.stem().trim_start_matches(|c: char| c.is_ascii_digit() || c == '_')
-    }
-
-    fn header(&self) -> impl Iterator<Item = &'static str> {
-        self.source.lines().map_while(|line| line.strip_prefix("//!")).map(str::trim)
-    }
-
-    fn title(&self) -> &'static str {
-        let line = self.header().find(|line| !line.is_empty()).unwrap_or_default();
-        line.strip_prefix("title:").unwrap_or(line).trim()
-    }
-
-    fn time(&self) -> Option<&'static str> {
-        self.header().find_map(|line| line.strip_prefix("time:")).map(|time| time.trim().trim_start_matches("about ").trim())
-    }
-
-    /// The header's time, in seconds; that after "quick" with `quick`, if there is one.
-    fn seconds(&self, quick: bool) -> Option<f64> {
-        let (full, short) = self.time()?.split_once(", quick ").unwrap_or((self.time()?, self.time()?));
-        let text = if quick { short } else { full };
-        let mut words = text.trim_start_matches("about ").split_whitespace();
-        let amount: f64 = words.next()?.parse().ok()?;
-        Some(if words.next()?.starts_with("min") { 60.0 * amount } else { amount })
-    }
-
-    fn called(&self, name: &str) -> bool {
-        name == self.stem() || name == self.name()
-    }
-}
-
 /// Runs the command.
 pub fn run(choice: &Choice, common: &Common, output: &Output) -> Status {
     let number = choice.number.unwrap_or(4);
     if number != 4 {
         return output.usage(&format!("there is no lesson {number}; lesson 4 (forgetting) is the one in this build"));
     }
-    let of_lesson = STEPS.iter().filter(|(lesson, ..)| *lesson == number);
-    let steps: Vec<Step> = of_lesson.map(|(_, file, source)| Step { file, source }).collect();
+    let steps: Vec<&Step> = STEPS.iter().filter(|step| step.lesson == number).collect();
     if choice.list {
         return list(&steps, output);
     }
     let chosen: Vec<&Step> = match &choice.step {
-        None => steps.iter().collect(),
-        Some(name) => steps.iter().filter(|step| step.called(name)).collect(),
+        None => steps.clone(),
+        Some(name) => steps.iter().copied().filter(|step| step.called(name)).collect(),
     };
     if let (Some(name), true) = (&choice.step, chosen.is_empty()) {
-        let names: Vec<&str> = steps.iter().map(Step::name).collect();
+        let names: Vec<&str> = steps.iter().map(|step| step.name()).collect();
         let near = crate::script::options::closest(name, names.iter().copied());
         let hint = near.map(|near| format!("; did you mean \"{near}\"?")).unwrap_or_default();
         return output.usage(&format!("lesson {number} has no step \"{name}\"{hint}\nsteps: {}", names.join(", ")));
@@ -131,9 +73,9 @@ pub fn run(choice: &Choice, common: &Common, output: &Output) -> Status {
     Status::Done
 }
 
-fn list(steps: &[Step], output: &Output) -> Status {
+fn list(steps: &[&Step], output: &Output) -> Status {
     if output.json() {
-        let step = |step: &Step| json!({ "name": step.name(), "file": step.file, "title": step.title(), "time": step.time() });
+        let step = |step: &&Step| json!({ "name": step.name(), "file": step.file, "title": step.title(), "time": step.time() });
         output.document(&steps.iter().map(step).collect());
         return Status::Done;
     }
@@ -226,23 +168,11 @@ mod tests {
             "//! title: Title\n//! time: about 1 s\n// %% [markdown]\n// # Head\n//\n// Text\n// %%\nlet x = 1;\nx\n// %%\n\n";
         let cells = cells(source);
         assert_eq!(cells, [Cell::Prose("# Head\n\nText".into()), Cell::Code("let x = 1;\nx".into(), 7)]);
-        let step = Step { file: "scripts/lesson04/01_two_tasks.rhai", source: Box::leak(source.into()) };
+        let step = Step { lesson: 4, file: "scripts/lesson04/01_two_tasks.rhai", source: Box::leak(source.into()) };
         assert_eq!((step.title(), step.time(), step.name()), ("Title", Some("1 s"), "two_tasks"));
         assert!(step.called("two_tasks") && step.called("01_two_tasks"));
         assert_eq!((step.seconds(false), step.seconds(true)), (Some(1.0), Some(1.0)));
-        let timed = Step { file: "", source: "//! time: about 18 min, quick about 50 s" };
+        let timed = Step { lesson: 4, file: "", source: "//! time: about 18 min, quick about 50 s" };
         assert_eq!((timed.seconds(false), timed.seconds(true)), (Some(1080.0), Some(50.0)));
-    }
-
-    #[test]
-    fn every_script_of_the_lesson_is_listed() {
-        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/lesson04");
-        for entry in std::fs::read_dir(folder).into_iter().flatten() {
-            let name = entry.unwrap().file_name().to_string_lossy().to_string();
-            if name.ends_with(".rhai") {
-                let file = format!("scripts/lesson04/{name}");
-                assert!(STEPS.iter().any(|(_, step, _)| *step == file), "add {name} to STEPS in src/cli/lesson.rs");
-            }
-        }
     }
 }

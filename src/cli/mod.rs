@@ -11,11 +11,14 @@ mod progress;
 mod run;
 mod signals;
 
+use crate::repl::Setup;
 use arguments::{Arguments, Command, Common};
 use clap::{CommandFactory, Parser};
 use output::Output;
+use std::cell::RefCell;
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::rc::Rc;
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,11 +112,27 @@ fn run_command(command: Command, common: &Common, output: &Output) -> Status {
 }
 
 fn start_repl(common: &Common, output: &Output) -> Status {
-    match run::session(common, Vec::new(), output) {
-        Ok(session) => match crate::repl::run(session, output.color()) {
-            Ok(()) => Status::Done,
-            Err(error) => output.failure(&error.to_string()),
-        },
-        Err(error) => output.usage(&error.to_string()),
+    let printed: Rc<RefCell<String>> = Rc::default();
+    let make = {
+        let (common, output, printed) = (common.clone(), output.clone(), printed.clone());
+        move || run::recorded_session(&common, &output, &printed)
+    };
+    let session = match make() {
+        Ok(session) => session,
+        Err(error) => return output.usage(&error.to_string()),
+    };
+    let bars = output.bars();
+    let colour = output.color() && std::io::stdout().is_terminal();
+    let setup = Setup {
+        session,
+        printed,
+        restart: Box::new(make),
+        clear_progress: Box::new(move || bars.clear()),
+        seed: common.seed as u64,
+        colour,
+    };
+    match crate::repl::run(setup) {
+        Ok(()) => Status::Done,
+        Err(error) => output.failure(&error.to_string()),
     }
 }

@@ -8,13 +8,9 @@ use crate::error::{Error, Result};
 use crate::model::hub::Cache;
 use crate::model::hub_info::{ModelInfo, ModelSummary};
 use serde_json::{Value, json};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 pub(super) fn run(action: &ModelAction, output: &Output) -> Status {
-    let flag = Arc::new(AtomicBool::new(false));
-    super::signals::watch(flag.clone());
-    match perform(action, &Control::new(flag, output.bars())) {
+    match perform(action, &Control::new(super::signals::flag(), output.bars())) {
         Ok((text, document)) => {
             if output.json() {
                 output.document(&document);

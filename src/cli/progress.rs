@@ -1,6 +1,7 @@
 //! Progress on standard error: a bar on a terminal, a line every few seconds elsewhere, nothing with `--quiet`.
 
 use crate::control::{ProgressSink, ProgressUpdate};
+use crate::script::core::resident_memory;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::collections::HashMap;
 use std::io::IsTerminal;
@@ -105,7 +106,7 @@ impl ProgressSink for Bars {
         let long = task.started.elapsed() >= WORTH_KEEPING;
         if let Some(bar) = &task.bar {
             bar.set_position(update.done);
-            bar.set_message(update.message.clone());
+            bar.set_message(message_of(update));
             match (update.finished, long) {
                 (true, true) => bar.finish(),
                 (true, false) => bar.finish_and_clear(),
@@ -125,6 +126,14 @@ impl ProgressSink for Bars {
     }
 }
 
+/// What stands behind the bar; beside a training's numbers the memory of the process.
+fn message_of(update: &ProgressUpdate) -> String {
+    match update.unit {
+        "steps" => format!("{}, {:.0} MB", update.message, resident_memory().0),
+        _ => update.message.clone(),
+    }
+}
+
 fn line(update: &ProgressUpdate, elapsed: Duration) -> String {
     let counts = match update.total {
         0 => format!("{} {}", update.done, update.unit),
@@ -135,6 +144,7 @@ fn line(update: &ProgressUpdate, elapsed: Duration) -> String {
         (total, done) if done >= total => format!(", {:.0} s", elapsed.as_secs_f64()),
         (total, done) => format!(", {:.0} s left", elapsed.as_secs_f64() * (total - done) as f64 / done as f64),
     };
-    let message = if update.message.is_empty() { String::new() } else { format!(", {}", update.message) };
+    let message = message_of(update);
+    let message = if message.is_empty() { message } else { format!(", {message}") };
     format!("{}: {counts}{message}{remaining}", update.task)
 }

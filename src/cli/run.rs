@@ -6,16 +6,30 @@ use super::{CALL_LEVELS, Status, signals};
 use crate::control::Control;
 use crate::error::Result;
 use crate::session::{Session, is_interrupt};
+use std::cell::RefCell;
 use std::io::Read;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::rc::Rc;
 
 /// A session with the common flags, its output and its progress on this terminal, listening to Ctrl-C.
 pub(super) fn session(common: &Common, arguments: Vec<String>, output: &Output) -> Result<Session> {
-    let flag = Arc::new(AtomicBool::new(false));
-    let bars = output.bars();
     let printer = output.clone();
+    session_with(common, arguments, output, move |text| printer.text(text))
+}
+
+/// A session whose printed text is also kept in `printed`.
+pub(super) fn recorded_session(common: &Common, output: &Output, printed: &Rc<RefCell<String>>) -> Result<Session> {
+    let (printer, printed) = (output.clone(), printed.clone());
+    session_with(common, Vec::new(), output, move |text| {
+        printer.text(text);
+        let mut kept = printed.borrow_mut();
+        kept.push_str(text);
+        kept.push('\n');
+    })
+}
+
+fn session_with(common: &Common, arguments: Vec<String>, output: &Output, print: impl Fn(&str) + 'static) -> Result<Session> {
+    let bars = output.bars();
     let mut builder = Session::builder()
         // A negative seed wraps around, as it does in PyTorch.
         .seed(common.seed as u64)
@@ -24,14 +38,12 @@ pub(super) fn session(common: &Common, arguments: Vec<String>, output: &Output) 
         .parameters(common.parameters.iter().cloned())
         .arguments(arguments)
         .call_levels(CALL_LEVELS)
-        .control(Control::new(flag.clone(), bars))
-        .output(move |text| printer.text(text));
+        .control(Control::new(signals::flag(), bars))
+        .output(print);
     if let Some(threads) = common.threads {
         builder = builder.threads(threads);
     }
-    let session = builder.build()?;
-    signals::watch(flag);
-    Ok(session)
+    builder.build()
 }
 
 /// Runs a script's text, reports its error and, with `--json`, its value.

@@ -3,7 +3,7 @@
 use super::{Dataset, Row, delimited, json, parquet};
 use crate::error::{Error, Result};
 use crate::files::read_text;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 /// What a file is read as.
@@ -44,7 +44,7 @@ impl FileFormat {
 }
 
 /// What one row of a text file is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SampleBy {
     /// A line; blank lines are skipped.

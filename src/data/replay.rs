@@ -3,10 +3,10 @@
 use super::Dataset;
 use crate::error::{Error, Result};
 use crate::random::PythonRandom;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// What a replay fraction is a fraction of.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FractionOf {
     /// Of the domain rows: 0.15 adds 15 general rows to 100 domain rows, which makes 13 % of the mix.

@@ -6,12 +6,14 @@
 
 use super::ewc::{Anchor, Ewc};
 use crate::adapter::ModelHandle;
+use crate::autograd::Pieces;
 use crate::control::Control;
 use crate::data::{DataLoader, Encoded};
 use crate::error::{Error, Result};
 use crate::model::TokenBatch;
 use crate::model::projection::Pass;
 use crate::ops::cross_entropy::IGNORE_INDEX;
+use crate::ops::vectorised;
 use crate::random::Random;
 use crate::train::trainer::tokens_and_targets;
 use candle_core::DType;
@@ -31,6 +33,9 @@ pub enum Estimator {
     /// As the lesson's class computes it.
     Lesson,
 }
+
+/// Elements that are added up at a time, about as many as stay in the cache.
+const CHUNK: usize = 1 << 14;
 
 /// What is wrong with the lesson's estimator.
 pub const LESSON_WARNING: &str = "estimator \"lesson\" repeats three mistakes: gradients are never zeroed, so batch k squares \
@@ -115,6 +120,7 @@ impl Ewc {
         if seen == 0 {
             return Err(Error::argument("update_fisher: no sequence has a token to learn from"));
         }
+        check_finite(&self.anchors, &sums)?;
         scale(&mut sums, 1.0 / seen as f32);
         Ok((sums, seen))
     }
@@ -134,6 +140,7 @@ impl Ewc {
             add_squares(&self.anchors, &mut sums)?;
             control.progress("fisher", index as u64 + 1, batches.len() as u64, "batches", String::new());
         }
+        check_finite(&self.anchors, &sums)?;
         scale(&mut sums, 1.0 / num_batches as f32);
         Ok((sums, batches.len()))
     }
@@ -171,19 +178,40 @@ fn drawn_targets(model: &ModelHandle, batch: &TokenBatch, targets: &[i64], rando
 
 fn add_squares(anchors: &[Anchor], sums: &mut [Vec<f32>]) -> Result<()> {
     for (anchor, sum) in anchors.iter().zip(sums) {
-        let add = |gradient: &[f32]| {
-            sum.par_iter_mut().with_min_len(1 << 14).zip(gradient).for_each(|(s, g)| *s += g * g);
-            gradient.iter().all(|g| g.is_finite())
+        // Piece by piece: a gradient that is kept as a product is multiplied out in the cache.
+        let add = |gradient: &Pieces<'_>| {
+            let unit = gradient.unit();
+            let length = (CHUNK / unit).max(1) * unit;
+            sum.par_chunks_mut(length).enumerate().for_each(|(i, part)| {
+                let count = part.len();
+                gradient.read(i * length, count, |piece| add_squares_of(piece, gradient.scale, part));
+            });
         };
-        match anchor.parameter.with_grad(add)? {
-            Some(true) => {}
-            Some(false) => return Err(Error::Training(format!("update_fisher: the gradient of {} is not finite", anchor.name))),
-            None => return Err(Error::Training(format!("update_fisher: no gradient reached {}", anchor.name))),
+        if anchor.parameter.with_pieces(add)?.is_none() {
+            return Err(Error::Training(format!("update_fisher: no gradient reached {}", anchor.name)));
         }
     }
     Ok(())
 }
 
+vectorised! {
+    fn add_squares_of(gradient: &[f32], scale: f32, sum: &mut [f32]) {
+        for (s, g) in sum.iter_mut().zip(gradient) {
+            let g = scale * g;
+            *s += g * g;
+        }
+    }
+}
+
+/// What is not finite stays so in a sum of squares, so that looking once at the end is enough.
+fn check_finite(anchors: &[Anchor], sums: &[Vec<f32>]) -> Result<()> {
+    let wrong = |sum: &Vec<f32>| sum.par_chunks(CHUNK).any(|part| !part.iter().all(|v| v.is_finite()));
+    match anchors.iter().zip(sums).find(|(_, sum)| wrong(sum)) {
+        Some((anchor, _)) => Err(Error::Training(format!("update_fisher: the gradient of {} is not finite", anchor.name))),
+        None => Ok(()),
+    }
+}
+
 fn scale(sums: &mut [Vec<f32>], factor: f32) {
-    sums.iter_mut().flatten().for_each(|v| *v *= factor);
+    sums.par_iter_mut().for_each(|sum| sum.iter_mut().for_each(|v| *v *= factor));
 }

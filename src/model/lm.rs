@@ -26,7 +26,7 @@ pub struct LanguageModel {
 }
 
 /// Options of `generate`.
-#[derive(Debug, Clone, PartialEq, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, serde::Deserialize, serde::Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GenerateOptions {
     /// At most this many new tokens. Default 50.

@@ -7,11 +7,11 @@ use super::{Optimizer, ParamGroup, check_at_least_zero, check_fraction, check_gr
 use crate::error::Result;
 use crate::ops::vectorised;
 use candle_core::Tensor;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// The options of AdamW.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdamWOptions {
     /// The learning rate. Default 0.001.
@@ -31,7 +31,7 @@ impl Default for AdamWOptions {
 }
 
 /// The options of Adam.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdamOptions {
     /// The learning rate. Default 0.001.

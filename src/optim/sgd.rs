@@ -4,11 +4,11 @@ use super::host::{self, Kernel, Slot};
 use super::{Optimizer, ParamGroup, check_at_least_zero, check_fraction, check_groups};
 use crate::error::{Error, Result};
 use candle_core::Tensor;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// The options of [`Sgd`].
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SgdOptions {
     /// The learning rate. Default 0.001.

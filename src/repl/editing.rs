@@ -1,59 +1,57 @@
-//! What helps while typing: Enter goes on to the next line where the input is unfinished, Tab completes names and paths,
-//! earlier lines are suggested.
+//! What helps while typing: Enter goes on to the next line where the input is unfinished, Tab completes, earlier input is suggested,
+//! the text is coloured and brackets find their partners.
 
-use crate::script::docs::Kind;
+use super::theme::Theme;
+use crate::session::complete::{Candidate, Completer as Names, Completion};
+use crate::session::tokens::{matching_bracket, pieces};
 use crate::session::{Session, incomplete};
 use rhai::Engine;
 use rustyline::completion::{Completer, FilenameCompleter, Pair};
-use rustyline::highlight::Highlighter;
+use rustyline::highlight::{CmdKind, Highlighter};
 use rustyline::hint::{Hinter, HistoryHinter};
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{Context, Helper, Result};
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::rc::Rc;
 
-/// Completion, validation and hints.
+/// Longer input is neither coloured nor looked through for what could follow.
+const LONGEST: usize = 32 << 10;
+
+/// Completion, validation, hints and colours.
 pub(super) struct Assistant {
     /// Only parses; knows the language's words but none of its functions.
     parser: Engine,
-    /// Names of the reference, then of the session.
-    names: Vec<String>,
-    members: Vec<String>,
-    own: Vec<String>,
+    session: Rc<RefCell<Session>>,
+    names: Names,
     files: FilenameCompleter,
     history: HistoryHinter,
+    theme: Theme,
+    hints: bool,
+    /// Columns of the terminal, for lists that fit.
+    width: usize,
 }
 
-const COMMANDS: &[&str] = &[":help", ":load ", ":quit", ":time ", ":vars"];
-const KEYWORDS: &[&str] = &["let ", "const ", "fn ", "for ", "while ", "loop ", "return ", "throw ", "try ", "true", "false"];
-
 impl Assistant {
-    pub(super) fn new(session: &Session) -> Self {
+    pub(super) fn new(session: Rc<RefCell<Session>>, theme: Theme, hints: bool) -> Self {
         let mut parser = Engine::new_raw();
         parser.set_max_expr_depths(128, 128);
         crate::script::names::free_reserved_words(&mut parser);
-        let reference = session.reference();
-        let (mut names, mut members) = (Vec::new(), Vec::new());
-        for entry in reference.entries() {
-            match entry.kind {
-                Kind::Function => {
-                    names.push(entry.name.clone());
-                    members.push(entry.name.clone());
-                }
-                Kind::Property => members.push(entry.name.clone()),
-                Kind::Operator => {}
-            }
+        Self {
+            parser,
+            session,
+            names: Names::default(),
+            files: FilenameCompleter::new(),
+            history: HistoryHinter::new(),
+            theme,
+            hints,
+            width: crate::show::terminal_width(),
         }
-        names.extend(KEYWORDS.iter().map(ToString::to_string));
-        let mut assistant =
-            Self { parser, names, members, own: Vec::new(), files: FilenameCompleter::new(), history: HistoryHinter::new() };
-        assistant.refresh(session);
-        assistant
     }
 
-    /// Learns the names that the last input defined.
-    pub(super) fn refresh(&mut self, session: &Session) {
-        self.own = session.scope().iter_raw().map(|(name, ..)| name.to_string()).collect();
-        self.own.extend(session.library().iter_functions().map(|function| function.name.to_string()));
-        self.own.retain(|name| !name.starts_with("anon$"));
+    /// The terminal may have another size now.
+    pub(super) fn refresh(&mut self) {
+        self.width = crate::show::terminal_width();
     }
 }
 
@@ -74,43 +72,96 @@ impl Completer for Assistant {
     type Candidate = Pair;
 
     fn complete(&self, line: &str, at: usize, context: &Context<'_>) -> Result<(usize, Vec<Pair>)> {
-        let before = &line[..at];
-        if before.starts_with(':') && !before.contains(' ') {
-            return Ok((0, pairs(COMMANDS.iter().copied(), before)));
-        }
-        if before.matches('"').count() % 2 == 1 || before.starts_with(":load ") {
-            return self.files.complete(line, at, context);
-        }
-        let start = before.rfind(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':')).map_or(0, |index| index + 1);
-        let word = &before[start..];
-        let after_period = before[..start].ends_with('.');
-        if word.is_empty() && !after_period {
+        if line.len() > LONGEST {
             return Ok((at, Vec::new()));
         }
-        let known = if after_period { &self.members } else { &self.names };
-        let own = self.own.iter().filter(|_| !after_period);
-        Ok((start, pairs(own.chain(known).map(String::as_str), word)))
+        let before = &line[..at];
+        let session = self.session.borrow();
+        if let Some(found) = self.command(&session, before) {
+            return found.map_or_else(|| self.files.complete(line, at, context), |found| Ok(self.pairs(found)));
+        }
+        // `?name` is a name too.
+        let marks = before.len() - before.trim_start_matches('?').len();
+        let found = self.names.complete(&session, &line[marks..], at - marks);
+        if found.candidates.is_empty() && found.path {
+            return self.files.complete(line, at, context);
+        }
+        let (start, pairs) = self.pairs(found);
+        Ok((start + marks, pairs))
     }
 }
 
-fn pairs<'a>(names: impl Iterator<Item = &'a str>, prefix: &str) -> Vec<Pair> {
-    let mut found: Vec<&str> = names.filter(|name| name.starts_with(prefix)).collect();
-    found.sort_unstable();
-    found.dedup();
-    found.into_iter().map(|name| Pair { display: name.trim().to_string(), replacement: name.to_string() }).collect()
+impl Assistant {
+    /// For a `:` command: its name, or its argument; the inner `None` means a path.
+    #[allow(clippy::option_option, reason = "no command, a path, names")]
+    fn command(&self, session: &Session, before: &str) -> Option<Option<Completion>> {
+        let command = before.strip_prefix(':')?;
+        let words = |start: usize, words: &[&str], typed: &str| {
+            let fits = words.iter().filter(|word| word.starts_with(typed));
+            let candidate = |word: &&str| Candidate { replacement: word.to_string(), label: word.to_string() };
+            Some(Some(Completion { start, candidates: fits.map(candidate).collect(), path: false }))
+        };
+        let Some((name, rest)) = command.split_once(' ') else {
+            let names: Vec<String> = super::commands::COMMANDS.iter().map(|command| format!(":{}", command.name)).collect();
+            return words(0, &names.iter().map(String::as_str).collect::<Vec<_>>(), before);
+        };
+        let start = before.len() - rest.len();
+        match name {
+            "load" | "run" | "save" | "save!" | "export" | "export!" => Some(None),
+            "mode" => words(start, &["table", "json", "csv", "markdown"], rest),
+            "device" => words(start, &["auto", "cpu", "cuda", "metal"], rest),
+            // The rest is code, or a name.
+            _ => {
+                let found = self.names.complete(session, rest, rest.len());
+                Some(Some(Completion { start: found.start + start, ..found }))
+            }
+        }
+    }
+
+    fn pairs(&self, found: Completion) -> (usize, Vec<Pair>) {
+        let pair = |candidate: Candidate| Pair {
+            display: crate::show::shorten(&candidate.label, self.width.saturating_sub(2).max(8)),
+            replacement: candidate.replacement,
+        };
+        (found.start, found.candidates.into_iter().map(pair).collect())
+    }
 }
 
 impl Hinter for Assistant {
     type Hint = String;
 
     fn hint(&self, line: &str, at: usize, context: &Context<'_>) -> Option<String> {
-        self.history.hint(line, at, context)
+        if !self.hints || line.len() > LONGEST {
+            return None;
+        }
+        // Of an earlier input of several lines only the first is suggested.
+        let hint = self.history.hint(line, at, context)?;
+        let first = hint.lines().next().unwrap_or_default();
+        (!first.is_empty()).then(|| first.to_string())
     }
 }
 
 impl Highlighter for Assistant {
-    fn highlight_hint<'h>(&self, hint: &'h str) -> std::borrow::Cow<'h, str> {
-        format!("\x1b[2m{hint}\x1b[0m").into()
+    fn highlight<'l>(&self, line: &'l str, at: usize) -> Cow<'l, str> {
+        if !self.theme.colours() || line.len() > LONGEST || line.starts_with([':', '?']) {
+            return Cow::Borrowed(line);
+        }
+        let pieces = pieces(&self.parser, line);
+        let bracket = matching_bracket(line, &pieces, at);
+        Cow::Owned(self.theme.paint(line, &pieces, bracket))
+    }
+
+    fn highlight_prompt<'b, 's: 'b, 'p: 'b>(&'s self, prompt: &'p str, default: bool) -> Cow<'b, str> {
+        let _ = default;
+        Cow::Owned(self.theme.prompt(prompt))
+    }
+
+    fn highlight_hint<'h>(&self, hint: &'h str) -> Cow<'h, str> {
+        Cow::Owned(self.theme.hint(hint))
+    }
+
+    fn highlight_char(&self, line: &str, _: usize, _: CmdKind) -> bool {
+        self.theme.colours() && line.len() <= LONGEST
     }
 }
 

@@ -1,57 +1,135 @@
-//! The REPL: lines with history, completion and multi-line input; results, errors with carets, `?name` and `:commands`.
+//! The REPL: lines with history, completion, colours and multi-line input; results by what they are, errors with carets, `?name`
+//! and `:commands`.
 
+mod commands;
+pub mod config;
 mod editing;
+mod history;
+mod output;
 mod state;
+mod theme;
+mod transcript;
+mod undo;
 
 use crate::error::{Error, Result};
-use crate::script::display;
-use crate::script::docs::render;
 use crate::session::{Session, is_interrupt};
+use config::{CompletionStyle, Config, EditMode};
 use editing::Assistant;
+use history::Log;
+use output::say;
+use rhai::{Dynamic, EvalAltResult};
 use rustyline::error::ReadlineError;
-use rustyline::history::FileHistory;
-use rustyline::{CompletionType, Config, Editor};
-use std::io::Write;
-use std::sync::atomic::Ordering;
+use rustyline::{CompletionType, Editor};
+use std::cell::RefCell;
+use std::rc::Rc;
+use theme::Theme;
+use transcript::Entry;
+use undo::Undo;
 
-const HELP: &str = "\
-?NAME          documentation of a function, method or module: ?LoraConfig, ?nn
-:vars          the variables of this session
-:load FILE     run a script here; its variables and functions stay
-:time CODE     run code and say how long it took
-:help          this text
-:quit          leave, as Ctrl-D does
-A `;` at the end keeps a result from being shown; `ans` is the last result. Ctrl-C interrupts what runs and keeps the session.";
+/// What a REPL is started with.
+pub struct Setup {
+    /// The session.
+    pub session: Session,
+    /// What scripts print is written here too, for `:export`.
+    pub printed: Rc<RefCell<String>>,
+    /// Makes a fresh session, for `:run`.
+    pub restart: Box<dyn Fn() -> Result<Session>>,
+    /// Takes the progress of interrupted work off the screen.
+    pub clear_progress: Box<dyn Fn()>,
+    /// Where the random numbers begin.
+    pub seed: u64,
+    /// Whether colours may be used.
+    pub colour: bool,
+}
+
+/// The state between two prompts.
+pub(crate) struct Repl {
+    session: Rc<RefCell<Session>>,
+    printed: Rc<RefCell<String>>,
+    restart: Box<dyn Fn() -> Result<Session>>,
+    clear_progress: Box<dyn Fn()>,
+    seed: u64,
+    colour: bool,
+    config: Config,
+    entries: Vec<Entry>,
+    undo: Undo,
+    /// The command was given with `!`.
+    replace: bool,
+}
 
 /// What a line of input asked for.
 enum Next {
     Go,
     Quit,
+    /// Run this as if it had been typed.
+    Run(String),
 }
 
 /// Runs the REPL until the user leaves.
 ///
 /// # Errors
 /// The terminal cannot be read.
-pub fn run(mut session: Session, color: bool) -> Result<()> {
+pub fn run(setup: Setup) -> Result<()> {
     let terminal = |e: ReadlineError| Error::io("read from", "the terminal", std::io::Error::other(e));
-    let config = Config::builder().completion_type(CompletionType::List).history_ignore_space(true).build();
-    let mut editor: Editor<Assistant, FileHistory> = Editor::with_config(config).map_err(terminal)?;
-    editor.set_helper(Some(Assistant::new(&session)));
-    let history = state::folder().map(|folder| folder.join("history"));
-    if let Some(history) = &history {
-        // There is none at the first start.
-        let _ = editor.load_history(history);
-    }
+    let (config, problem) = match Config::load() {
+        Ok(config) => (config, None),
+        Err(error) => (Config::default(), Some(error)),
+    };
+    let theme = Theme::new(config.theme, setup.colour);
+    let Setup { session, printed, restart, clear_progress, seed, .. } = setup;
+    let session = Rc::new(RefCell::new(session));
+    let settings = rustyline::Config::builder()
+        .completion_type(match config.completion {
+            CompletionStyle::List => CompletionType::List,
+            CompletionStyle::Circular => CompletionType::Circular,
+        })
+        .edit_mode(match config.edit_mode {
+            EditMode::Emacs => rustyline::EditMode::Emacs,
+            EditMode::Vi => rustyline::EditMode::Vi,
+        })
+        // Escape alone is a key of vi; it is told from the start of an arrow key by what comes at once behind it.
+        .keyseq_timeout((config.edit_mode == EditMode::Vi).then_some(50))
+        .bracketed_paste(config.bracketed_paste)
+        .build();
+    let log = Log::new(state::folder().map(|folder| folder.join("history")), config.history_size);
+    let mut editor: Editor<Assistant, Log> = Editor::with_history(settings, log).map_err(terminal)?;
+    editor.set_helper(Some(Assistant::new(session.clone(), theme, config.hints)));
     say(concat!("ftrepl ", env!("CARGO_PKG_VERSION"), "   :help for help, Ctrl-D to quit"));
+    if let Some(problem) = problem {
+        say(&format!("error: {problem}\nthe settings are the defaults"));
+    }
+    let mut repl = Repl {
+        session,
+        printed,
+        restart,
+        clear_progress,
+        seed,
+        colour: theme.colours(),
+        config,
+        entries: Vec::new(),
+        undo: Undo::default(),
+        replace: false,
+    };
+    let mut history_works = true;
+    let mut failures = 0;
     loop {
-        match editor.readline("> ") {
+        editor.history_mut().read_new();
+        if let Some(assistant) = editor.helper_mut() {
+            assistant.refresh();
+        }
+        match editor.readline(&repl.config.prompt) {
             Ok(line) => {
-                // Refused only for what is not to be kept: repeated lines and those that start with a space.
-                let _ = editor.add_history_entry(line.as_str());
-                let next = evaluate(&mut session, line.trim(), color);
-                if let Some(assistant) = editor.helper_mut() {
-                    assistant.refresh(&session);
+                failures = 0;
+                let mut next = Next::Run(line);
+                while let Next::Run(line) = next {
+                    // Before it runs: what ends the program must not cost the input.
+                    let kept = editor.history_mut().remember(line.trim_end());
+                    if let Err(error) = kept.as_ref()
+                        && std::mem::take(&mut history_works)
+                    {
+                        say(&format!("warning: the history cannot be kept: {error}"));
+                    }
+                    next = repl.line(line.trim());
                 }
                 if matches!(next, Next::Quit) {
                     break;
@@ -60,103 +138,79 @@ pub fn run(mut session: Session, color: bool) -> Result<()> {
             // Ctrl-C on a line drops the line.
             Err(ReadlineError::Interrupted) => {}
             Err(ReadlineError::Eof) => break,
+            // Bytes that are no text, as of a terminal with another encoding; a terminal that gives nothing else is gone.
+            Err(ReadlineError::Io(error)) if error.kind() == std::io::ErrorKind::InvalidData && failures < 100 => {
+                failures += 1;
+                say("this input is not UTF-8 and was dropped");
+            }
             Err(error) => return Err(terminal(error)),
-        }
-        if let Some(history) = &history {
-            state::save_history(&mut editor, history);
         }
     }
     Ok(())
 }
 
-/// A line to the terminal. When that is gone there is nobody left to tell.
-fn say(text: &str) {
-    let _ = writeln!(std::io::stdout(), "{text}");
+/// An error in words.
+fn error_text(session: &Session, error: &EvalAltResult, name: &str, colour: bool) -> String {
+    if is_interrupt(error) { "interrupted".into() } else { session.report(error, name, colour) }
 }
 
-fn evaluate(session: &mut Session, line: &str, color: bool) -> Next {
-    if line.is_empty() {
-        return Next::Go;
-    }
-    if let Some(name) = line.strip_prefix('?').or_else(|| line.strip_suffix('?').filter(|name| !name.contains(' '))) {
-        say(&document(session, name));
-        return Next::Go;
-    }
-    if let Some(command) = line.strip_prefix(':') {
-        let (word, rest) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
-        match word {
-            "q" | "quit" | "exit" => return Next::Quit,
-            "h" | "help" if rest.is_empty() => say(HELP),
-            "help" => say(&document(session, rest.trim())),
-            "vars" => variables(session),
-            "load" => load(session, rest.trim(), color),
-            "time" => {
-                let start = std::time::Instant::now();
-                show(session, rest.trim(), color);
-                say(&format!("{:.3} s", start.elapsed().as_secs_f64()));
-            }
-            _ => say(&format!("no command is called `:{word}`; :help lists them")),
+impl Repl {
+    /// What a line asks for.
+    fn line(&mut self, line: &str) -> Next {
+        if line.is_empty() {
+            return Next::Go;
         }
-        return Next::Go;
-    }
-    show(session, line, color);
-    Next::Go
-}
-
-fn document(session: &Session, name: &str) -> String {
-    let reference = session.reference();
-    if name.trim().is_empty() {
-        return render::overview(&reference);
-    }
-    match reference.find(name).as_slice() {
-        [] => reference.unknown(name.trim()),
-        found => render::text(found),
-    }
-}
-
-fn show(session: &mut Session, line: &str, color: bool) {
-    match session.eval_line(line) {
-        Ok(value) => {
-            if !value.is_unit() && !line.trim_end().ends_with(';') {
-                say(&display::repr(&value));
-                session.set("ans", value);
+        if let Some(name) = line.strip_prefix("??").or_else(|| name_in_front(line, "??")) {
+            self.source(name);
+            return Next::Go;
+        }
+        if let Some(name) = line.strip_prefix('?').or_else(|| name_in_front(line, "?")) {
+            self.document(name);
+            return Next::Go;
+        }
+        match line.strip_prefix(':') {
+            Some(command) => commands::run_command(self, command),
+            None => {
+                self.show(line);
+                Next::Go
             }
         }
-        Err(error) => {
-            let name = session.line_name();
-            tell(session, &error, &name, color);
-        }
     }
-    // The interrupt has been dealt with; the next Ctrl-C is a new one.
-    session.control().flag().store(false, Ordering::SeqCst);
-}
 
-fn tell(session: &Session, error: &rhai::EvalAltResult, name: &str, color: bool) {
-    if is_interrupt(error) {
-        say("interrupted");
-    } else {
-        say(&session.report(error, name, color));
-    }
-}
-
-fn load(session: &mut Session, file: &str, color: bool) {
-    match crate::files::read_text(std::path::Path::new(file)) {
-        Ok(source) => {
-            if let Err(error) = session.run_script(&source, file) {
-                tell(session, &error, file, color);
+    /// Runs code; tells the error, if there is one.
+    fn evaluate(&mut self, line: &str) -> Option<Dynamic> {
+        self.printed.borrow_mut().clear();
+        self.undo.before(&self.session.borrow(), line);
+        let outcome = self.session.borrow_mut().eval_line(line);
+        let mut entry = Entry::new(line, self.take_printed());
+        let value = match outcome {
+            Ok(value) => Some(value),
+            Err(error) => {
+                let name = self.session.borrow().line_name();
+                entry.error = Some(self.tell(&error, &name));
+                None
             }
-        }
-        Err(error) => say(&format!("error: {error}")),
+        };
+        self.entries.push(entry);
+        self.interrupt_is_over();
+        value
     }
-    session.control().flag().store(false, Ordering::SeqCst);
+
+    /// Shows an error; gives it without colours.
+    fn tell(&self, error: &EvalAltResult, name: &str) -> String {
+        (self.clear_progress)();
+        let session = self.session.borrow();
+        say(&error_text(&session, error, name, self.colour));
+        error_text(&session, error, name, false)
+    }
+
+    fn take_printed(&self) -> String {
+        std::mem::take(&mut self.printed.borrow_mut())
+    }
 }
 
-fn variables(session: &Session) {
-    for (name, _, value) in session.scope().iter() {
-        let mut text = display::repr(&value);
-        if text.chars().count() > 80 {
-            text = text.chars().take(77).chain("...".chars()).collect();
-        }
-        say(&format!("{name} = {text}"));
-    }
+/// `name` of `name?`, as IPython takes it.
+fn name_in_front<'a>(line: &'a str, mark: &str) -> Option<&'a str> {
+    let name = line.strip_suffix(mark)?;
+    name.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | ':' | '.')).then_some(name).filter(|name| !name.is_empty())
 }

@@ -1,10 +1,7 @@
 //! Where the REPL keeps what it remembers: `$FTREPL_STATE`, else the user's state folder.
 
-use super::editing::Assistant;
 use etcetera::BaseStrategy;
-use rustyline::Editor;
-use rustyline::history::FileHistory;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// The folder, made if it is not there; `None` where no place can be found or made.
 pub(super) fn folder() -> Option<PathBuf> {
@@ -17,9 +14,4 @@ pub(super) fn folder() -> Option<PathBuf> {
     };
     std::fs::create_dir_all(&folder).ok()?;
     Some(folder)
-}
-
-/// Keeps the history on disk after every line; a full disk is no reason to stop working.
-pub(super) fn save_history(editor: &mut Editor<Assistant, FileHistory>, path: &Path) {
-    let _ = if path.exists() { editor.append_history(path) } else { editor.save_history(path) };
 }

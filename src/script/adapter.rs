@@ -151,6 +151,15 @@ mod peft_model {
 
 /// Adds the functions to the language.
 pub fn register(engine: &mut Registry<'_>) {
+    engine
+        .options::<LoraConfig>(
+            &["LoraConfig"],
+            &[
+                ("target_modules", r#"array | string = ["q_proj", "v_proj"]"#),
+                ("init_lora_weights", r#"bool | "gaussian" = true"#),
+            ],
+        )
+        .options_by_hand("PeftModel::from_pretrained", &[("is_trainable", "bool = false")]);
     engine.register_type_with_name::<LoraConfig>("LoraConfig");
     engine.register_static_module("PeftModel", exported_module!(peft_model).into());
     engine.register_global_module(exported_module!(functions).into());

@@ -1,6 +1,7 @@
 //! What the language's functions share: device, random source, interrupt and progress, the script's arguments.
 
 use super::error::ScriptResult;
+use super::registry::OptionCatalogue;
 use crate::control::Control;
 use crate::random::Random;
 use candle_core::Device;
@@ -15,8 +16,9 @@ use std::rc::Rc;
 pub struct Context {
     /// Interrupt flag and progress.
     pub control: Control,
-    /// Where models and tensors are created.
-    pub device: Device,
+    /// The options of the functions that take some.
+    pub options: OptionCatalogue,
+    device: RefCell<Device>,
     /// The session's one random source; `manual_seed` restarts it.
     pub random: RefCell<Random>,
     /// `--set KEY=VALUE`, read by `param(key, default)`.
@@ -28,6 +30,29 @@ pub struct Context {
 }
 
 impl Context {
+    /// A context that creates tensors on `device`, with a random source that starts at `seed` and no arguments.
+    pub fn new(control: Control, options: OptionCatalogue, device: Device, seed: u64) -> Self {
+        Self {
+            control,
+            options,
+            device: RefCell::new(device),
+            random: RefCell::new(Random::new(seed)),
+            parameters: BTreeMap::new(),
+            arguments: Vec::new(),
+            out: PathBuf::from("."),
+        }
+    }
+
+    /// Where models and tensors are created.
+    pub fn device(&self) -> Device {
+        self.device.borrow().clone()
+    }
+
+    /// From now on models and tensors are created there.
+    pub fn set_device(&self, device: Device) {
+        *self.device.borrow_mut() = device;
+    }
+
     /// Where a script's file goes: a relative path is taken from the folder given with `--out`.
     pub fn output_path(&self, path: impl AsRef<Path>) -> PathBuf {
         // Joining to "." would only make messages longer.

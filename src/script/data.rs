@@ -18,6 +18,11 @@ pub use super::data_options::{LoadOptions, ReplayOptions, ShuffleOptions, SplitO
 
 /// Adds the functions to the language.
 pub fn register(engine: &mut Registry<'_>) {
+    engine.options::<ShuffleOptions>(&["shuffle"], &[]).options::<SplitOptions>(
+        &["train_test_split"],
+        // A fraction or a number of rows.
+        &[("test_size", "float | int = 0.25")],
+    );
     engine.register_type_with_name::<Dataset>("Dataset");
     display::register_with_html::<Dataset>(
         Dataset::to_string,

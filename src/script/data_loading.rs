@@ -12,6 +12,9 @@ use std::path::PathBuf;
 
 /// Adds the functions to the language.
 pub fn register(engine: &mut Registry<'_>) {
+    engine
+        .options::<LoadOptions>(&["load_dataset"], &[("data_files", "string | array | map")])
+        .options::<ReplayOptions>(&["create_replay_dataset"], &[]);
     engine.register_global_module(exported_module!(loading_functions).into());
 }
 

@@ -4,10 +4,10 @@ use super::options::Validate;
 use crate::data::read::SampleBy;
 use crate::data::{FractionOf, TestSize};
 use crate::error::{Error, Result};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// Options of `shuffle`.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ShuffleOptions {
     /// What the order depends on; default: the session's random source.
@@ -17,7 +17,7 @@ pub struct ShuffleOptions {
 impl Validate for ShuffleOptions {}
 
 /// Options of `train_test_split`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SplitOptions {
     /// A fraction of the rows (0.2) or a number of rows (20); default 0.25.
@@ -54,7 +54,7 @@ impl SplitOptions {
 impl Validate for SplitOptions {}
 
 /// Options of `load_dataset`, without `data_files`, which may be a string, an array or a map.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LoadOptions {
     /// Which rows: `"train"`, `"train[:100]"`, `"test[10%:20%]"`.
@@ -89,7 +89,7 @@ impl Validate for LoadOptions {
 }
 
 /// Options of `create_replay_dataset`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ReplayOptions {
     /// How many general rows, as a fraction; default 0.15.

@@ -15,7 +15,7 @@ use crate::model::Tokenizer;
 use crate::script::registry::Registry;
 use rhai::plugin::*;
 use rhai::{Array, Map};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::any::TypeId;
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -24,7 +24,7 @@ use std::rc::Rc;
 #[derive(Clone)]
 pub struct EwcValue(pub Rc<RefCell<Ewc>>);
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 struct EwcOptions {
     importance: f64,
@@ -38,7 +38,7 @@ impl Default for EwcOptions {
 
 impl Validate for EwcOptions {}
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 struct FisherOptions {
     num_batches: usize,
@@ -53,7 +53,7 @@ impl Default for FisherOptions {
 
 impl Validate for FisherOptions {}
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 struct LoaderOptions {
     batch_size: usize,
@@ -246,6 +246,10 @@ fn batch_map(batch: &crate::data::Batch) -> Map {
 
 /// Adds the functions to the language.
 pub fn register(engine: &mut Registry<'_>) {
+    engine
+        .options::<EwcOptions>(&["EWCRegularizer"], &[])
+        .options::<FisherOptions>(&["update_fisher"], &[])
+        .options::<LoaderOptions>(&["DataLoader"], &[("tokenizer", "Tokenizer")]);
     engine.register_type_with_name::<EwcValue>("EWCRegularizer");
     engine.register_type_with_name::<DataLoader>("DataLoader");
     let mut module = exported_module!(functions);

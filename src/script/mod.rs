@@ -14,6 +14,7 @@ pub mod error;
 pub mod forgetting;
 pub mod model;
 mod model_forward;
+mod model_tree;
 pub mod module;
 mod module_methods;
 pub mod names;
@@ -21,6 +22,7 @@ pub mod nn;
 pub mod optim;
 pub mod options;
 pub mod registry;
+pub mod result;
 pub mod show;
 pub mod show_values;
 pub mod statistics;
@@ -35,11 +37,11 @@ mod tensor_shape;
 pub mod tokenizer;
 pub mod train;
 
-use registry::Registry;
+use registry::{OptionCatalogue, Registry};
 use rhai::Engine;
 
-/// Registers every function of the language.
-pub fn register(engine: &mut Engine) {
+/// Registers every function of the language; gives the options that they take.
+pub fn register(engine: &mut Engine) -> OptionCatalogue {
     let mut registry = Registry::new(engine);
     let engine = &mut registry;
     core::register(engine);
@@ -55,5 +57,5 @@ pub fn register(engine: &mut Engine) {
     adapter::register(engine);
     train::register(engine);
     forgetting::register(engine);
-    registry.finish();
+    registry.finish()
 }

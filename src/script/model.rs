@@ -7,21 +7,23 @@ use super::display;
 use super::display::from_json;
 use super::error::{IntoScript, ScriptResult, positioned};
 use super::model_forward::{ForwardOutput, forward};
+use super::module_methods::{tensor_map, tensors_of};
 use super::options::{OptionMap, Validate, options};
 use super::tensor::TensorValue;
 use crate::adapter::ModelHandle;
 use crate::error::{Error, Result};
 use crate::model::lm::{GenerateOptions, LanguageModel};
 use crate::model::{Precision, hub};
+use crate::nn::module::{load_state_dict, state_dict};
 use crate::script::registry::Registry;
 use rhai::plugin::*;
 use rhai::{Array, FnPtr, Map};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// A language model, with its adapter if there is one, as scripts hold it.
 pub type ModelValue = ModelHandle;
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 struct LoadOptions {
     dtype: Option<String>,
@@ -48,7 +50,7 @@ fn load(call: &NativeCallContext, name: &str, given: LoadOptions) -> ScriptResul
         })?,
     };
     let device = match given.device.or(given.device_map).as_deref() {
-        None | Some("auto") => session.device.clone(),
+        None | Some("auto") => session.device(),
         Some(name) => super::tensor_data::parse_device(name).script()?,
     };
     // What a script saved under `--out` is found there again.
@@ -317,6 +319,32 @@ mod methods {
         named.map(|(name, p)| (name.into(), Dynamic::from(TensorValue::from_parameter(p)))).collect()
     }
 
+    /// Copies of all parameters' values by name; training does not change them.
+    ///
+    /// ```rhai
+    /// let model = AutoModelForCausalLM::from_pretrained("tiny-random");
+    /// model.state_dict()["model.norm.weight"].shape // => [32]
+    /// ```
+    #[rhai_fn(name = "state_dict", return_raw)]
+    pub fn model_state_dict(model: ModelValue) -> ScriptResult<Map> {
+        state_dict(&model.named_parameters()).map(tensor_map).script()
+    }
+
+    /// Sets all parameters from a state dict; names and shapes must fit, or nothing is changed.
+    ///
+    /// ```rhai
+    /// let model = AutoModelForCausalLM::from_pretrained("tiny-random");
+    /// let start = model.state_dict();
+    /// Trainer(#{ model: model, args: TrainingArguments(#{ max_steps: 2 }), train_dataset: [#{ text: "on the hill" }] }).train();
+    /// model.load_state_dict(start);
+    /// model.state_dict()["model.norm.weight"].to_list() == start["model.norm.weight"].to_list() // => true
+    /// ```
+    #[rhai_fn(name = "load_state_dict", return_raw)]
+    pub fn load_model_state_dict(model: ModelValue, state: Map) -> ScriptResult<()> {
+        let state = tensors_of("load_state_dict", &state).script()?;
+        load_state_dict(&model.named_parameters(), &state).script()
+    }
+
     /// Forgets all gradients.
     ///
     /// ```rhai
@@ -363,7 +391,10 @@ mod functions {
             Some(value) => value.try_cast::<ModelValue>().ok_or("pipeline: model must be a model or the name of one")?,
             None => return Err("pipeline: the option model is missing; give a model or the name of one".into()),
         };
-        let _: GenerateOptions = options("pipeline", defaults.clone())?;
+        let mut checked = OptionMap::new("pipeline", defaults.clone());
+        // Taken out above; named where an unknown option is refused.
+        let _ = checked.take_any("model");
+        let _: GenerateOptions = checked.parse()?;
         callable("text_generation", move |call, arguments| {
             let mut given = defaults.clone();
             match arguments {
@@ -420,6 +451,15 @@ fn likelihood(nll: f64, tokens: usize) -> Map {
 
 /// Adds the functions to the language.
 pub fn register(engine: &mut Registry<'_>) {
+    engine
+        .options::<LoadOptions>(
+            &["AutoModelForCausalLM::from_pretrained"],
+            &[("dtype", r#""auto" | "f32" | "bf16" | "f16" | "q4" | "q8" = "auto""#), ("device", r#"string = "auto""#)],
+        )
+        .options::<GenerateOptions>(&["generate"], &[("stop", "array | string")])
+        .options::<GenerateOptions>(&["pipeline"], &[("model", "Model | string")])
+        .options_by_hand("forward", &[("labels", "array"), ("attention_mask", "array")])
+        .options_by_hand("num_parameters", &[("only_trainable", "bool = false")]);
     engine.register_type_with_name::<ModelValue>("Model");
     engine.register_type_with_name::<ForwardOutput>("CausalLMOutput");
     engine.register_static_module("AutoModelForCausalLM", exported_module!(auto_model).into());

@@ -16,7 +16,8 @@ use std::collections::BTreeMap;
 
 use ModuleValue as Module;
 
-fn tensor_map(tensors: BTreeMap<String, candle_core::Tensor>) -> Map {
+/// Tensors by name as a script's map.
+pub(super) fn tensor_map(tensors: BTreeMap<String, candle_core::Tensor>) -> Map {
     tensors.into_iter().map(|(name, tensor)| (name.into(), Dynamic::from(TensorValue::new(tensor)))).collect()
 }
 

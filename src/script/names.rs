@@ -88,6 +88,8 @@ pub fn pretty_type(rust: &str, custom: &dyn Fn(&str) -> Option<String>) -> Strin
         "Map" | "BTreeMap" => "map",
         "Blob" => "blob",
         "FnPtr" | "Fn" => "function",
+        // The bindings call the library's ModelHandle so.
+        "ModelValue" => "Model",
         "Dynamic" | "?" | "" => "any",
         "RhaiResult" => "any",
         "ExclusiveRange" | "Range" | "InclusiveRange" | "RangeInclusive" => "range",

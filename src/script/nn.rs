@@ -12,11 +12,11 @@ use crate::nn::activation::Activation;
 use crate::script::registry::Registry;
 use rhai::plugin::*;
 use rhai::{Array, Dynamic, FnPtr, Map, NativeCallContext};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use ModuleValue as Module;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 struct LinearOptions {
     bias: bool,
@@ -30,7 +30,7 @@ impl Default for LinearOptions {
 
 impl Validate for LinearOptions {}
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 struct NormOptions {
     eps: Option<f64>,
@@ -57,7 +57,7 @@ fn size(layer: &str, what: &str, value: i64) -> ScriptResult<usize> {
 fn linear(call: &NativeCallContext, input: i64, output: i64, given: &LinearOptions) -> ScriptResult<Module> {
     let session = context(call)?;
     let (input, output) = (size("Linear", "in_features", input)?, size("Linear", "out_features", output)?);
-    let layer = layers::Linear::new(input, output, given.bias, &session.device, &mut session.random.borrow_mut()).script()?;
+    let layer = layers::Linear::new(input, output, given.bias, &session.device(), &mut session.random.borrow_mut()).script()?;
     Ok(Module::layer(layer))
 }
 
@@ -102,7 +102,7 @@ mod constructors {
             let session = context(&call)?;
             let count = size("Embedding", "num_embeddings", num_embeddings)?;
             let width = size("Embedding", "embedding_dim", embedding_dim)?;
-            let layer = layers::Embedding::new(count, width, &session.device, &mut session.random.borrow_mut());
+            let layer = layers::Embedding::new(count, width, &session.device(), &mut session.random.borrow_mut());
             Ok(Module::layer(layer.script()?))
         };
         positioned(&call, build())
@@ -123,7 +123,7 @@ mod constructors {
         let build = || {
             let given: NormOptions = options("nn::LayerNorm", given)?;
             let width = size("LayerNorm", "normalized_shape", normalized_shape)?;
-            Ok(Module::layer(layers::LayerNorm::new(width, given.eps.unwrap_or(1e-5), &context(&call)?.device).script()?))
+            Ok(Module::layer(layers::LayerNorm::new(width, given.eps.unwrap_or(1e-5), &context(&call)?.device()).script()?))
         };
         positioned(&call, build())
     }
@@ -143,7 +143,7 @@ mod constructors {
         let build = || {
             let given: NormOptions = options("nn::RMSNorm", given)?;
             let width = size("RMSNorm", "normalized_shape", normalized_shape)?;
-            Ok(Module::layer(layers::RMSNorm::new(width, given.eps, &context(&call)?.device).script()?))
+            Ok(Module::layer(layers::RMSNorm::new(width, given.eps, &context(&call)?.device()).script()?))
         };
         positioned(&call, build())
     }
@@ -262,6 +262,10 @@ mod constructors {
 
 /// Registers the static module `nn` and the modules' methods.
 pub fn register(engine: &mut Registry<'_>) {
+    engine
+        .options::<LinearOptions>(&["nn::Linear"], &[])
+        .options::<NormOptions>(&["nn::LayerNorm", "nn::RMSNorm"], &[])
+        .options::<LossOptions>(&["nn::MSELoss", "nn::CrossEntropyLoss"], &[]);
     let _ = engine.register_static_module("nn", exported_module!(constructors).into());
     super::module_methods::register(engine);
 }

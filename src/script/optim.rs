@@ -15,7 +15,7 @@ use crate::optim::{
 use crate::script::registry::Registry;
 use rhai::plugin::*;
 use rhai::{Array, Dynamic, Map};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -169,7 +169,7 @@ optimizer! { adamw_functions, "AdamW", AdamWOptions, Adam::adamw,
 }
 
 /// Options of `get_scheduler`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 struct SchedulerOptions {
     num_warmup_steps: u64,
@@ -318,5 +318,10 @@ pub fn register(engine: &mut Registry<'_>) {
     super::display::register::<OptimizerValue>(describe, |optimizer| describe(optimizer).into());
     let schedule = |s: &SchedulerValue| format!("Scheduler(lr={})", s.schedule.borrow().lr());
     super::display::register::<SchedulerValue>(schedule, move |s| schedule(s).into());
+    engine
+        .options::<SgdOptions>(&["optim::SGD"], &[])
+        .options::<AdamOptions>(&["optim::Adam"], &[])
+        .options::<AdamWOptions>(&["optim::AdamW"], &[])
+        .options::<SchedulerOptions>(&["get_scheduler"], &[]);
     let _ = engine.register_static_module("optim", all.into()).register_global_module(exported_module!(methods).into());
 }

@@ -16,6 +16,11 @@ use std::path::Path;
 
 /// Adds the functions to the language.
 pub fn register(engine: &mut Registry<'_>) {
+    engine
+        .options::<FigureOptions>(&["plot", "scatter"], &[])
+        .options::<FigureOptions>(&["bars"], &[("series", "array")])
+        .options::<FigureOptions>(&["history"], &[("value", "string = \"loss\"")])
+        .options::<TableOptions>(&["table"], &[]);
     engine.register_type_with_name::<Figure>("Figure").register_type_with_name::<Table>("Table");
     display::register_with_html::<Figure>(|figure| figure.text(terminal_width(), false), Figure::json, Figure::html);
     display::register_with_html::<Table>(|table| table.text(terminal_width()), Table::json, Table::html);

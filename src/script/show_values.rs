@@ -9,14 +9,14 @@ use crate::error::{Error, Result};
 use crate::show::report::blocks_of;
 use crate::show::{BarSeries, Block, Figure, Plot, Point, Report, Section, Series, Table, number, reading_order};
 use rhai::{Array, Dynamic, ImmutableString, Map};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// Rows of a data set that a table shows unless told otherwise.
 const DATASET_ROWS: usize = 20;
 
 /// Options of `plot`, `scatter`, `bars` and `history`.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FigureOptions {
     /// Shown above the figure.
@@ -48,7 +48,7 @@ impl Validate for FigureOptions {
 }
 
 /// Options of `table`.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TableOptions {
     /// Which columns, in this order; default: all.
@@ -180,14 +180,14 @@ fn check_columns(data: &Dataset, given: &TableOptions) -> ScriptResult<()> {
 }
 
 /// The first rows of a data set.
-pub(super) fn table_of_dataset(data: &Dataset, given: TableOptions) -> Table {
+pub(crate) fn table_of_dataset(data: &Dataset, given: TableOptions) -> Table {
     let rows = given.max_rows.unwrap_or(DATASET_ROWS).min(data.len());
     let note = if rows < data.len() { format!("{rows} of {} rows", data.len()) } else { String::new() };
     Table { title: given.title, note, ..Table::from_records(data.iter().take(rows), given.columns) }
 }
 
 /// The lines of a training run: those of `wanted`, or loss and eval_loss.
-pub(super) fn history_of(result: &Map, wanted: Option<&str>) -> ScriptResult<Vec<Series>> {
+pub(crate) fn history_of(result: &Map, wanted: Option<&str>) -> ScriptResult<Vec<Series>> {
     let Some(log) = result.get("log_history").and_then(|log| log.read_lock::<Array>()) else {
         return Err("history takes what trainer.train() returns: a map with log_history".into());
     };

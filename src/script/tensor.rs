@@ -14,7 +14,7 @@ use crate::script::registry::Registry;
 use candle_core::{Device, Tensor as CandleTensor};
 use rhai::plugin::*;
 use rhai::{Dynamic, Map, NativeCallContext};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 pub(super) use TensorValue as Tensor;
 
@@ -85,7 +85,7 @@ pub(super) fn wrap(result: Result<CandleTensor>) -> ScriptResult<TensorValue> {
 }
 
 /// The options of the functions that make tensors.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TensorOptions {
     /// Whether a gradient is wanted. Default false.
@@ -134,7 +134,7 @@ fn create(
     let count = tensor_data::element_count(&shape).script()?;
     let values = fill(&mut session.random.borrow_mut(), count);
     let tensor = CandleTensor::from_vec(values, shape, &Device::Cpu).script()?;
-    given.finish(tensor, &session.device).script()
+    given.finish(tensor, &session.device()).script()
 }
 
 /// The functions that fill a shape; each takes an array of sizes or up to four sizes, and options last.
@@ -198,7 +198,7 @@ fn from_data(call: &NativeCallContext, data: &Dynamic, given: &TensorOptions) ->
         Some(other) => other.value().copy().script()?,
         None => read_data(data).script()?,
     };
-    given.finish(tensor, &session.device).script()
+    given.finish(tensor, &session.device()).script()
 }
 
 #[export_module]
@@ -256,7 +256,7 @@ mod creation {
     /// ```
     #[rhai_fn(name = "arange", return_raw)]
     pub fn arange_step(call: NativeCallContext, start: Dynamic, end: Dynamic, step: Dynamic) -> ScriptResult<Tensor> {
-        let device = context(&call)?.device.clone();
+        let device = context(&call)?.device();
         let tensor = tensor_data::arange(&start, &end, &step).script()?;
         TensorOptions::default().finish(tensor, &device).script()
     }
@@ -267,7 +267,7 @@ mod creation {
     /// ```
     #[rhai_fn(return_raw)]
     pub fn linspace(call: NativeCallContext, start: Dynamic, end: Dynamic, count: i64) -> ScriptResult<Tensor> {
-        let device = context(&call)?.device.clone();
+        let device = context(&call)?.device();
         let shape = shape_of(&Dynamic::from_int(count)).script()?;
         let count = tensor_data::element_count(&shape).script()?;
         let (start, end) = (number(&start).script()?, number(&end).script()?);
@@ -287,7 +287,7 @@ mod creation {
         tensor_data::element_count(&shape).script()?;
         let scalar = read_data(&value).script()?;
         let filled = scalar.broadcast_as(shape).and_then(|wide| wide.contiguous()).script()?;
-        TensorOptions::default().finish(filled, &session.device).script()
+        TensorOptions::default().finish(filled, &session.device()).script()
     }
 
     /// A tensor of zeros with the shape and dtype of another.
@@ -318,7 +318,7 @@ mod creation {
         let shape = shape_of(&Dynamic::from_int(count)).script()?;
         let count = tensor_data::element_count(&shape).script()?;
         let order: Vec<i64> = session.random.borrow_mut().randperm(count).into_iter().map(|v| v as i64).collect();
-        wrap(CandleTensor::from_vec(order, count, &session.device).map_err(Error::from))
+        wrap(CandleTensor::from_vec(order, count, &session.device()).map_err(Error::from))
     }
 
     /// Integers drawn from `low` to `high` - 1, as PyTorch's `randint`.
@@ -334,12 +334,13 @@ mod creation {
         let shape = shape_of(&shape).script()?;
         let count = tensor_data::element_count(&shape).script()?;
         let values = session.random.borrow_mut().randint(low, high, count);
-        wrap(CandleTensor::from_vec(values, shape, &session.device).map_err(Error::from))
+        wrap(CandleTensor::from_vec(values, shape, &session.device()).map_err(Error::from))
     }
 }
 
 /// Registers the type and all its functions.
 pub fn register(engine: &mut Registry<'_>) {
+    engine.options::<TensorOptions>(&["tensor", "zeros", "ones", "rand", "randn"], &[]);
     let _ = engine
         .register_global_module(exported_module!(zeros_functions).into())
         .register_global_module(exported_module!(ones_functions).into())

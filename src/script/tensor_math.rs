@@ -9,10 +9,10 @@ use crate::nn::algebra::{self, Binary, Compare, Scalar};
 use crate::script::registry::Registry;
 use rhai::plugin::*;
 use rhai::{Dynamic, Map};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// Options of `gelu`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 struct GeluOptions {
     approximate: Approximate,
@@ -20,7 +20,7 @@ struct GeluOptions {
 
 impl Validate for GeluOptions {}
 
-#[derive(Debug, Default, PartialEq, Deserialize)]
+#[derive(Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Approximate {
     #[default]
@@ -272,5 +272,6 @@ fn clamped(x: &candle_core::Tensor, low: &Dynamic, high: &Dynamic) -> Result<can
 
 /// Registers the functions.
 pub fn register(engine: &mut Registry<'_>) {
+    engine.options::<GeluOptions>(&["gelu"], &[]);
     let _ = engine.register_global_module(exported_module!(functions).into());
 }

@@ -8,7 +8,7 @@ use crate::nn::algebra::{self, Binary, Compare, Scalar};
 use crate::script::registry::Registry;
 use rhai::plugin::*;
 use rhai::{Dynamic, Map};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// An operator of two tensors, of a tensor and a number, and of a number and a tensor.
 macro_rules! operator {
@@ -133,7 +133,7 @@ comparison! { greater_equal, ">=", "ge", Compare::Ge,
 }
 
 /// Options of `allclose` and `is_close`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 struct Tolerance {
     atol: f64,
@@ -236,6 +236,7 @@ mod equality {
 
 /// Registers the operators.
 pub fn register(engine: &mut Registry<'_>) {
+    engine.options::<Tolerance>(&["allclose", "isclose", "is_close"], &[]);
     let _ = engine
         .register_global_module(exported_module!(add).into())
         .register_global_module(exported_module!(subtract).into())

@@ -12,10 +12,10 @@ use crate::script::registry::Registry;
 use candle_core::Tensor as CandleTensor;
 use rhai::plugin::*;
 use rhai::{Dynamic, Map};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// Options of reductions along a dimension.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 struct Keep {
     keepdim: bool,
@@ -100,7 +100,7 @@ fn extreme(x: &TensorValue, largest: bool, dim: i64, keepdim: bool) -> Result<Ma
 }
 
 /// Options of the losses.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct LossOptions {
     /// "mean", "sum" or "none". Default "mean".
@@ -232,6 +232,7 @@ mod reductions {
 
 /// Registers reductions and losses.
 pub fn register(engine: &mut Registry<'_>) {
+    engine.options::<Keep>(&["sum", "mean", "var", "std"], &[]).options::<LossOptions>(&["mse_loss", "cross_entropy"], &[]);
     let _ = engine
         .register_global_module(exported_module!(sum_functions).into())
         .register_global_module(exported_module!(mean_functions).into())

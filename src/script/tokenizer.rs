@@ -9,10 +9,10 @@ use crate::model::{Tokenizer, hub};
 use crate::script::registry::Registry;
 use rhai::plugin::*;
 use rhai::{Array, Map};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 struct EncodeOptions {
     add_special_tokens: bool,
@@ -26,7 +26,7 @@ impl Default for EncodeOptions {
 
 impl Validate for EncodeOptions {}
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 struct DecodeOptions {
     skip_special_tokens: bool,
@@ -34,7 +34,7 @@ struct DecodeOptions {
 
 impl Validate for DecodeOptions {}
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 struct ChatOptions {
     add_generation_prompt: bool,
@@ -266,6 +266,10 @@ fn id(token: Option<&SpecialToken>) -> Dynamic {
 
 /// Registers the tokenizer.
 pub fn register(engine: &mut Registry<'_>) {
+    engine
+        .options::<EncodeOptions>(&["encode"], &[])
+        .options::<DecodeOptions>(&["decode"], &[])
+        .options::<ChatOptions>(&["apply_chat_template"], &[]);
     engine.register_type_with_name::<Tokenizer>("Tokenizer");
     engine.register_static_module("AutoTokenizer", exported_module!(auto_tokenizer).into());
     engine.register_global_module(exported_module!(methods).into());

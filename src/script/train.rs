@@ -238,6 +238,22 @@ mod functions {
 
 /// Adds the functions to the language.
 pub fn register(engine: &mut Registry<'_>) {
+    engine
+        .options::<TrainingArguments>(&["TrainingArguments"], &[])
+        .options_by_hand(
+            "Trainer",
+            &[
+                ("model", "Model"),
+                ("args", "TrainingArguments"),
+                ("train_dataset", "Dataset | array"),
+                ("eval_dataset", "Dataset | array"),
+                ("regularizer", "EWCRegularizer"),
+                ("tokenizer", "Tokenizer"),
+                ("processing_class", "Tokenizer"),
+                ("callbacks", "array"),
+            ],
+        )
+        .options_by_hand("train", &[("resume_from_checkpoint", "bool | string = false")]);
     engine.register_type_with_name::<TrainingArguments>("TrainingArguments");
     engine.register_type_with_name::<TrainerValue>("Trainer");
     engine.register_global_module(exported_module!(functions).into());

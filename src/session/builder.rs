@@ -1,14 +1,12 @@
 //! How a session is set up: seed, device, threads, output, parameters.
 
-use super::{Session, Sources, stdlib};
+use super::{Session, Sources, help, stdlib};
 use crate::adapter::ModelHandle;
 use crate::control::{Control, Silent};
 use crate::error::{Error, Result};
-use crate::random::Random;
 use crate::script::context::{Context, SharedContext};
 use rhai::module_resolvers::FileModuleResolver;
 use rhai::{AST, Dynamic, Engine, Module, OptimizationLevel, Scope};
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
@@ -118,15 +116,15 @@ impl Builder {
         if let Some(threads) = self.threads {
             set_threads(threads)?;
         }
-        let context = Rc::new(Context {
-            control: self.control.clone(),
-            device,
-            random: RefCell::new(Random::new(self.seed)),
-            parameters: self.parameters,
-            arguments: self.arguments.clone(),
-            out: self.out,
-        });
         let mut engine = Engine::new();
+        let mut options = crate::script::register(&mut engine);
+        stdlib::add_options(&mut options);
+        help::register(&mut engine);
+        let mut context = Context::new(self.control.clone(), options, device, self.seed);
+        context.parameters = self.parameters;
+        context.arguments = self.arguments.clone();
+        context.out = self.out;
+        let context = Rc::new(context);
         set_limits(&mut engine, self.call_levels);
         crate::script::names::free_reserved_words(&mut engine);
         engine.set_default_tag(Dynamic::from(SharedContext(context.clone())));
@@ -137,7 +135,6 @@ impl Builder {
         let debug = output.clone();
         engine.on_print(move |text| output(text));
         engine.on_debug(move |text, _, position| debug(&format!("[{position}] {text}")));
-        crate::script::register(&mut engine);
         share_models(&mut engine);
         let mut variables = Module::new();
         variables.set_var("args", self.arguments.into_iter().map(Dynamic::from).collect::<rhai::Array>());

@@ -1,15 +1,21 @@
 //! A session: the engine, its variables and functions, where output goes and the flag that interrupts. All fronts share it.
 
 mod builder;
+pub mod complete;
+pub mod help;
 pub mod incomplete;
+pub mod lessons;
 pub mod report;
 pub mod stdlib;
+pub mod tokens;
 
 pub use builder::Builder;
 
 use crate::control::Control;
+use crate::random::Random;
 use crate::script::context::Context;
 use crate::script::docs::Reference;
+use crate::script::registry::OptionCatalogue;
 use rhai::{AST, Dynamic, Engine, EvalAltResult, Scope};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -149,9 +155,30 @@ impl Session {
         self.scope.set_value(name.to_string(), value.into());
     }
 
+    /// Removes a variable, and what it hid.
+    pub fn remove(&mut self, name: &str) {
+        while self.scope.contains(name) {
+            let _ = self.scope.remove::<Dynamic>(name);
+        }
+    }
+
+    /// Forgets all variables, functions and imports, and starts the random numbers again at `seed`.
+    pub fn reset(&mut self, seed: u64) {
+        self.scope.clear();
+        self.library = AST::empty();
+        self.imports = AST::empty();
+        self.sources = Sources::default();
+        *self.context.random.borrow_mut() = Random::new(seed);
+    }
+
     /// Names that are variables everywhere without being declared: `args` and the standard library's constants.
     pub fn global_names(&self) -> Vec<String> {
         self.globals.clone()
+    }
+
+    /// The options of the functions that take some.
+    pub fn options(&self) -> &OptionCatalogue {
+        &self.context.options
     }
 
     pub(crate) fn sources(&self) -> &Sources {

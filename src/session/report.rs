@@ -63,9 +63,12 @@ pub fn parse_message(session: &Session, error: &ParseError, source: &str) -> Str
 }
 
 /// One line with a place and a message, as compilers write it.
-pub fn render_plain(name: &str, source: &str, position: Position, message: &str, color: bool) -> String {
+pub fn render_plain(name: &str, source: &str, position: Position, message: &str, warning: bool, color: bool) -> String {
     let (title, notes) = split_message(message);
     let mut report = Report::new(title, notes);
+    if warning {
+        report.only_a_warning();
+    }
     report.site(Site::new(name, Some(source), position, ""));
     report.render(color)
 }

@@ -1,6 +1,7 @@
 //! The functions that are written in the language itself: `stdlib/*.rhai`, embedded, compiled once a session.
 
 use crate::script::error::ScriptResult;
+use crate::script::registry::OptionCatalogue;
 use rhai::{AST, Engine, Module, Scope, Shared};
 
 /// Names and sources of the files, in the order in which they are run.
@@ -10,6 +11,20 @@ pub const FILES: &[(&str, &str)] = &[
     ("stdlib/evaluation.rhai", include_str!("../../stdlib/evaluation.rhai")),
     ("stdlib/checklist.rhai", include_str!("../../stdlib/checklist.rhai")),
 ];
+
+/// Says which options the functions take that check theirs with `with_defaults`.
+pub(super) fn add_options(catalogue: &mut OptionCatalogue) {
+    catalogue.add(
+        "evaluate_general_qa",
+        &[
+            ("max_new_tokens", "int = 50"),
+            ("chat", "bool = false"),
+            ("match", r#""substring" | "answer" = "substring""#),
+            ("batch_size", "int = 64"),
+        ],
+    );
+    catalogue.add("compare_forgetting", &[("threshold", "float = 0.1")]);
+}
 
 /// The source of an embedded file.
 pub fn source(name: &str) -> Option<&'static str> {

@@ -13,7 +13,7 @@ mod table;
 mod text;
 
 pub use figure::{BarSeries, Figure, Plot, Point, Series};
-pub use report::{Block, Report, Section};
+pub use report::{Block, Report, Section, Tone};
 pub use table::{Table, reading_order};
 
 /// Columns of the terminal, or 80 where there is none.

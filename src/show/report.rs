@@ -36,6 +36,91 @@ pub enum Block {
     Table(Table),
     /// A figure.
     Figure(Figure),
+    /// What the numbers come to, in a few words.
+    Verdict(String, Tone),
+    /// HTML as it is.
+    Html(String),
+}
+
+/// How a verdict is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tone {
+    /// As one wants it.
+    Good,
+    /// Worth a second look.
+    Open,
+    /// Not as one wants it.
+    Bad,
+}
+
+impl Tone {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Open => "open",
+            Self::Bad => "bad",
+        }
+    }
+
+    /// Bold green, yellow, red.
+    fn ansi(self) -> &'static str {
+        match self {
+            Self::Good => "\x1b[1;32m",
+            Self::Open => "\x1b[1;33m",
+            Self::Bad => "\x1b[1;31m",
+        }
+    }
+}
+
+impl Block {
+    /// For a terminal of `width` columns.
+    pub fn text(&self, width: usize, colour: bool) -> String {
+        match self {
+            Self::Text(text) => wrapped(text, width),
+            Self::Preformatted(text) => text.clone(),
+            Self::Table(table) => table.text(width),
+            Self::Figure(figure) => figure.text(width, colour),
+            Self::Verdict(text, tone) if colour => format!("{}{text}\x1b[0m", tone.ansi()),
+            Self::Verdict(text, _) => text.clone(),
+            Self::Html(html) => html.clone(),
+        }
+    }
+
+    /// For a page or a notebook.
+    pub fn html(&self) -> String {
+        match self {
+            Self::Text(text) => paragraphs(text),
+            Self::Preformatted(text) => format!("<pre>{}</pre>\n", escape(text)),
+            Self::Table(table) => format!("<div class=\"scroll\">{}</div>\n", table.html()),
+            Self::Figure(figure) => format!("{}\n", figure.html()),
+            Self::Verdict(text, tone) => format!("<p class=\"verdict {}\"><strong>{}</strong></p>\n", tone.name(), escape(text)),
+            Self::Html(html) => html.clone(),
+        }
+    }
+}
+
+/// Text with lines of at most `width` characters, broken at spaces.
+fn wrapped(text: &str, width: usize) -> String {
+    let mut out = String::new();
+    for (i, line) in text.lines().enumerate() {
+        if i > 0 {
+            out.push('\n');
+        }
+        let mut used = 0;
+        for word in line.split(' ') {
+            let length = word.chars().count();
+            if used > 0 && used + 1 + length > width {
+                out.push('\n');
+                used = 0;
+            } else if used > 0 {
+                out.push(' ');
+                used += 1;
+            }
+            out.push_str(word);
+            used += length;
+        }
+    }
+    out
 }
 
 const STYLE: &str = "\
@@ -59,6 +144,8 @@ th{color:var(--soft);font-weight:600}
 figure{margin:1.25rem 0}
 pre{background:var(--panel);padding:.8rem 1rem;border-radius:6px;overflow-x:auto;white-space:pre-wrap;font-size:.88rem}
 .note{color:var(--soft);font-size:.88rem}
+.good{color:#1a7f37}.open{color:#9a6700}.bad{color:#c93c37}
+@media(prefers-color-scheme:dark){.good{color:#57ab5a}.open{color:#c69026}.bad{color:#f47067}}
 footer{margin-top:3rem;color:var(--soft);font-size:.85rem}
 @media print{:root{--ground:#fff;--text:#000;--soft:#555;--line:#ccc;--panel:#f4f4f4}h2{break-after:avoid}figure,tr{break-inside:avoid}}";
 
@@ -98,13 +185,7 @@ impl Section {
 
     fn html(&self) -> String {
         let heading = if self.heading.is_empty() { String::new() } else { format!("<h2>{}</h2>\n", escape(&self.heading)) };
-        let block = |block: &Block| match block {
-            Block::Text(text) => paragraphs(text),
-            Block::Preformatted(text) => format!("<pre>{}</pre>\n", escape(text)),
-            Block::Table(table) => format!("<div class=\"scroll\">{}</div>\n", table.html()),
-            Block::Figure(figure) => format!("{}\n", figure.html()),
-        };
-        format!("<section>\n{heading}{}</section>\n", self.blocks.iter().map(block).collect::<String>())
+        format!("<section>\n{heading}{}</section>\n", self.blocks.iter().map(Block::html).collect::<String>())
     }
 }
 

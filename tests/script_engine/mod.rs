@@ -2,25 +2,19 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::panic, clippy::expect_used)]
 
 use ftrepl::control::Control;
-use ftrepl::random::Random;
 use ftrepl::script::context::{Context, SharedContext};
+use ftrepl::script::registry::OptionCatalogue;
 use ftrepl::script::registry::Registry;
 use rhai::{Dynamic, Engine, Token};
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::rc::Rc;
 
 /// An engine with what `script::tensor`, `script::nn` and `script::optim` register.
 pub fn engine() -> Engine {
     let mut engine = Engine::new();
-    let context = Context {
-        control: Control::default(),
-        device: candle_core::Device::Cpu,
-        random: RefCell::new(Random::new(0)),
-        parameters: Default::default(),
-        arguments: Vec::new(),
-        // Examples write files.
-        out: env!("CARGO_TARGET_TMPDIR").into(),
-    };
+    let mut context = Context::new(Control::default(), OptionCatalogue::default(), candle_core::Device::Cpu, 0);
+    // Examples write files.
+    context.out = env!("CARGO_TARGET_TMPDIR").into();
     engine.set_default_tag(Dynamic::from(SharedContext(Rc::new(context))));
     let after_period = Cell::new(false);
     #[allow(deprecated)]

@@ -1,26 +1,51 @@
 //! `ftrepl check`: scripts are parsed and their names resolved; nothing runs.
 //!
-//! What is certainly wrong is reported: syntax, variables that nothing defines, functions that do not exist or take another
-//! number of arguments, unknown modules. What only running can tell (types, keys of maps) is left alone.
+//! What is certainly wrong is an error: syntax, variables that nothing defines, functions that do not exist or take another number
+//! of arguments, unknown modules, options that a function does not know. What is probably a mistake is a warning: results that
+//! nothing uses, variables that hide others. What only running can tell (types, keys of other maps) is left alone.
+
+mod calls;
+mod habits;
 
 use super::Status;
 use super::arguments::Common;
 use super::output::Output;
-use crate::script::docs::{Kind, Reference};
 use crate::script::options::closest;
 use crate::session::{Session, report};
-use rhai::{AST, ASTNode, Expr, FnCallExpr, Module, ParseErrorType, Position, Scope, Stmt};
+use calls::Calls;
+use rhai::{Module, OptimizationLevel, ParseErrorType, Position, Scope};
 use serde_json::json;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::PathBuf;
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// Running would fail.
+    Error,
+    /// Probably not what is meant.
+    Warning,
+}
 
 /// A finding.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Problem {
+    /// How bad it is.
+    pub severity: Severity,
     /// Where.
     pub position: Position,
     /// What, with what was probably meant on a second line.
     pub message: String,
+}
+
+impl Problem {
+    fn error(position: Position, message: String) -> Self {
+        Self { severity: Severity::Error, position, message }
+    }
+
+    fn warning(position: Position, message: String) -> Self {
+        Self { severity: Severity::Warning, position, message }
+    }
 }
 
 pub(super) fn run(files: &[PathBuf], _: &Common, output: &Output) -> Status {
@@ -30,20 +55,24 @@ pub(super) fn run(files: &[PathBuf], _: &Common, output: &Output) -> Status {
     };
     let mut documents = Vec::new();
     let mut unreadable = false;
+    let mut warnings = 0;
     for file in files {
         let name = file.display().to_string();
         match crate::files::read_text(file) {
             Err(error) => {
                 unreadable = true;
                 output.note(&format!("error: {error}"));
-                documents.push(json!({ "file": name, "message": error.to_string() }));
+                documents.push(json!({ "file": name, "severity": "error", "message": error.to_string() }));
             }
             Ok(source) => {
                 for problem in problems(&mut session, &source) {
-                    let Problem { position, message } = problem;
-                    output.note(&report::render_plain(&name, &source, position, &message, output.color()));
+                    let Problem { severity, position, message } = problem;
+                    let warning = severity == Severity::Warning;
+                    warnings += usize::from(warning);
+                    output.note(&report::render_plain(&name, &source, position, &message, warning, output.color()));
                     documents.push(json!({
                         "file": name,
+                        "severity": if warning { "warning" } else { "error" },
                         "line": position.line(),
                         "column": position.position(),
                         "message": message,
@@ -52,12 +81,14 @@ pub(super) fn run(files: &[PathBuf], _: &Common, output: &Output) -> Status {
             }
         }
     }
-    let found = documents.len();
+    let found = documents.len() - warnings;
     output.document(&documents.into());
     if !output.json() && found == 0 {
-        output.text(&format!("{} checked, nothing wrong", plural(files.len(), "script")));
+        let beside = if warnings > 0 { format!("; {}", plural(warnings, "warning")) } else { String::new() };
+        output.text(&format!("{} checked, nothing wrong{beside}", plural(files.len(), "script")));
     } else if found > 0 {
-        output.note(&plural(found, "problem"));
+        let beside = if warnings > 0 { format!(", {}", plural(warnings, "warning")) } else { String::new() };
+        output.note(&format!("{}{beside}", plural(found, "problem")));
     }
     match (unreadable, found) {
         (_, 0) => Status::Done,
@@ -70,16 +101,20 @@ fn plural(count: usize, noun: &str) -> String {
     if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }
 
-/// What is certainly wrong with a script.
+/// What is wrong with a script, or probably so.
 pub fn problems(session: &mut Session, source: &str) -> Vec<Problem> {
+    // The optimiser would take away what nothing uses.
+    session.engine_mut().set_optimization_level(OptimizationLevel::None);
     let ast = match session.engine().compile(source) {
         Ok(ast) => ast,
         Err(error) => {
             let message = report::parse_message(session, &error, source);
-            return vec![Problem { position: error.position(), message }];
+            return vec![Problem::error(error.position(), message)];
         }
     };
-    let mut found = Calls::new(session.reference(), &ast, source).problems(&ast);
+    let mut found = Calls::new(session.reference(), session.options(), &ast, source).problems(&ast);
+    found.extend(habits::unused_results(&session.reference(), &ast));
+    found.extend(habits::hidden_variables(session, source));
     found.extend(undefined_variables(session, source));
     found.sort_by_key(|problem| (problem.position.line(), problem.position.position()));
     found.dedup();
@@ -117,7 +152,7 @@ fn undefined_variables(session: &mut Session, source: &str) -> Vec<Problem> {
             false => help(closest(name, globals.iter().map(String::as_str).chain(declared(source)))),
         };
         let message = format!("no variable is called `{name}` here{hint}");
-        found.push(Problem { position: error.position(), message });
+        found.push(Problem::error(error.position(), message));
         if known.contains(name) {
             // Declared already and still unknown: inside a function, where outer variables do not reach.
             break;
@@ -135,128 +170,6 @@ fn declared(source: &str) -> impl Iterator<Item = &str> {
         words.find(|word| matches!(*word, "let" | "const" | "for"))?;
         words.next()
     })
-}
-
-/// How many arguments a name takes, as far as is known.
-type Arities = HashMap<String, HashSet<usize>>;
-
-struct Calls {
-    reference: Reference,
-    native: Arities,
-    script: Arities,
-    /// Modules that the script imports: what is in them is known only when it runs.
-    imported: HashSet<String>,
-    /// Keys of map literals and assigned properties: a closure there is called like a method.
-    keys: HashSet<String>,
-    variables: HashSet<String>,
-}
-
-/// What the parser itself understands.
-const BUILT_IN: &[&str] =
-    &["Fn", "call", "curry", "eval", "is_def_fn", "is_def_var", "is_shared", "type_of", "print", "debug", "this"];
-
-impl Calls {
-    fn new(reference: Reference, ast: &AST, source: &str) -> Self {
-        let mut native = Arities::new();
-        for entry in reference.entries().iter().filter(|entry| entry.kind == Kind::Function) {
-            let arities = native.entry(entry.name.clone()).or_default();
-            arities.extend(entry.signatures.iter().map(|signature| signature.parameters.len()));
-        }
-        let mut script = Arities::new();
-        for function in ast.iter_functions() {
-            script.entry(function.name.to_string()).or_default().insert(function.params.len());
-        }
-        let (mut imported, mut keys) = (HashSet::new(), HashSet::new());
-        ast.walk(&mut |path| {
-            match path.last() {
-                Some(ASTNode::Stmt(Stmt::Import(import, _))) => drop(imported.insert(import.1.name.to_string())),
-                Some(ASTNode::Expr(Expr::Map(map, _))) => keys.extend(map.0.iter().map(|(key, _)| key.name.to_string())),
-                Some(ASTNode::Expr(Expr::DynamicConstant(value, _))) => {
-                    if let Ok(map) = value.as_map_ref() {
-                        keys.extend(map.keys().map(ToString::to_string));
-                    }
-                }
-                Some(ASTNode::Expr(Expr::Property(property, _))) => drop(keys.insert(property.2.to_string())),
-                _ => {}
-            }
-            true
-        });
-        let variables = declared(source).map(str::to_string).collect();
-        Self { reference, native, script, imported, keys, variables }
-    }
-
-    fn problems(&self, ast: &AST) -> Vec<Problem> {
-        let mut found = Vec::new();
-        ast.walk(&mut |path| {
-            let problem = match path.last() {
-                Some(ASTNode::Expr(Expr::FnCall(call, position))) => self.call(call, *position, false),
-                Some(ASTNode::Expr(Expr::MethodCall(call, position))) => self.call(call, *position, true),
-                Some(ASTNode::Stmt(Stmt::FnCall(call, position))) => self.call(call, *position, false),
-                _ => None,
-            };
-            found.extend(problem);
-            true
-        });
-        found
-    }
-
-    fn call(&self, call: &FnCallExpr, position: Position, method: bool) -> Option<Problem> {
-        let short = call.name.as_str();
-        // How scripts write it; see `script::names`.
-        let short = if short == "eval_mode" { "eval" } else { short };
-        if call.op_token.is_some() || BUILT_IN.contains(&short) || short.starts_with("anon$") || short.contains('$') {
-            return None;
-        }
-        let module: Vec<&str> = call.namespace.path.iter().map(|part| part.name.as_str()).collect();
-        if module.first().is_some_and(|root| *root == "global" || self.imported.contains(*root)) {
-            return None;
-        }
-        let name = if module.is_empty() { short.to_string() } else { format!("{}::{short}", module.join("::")) };
-        let given = call.args.len();
-        let native = self.native.get(&name);
-        let script = self.script.get(&name).filter(|_| module.is_empty());
-        let native_given = if method { given + 1 } else { given };
-        // Called as a method, a script's own function finds the object in `this`.
-        if native.is_some_and(|arities| arities.contains(&native_given)) || script.is_some_and(|arities| arities.contains(&given))
-        {
-            return None;
-        }
-        if method && self.keys.contains(short) {
-            return None;
-        }
-        let start = call.namespace.path.first().map_or(position, |part| part.pos);
-        let message = match (native, script) {
-            (None, None) if !module.is_empty() && !self.reference.modules().contains(&module.join("::").as_str()) => {
-                let module = module.join("::");
-                let near = closest(&module, self.reference.modules());
-                format!("no module is called `{module}`{}", help(near))
-            }
-            (None, None) => {
-                let own = self.script.keys().map(String::as_str).filter(|name| !name.starts_with("anon$"));
-                let suffix = format!("::{name}");
-                let elsewhere = self.reference.entries().iter().map(|entry| entry.name.as_str()).find(|n| n.ends_with(&suffix));
-                let near = elsewhere.or_else(|| closest(&name, own)).or_else(|| self.reference.closest(&name));
-                if !method && self.variables.contains(short) {
-                    let message = format!(
-                        "no function is called `{name}`\nhelp: a function in a variable is called with `{name}.call(..)`"
-                    );
-                    return Some(Problem { position, message });
-                }
-                let what = if method { "method" } else { "function" };
-                format!("no {what} is called `{name}`{}", help(near))
-            }
-            _ => {
-                let mut ways: Vec<usize> = native.into_iter().flatten().map(|n| n - usize::from(method && *n > 0)).collect();
-                ways.extend(script.into_iter().flatten());
-                ways.sort_unstable();
-                ways.dedup();
-                let ways: Vec<String> = ways.iter().map(ToString::to_string).collect();
-                let takes = ways.join(" or ");
-                format!("`{name}` takes {takes} argument{}, given {given}", if takes == "1" { "" } else { "s" })
-            }
-        };
-        Some(Problem { position: start, message })
-    }
 }
 
 fn help(near: Option<&str>) -> String {

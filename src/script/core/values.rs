@@ -1,8 +1,6 @@
-//! `print` and text of any value, `help`, `assert`.
+//! `print` and text of any value, `assert`.
 
-use crate::script::context;
 use crate::script::display;
-use crate::script::docs;
 use crate::script::error::ScriptResult;
 use crate::script::registry::Registry;
 use rhai::plugin::*;
@@ -147,21 +145,6 @@ mod functions {
         };
         let parsed = parsed.or_else(|| value.as_bool().ok().map(|flag| f64::from(u8::from(flag))));
         parsed.ok_or_else(|| format!("float: {} is not a number", display::describe(&value)).into())
-    }
-
-    /// Shows the documentation of a function, method or property.
-    ///
-    /// ```rhai
-    /// help("round");
-    /// ```
-    #[rhai_fn(return_raw)]
-    pub fn help(call: NativeCallContext, name: &str) -> ScriptResult<()> {
-        let reference = docs::Reference::of(call.engine());
-        let text = match reference.find(name).as_slice() {
-            [] => return Err(reference.unknown(name).into()),
-            found => docs::render::text(found),
-        };
-        context::print(&call, text)
     }
 
     /// Stops the script with a message unless the condition holds.

@@ -64,7 +64,22 @@ pub(super) fn read(engine: &Engine) -> Reference {
         &|function, module| !module.is_empty() || own_names.contains(&(function.name.clone(), function.full_hash)),
         &mut entries,
     );
-    Reference { entries: entries.into_values().collect(), types }
+    Reference { entries: entries.into_values().map(in_order).collect(), types }
+}
+
+/// Rhai lists overloads in no order. Those with few parameters come first, and what refers to another description comes behind it.
+fn in_order(mut entry: Entry) -> Entry {
+    entry.signatures.sort_by_cached_key(|signature| {
+        let types: Vec<String> = signature.parameters.iter().map(|(_, kind)| kind.clone()).collect();
+        // Tensors and models before numbers and texts: they are what the language is about.
+        let plain = types.first().is_some_and(|kind| kind.starts_with(char::is_lowercase));
+        (types.len(), plain, types)
+    });
+    entry.docs.sort_by_cached_key(|doc| {
+        let refers = ["The same", "As "].iter().any(|start| doc.starts_with(start));
+        (refers, std::cmp::Reverse(doc.len()), doc.clone())
+    });
+    entry
 }
 
 fn gather_types(module: &ModuleData, types: &mut Types) {

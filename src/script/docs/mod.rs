@@ -3,6 +3,8 @@
 
 mod metadata;
 pub mod render;
+pub mod search;
+pub mod sections;
 
 use super::options::closest;
 use rhai::Engine;

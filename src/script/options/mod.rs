@@ -4,9 +4,11 @@
 //! are not data (models, closures, tensors) are taken out of the map first, through [`OptionMap`], so that the message about
 //! an unknown key can list every key that the function knows.
 
+pub mod describe;
 mod deserialize;
 mod fields;
 
+pub use describe::OptionInfo;
 pub use fields::field_names;
 
 use super::display;

@@ -50,6 +50,7 @@ pub(super) struct Report<'a> {
     notes: Vec<String>,
     sites: Vec<Site<'a>>,
     calls: Vec<Site<'a>>,
+    warning: bool,
 }
 
 /// Deeper call chains are cut in the middle of nowhere: the nearest calls say most.
@@ -57,7 +58,11 @@ const SHOWN_CALLS: usize = 5;
 
 impl<'a> Report<'a> {
     pub(super) fn new(title: String, notes: Vec<String>) -> Self {
-        Self { title, notes, sites: Vec::new(), calls: Vec::new() }
+        Self { title, notes, sites: Vec::new(), calls: Vec::new(), warning: false }
+    }
+
+    pub(super) fn only_a_warning(&mut self) {
+        self.warning = true;
     }
 
     pub(super) fn site(&mut self, site: Site<'a>) {
@@ -69,7 +74,8 @@ impl<'a> Report<'a> {
     }
 
     pub(super) fn render(&self, color: bool) -> String {
-        let mut group: Group<'_> = Group::with_title(Level::ERROR.primary_title(self.title.as_str()));
+        let level = if self.warning { Level::WARNING } else { Level::ERROR };
+        let mut group: Group<'_> = Group::with_title(level.primary_title(self.title.as_str()));
         let mut missing = Vec::new();
         // All places in one text share a snippet, so that its lines are shown once and in their order.
         let mut snippets: Vec<(&str, &str, Vec<Annotation<'_>>)> = Vec::new();
