@@ -208,6 +208,14 @@ x
         "12:21 warning `config` hides the variable of that name declared before",
     ];
     assert_eq!(shown, wanted, "{shown:#?}");
+    // Every use of an outer variable in a function, but not in a closure.
+    let text = "let a = 1;\nlet b = 2;\nfn f(x) { x + a }\nfn g(b) { let a = b; a + b }\nfn h(y) { y.map(|a| a + b) }\nlet c = |x| x + a;\nprint(f(1) + g(2) + h([c.call(1)])[0] + a);\nfn k() { a }\nk();\n";
+    std::fs::write(folder.path().join("outer.rhai"), text).unwrap();
+    let output = command(folder.path()).args(["check", "outer.rhai", "--json"]).output().unwrap();
+    let document = json(&output);
+    let places: Vec<(i64, i64)> =
+        document.as_array().unwrap().iter().map(|p| (p["line"].as_i64().unwrap(), p["column"].as_i64().unwrap())).collect();
+    assert_eq!(places, [(3, 15), (5, 25), (8, 10)], "{document:#}");
     // Warnings alone are no failure.
     std::fs::write(folder.path().join("warned.rhai"), "let x = 1;\nlet x = 2;\nprint(x);\n").unwrap();
     let output = command(folder.path()).args(["check", "warned.rhai"]).output().unwrap();

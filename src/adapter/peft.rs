@@ -214,7 +214,7 @@ pub fn describe_trainable(trainable: usize, all: usize) -> String {
 }
 
 /// A number with commas between groups of three digits.
-fn grouped(number: usize) -> String {
+pub fn grouped(number: usize) -> String {
     let digits = number.to_string();
     let mut out = String::new();
     for (i, digit) in digits.chars().enumerate() {

@@ -3,7 +3,7 @@
 use super::config::{Config, Mode};
 use crate::script::display;
 use crate::script::result::{blocks, tabular};
-use crate::show::{Table, terminal_width};
+use crate::show::{Block, Table, terminal_width};
 use rhai::Dynamic;
 use serde_json::Value;
 use std::io::{IsTerminal, Write};
@@ -21,7 +21,13 @@ pub(super) fn shown(value: &Dynamic, mode: Mode, colour: bool) -> String {
         Mode::Table => match blocks(value) {
             Some(blocks) => {
                 let width = terminal_width();
-                blocks.iter().map(|block| block.text(width, colour)).collect::<Vec<_>>().join("\n")
+                // A table that was made by hand is shown as it was made.
+                let whole = value.is::<Table>();
+                let text = |block: Block| match block {
+                    Block::Table(table) if !whole => table.brief(width).text(width),
+                    other => other.text(width, colour),
+                };
+                blocks.into_iter().map(text).collect::<Vec<_>>().join("\n")
             }
             None => display::repr(value),
         },
@@ -108,6 +114,9 @@ mod tests {
         assert_eq!(shown(&rows, Mode::Csv, false), "name,score\n\"a,b\",0.5\nc,2");
         assert!(shown(&rows, Mode::Markdown, false).starts_with("| name | score |\n| --- | ---: |\n| a,b |"));
         assert!(shown(&rows, Mode::Json, false).starts_with("[\n  {"));
+        let long = value("let text = \"\"; for i in 0..200 { text += \"words \"; } [#{ text: text, n: 1 }]");
+        assert!(shown(&long, Mode::Table, false).lines().count() <= 8);
+        assert!(shown(&long, Mode::Csv, false).len() > 1000);
         assert_eq!(shown(&value("[1, 2]"), Mode::Csv, false), "value\n1\n2");
         assert_eq!(shown(&value("\"x\""), Mode::Table, false), "\"x\"");
         assert_eq!(shown(&value("\"x\""), Mode::Json, false), "\"x\"");

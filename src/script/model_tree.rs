@@ -1,5 +1,6 @@
 //! A model as a tree: its modules with the number of their parameters and what of them trains. Blocks that are alike are one line.
 
+use crate::adapter::peft::grouped;
 use crate::nn::Parameter;
 use std::collections::HashSet;
 
@@ -108,19 +109,6 @@ fn counted((trains, all): (usize, usize)) -> String {
         some if some == all => format!("{} train", grouped(all)),
         some => format!("{} of {} train", grouped(some), grouped(all)),
     }
-}
-
-/// A number with commas between its thousands.
-pub(crate) fn grouped(number: usize) -> String {
-    let digits = number.to_string();
-    let mut out = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
 }
 
 /// The tree under a title.

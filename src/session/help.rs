@@ -8,6 +8,7 @@ use crate::script::docs::{Entry, Kind, Reference, render};
 use crate::script::error::ScriptResult;
 use crate::script::options::OptionInfo;
 use crate::script::registry::OptionCatalogue;
+use crate::show::{shorten, terminal_width};
 use rhai::Engine;
 use rhai::plugin::*;
 
@@ -53,14 +54,12 @@ fn options_list(options: &[OptionInfo]) -> String {
     options.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// Names with the first line of their documentation.
+/// Names with the first sentence of their documentation, a line each.
 fn list(entries: &[&Entry]) -> String {
     let shown = |entry: &Entry| if entry.kind == Kind::Property { format!(".{}", entry.name) } else { entry.name.clone() };
     let width = entries.iter().map(|entry| shown(entry).chars().count()).max().unwrap_or(0).min(40);
-    let line = |entry: &&Entry| {
-        let first = entry.docs.first().and_then(|doc| doc.lines().next()).unwrap_or_default();
-        format!("{:width$}  {first}", shown(entry))
-    };
+    let room = terminal_width().saturating_sub(width + 2).max(20);
+    let line = |entry: &&Entry| format!("{:width$}  {}", shown(entry), shorten(&entry.summary(), room));
     entries.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 

@@ -60,6 +60,18 @@ impl Table {
         Self { columns, rows: self.rows.iter().map(pick).collect(), ..self }
     }
 
+    /// The same table with texts cut so that a row of it takes about three lines on a terminal of `width` columns.
+    #[must_use]
+    pub fn brief(mut self, width: usize) -> Self {
+        let longest = (3 * width / self.columns.len().max(1)).max(20);
+        for cell in self.rows.iter_mut().flatten() {
+            if let Value::String(text) = cell {
+                *text = shorten(text, longest);
+            }
+        }
+        self
+    }
+
     /// For a terminal of `width` columns: a box, or one `name: value` a line where a box does not fit.
     pub fn text(&self, width: usize) -> String {
         let texts = self.texts();

@@ -6,6 +6,7 @@
 
 mod calls;
 mod habits;
+mod outer;
 
 use super::Status;
 use super::arguments::Common;
@@ -115,6 +116,7 @@ pub fn problems(session: &mut Session, source: &str) -> Vec<Problem> {
     let mut found = Calls::new(session.reference(), session.options(), &ast, source).problems(&ast);
     found.extend(habits::unused_results(&session.reference(), &ast));
     found.extend(habits::hidden_variables(session, source));
+    found.extend(outer::uses(&ast, &session.global_names()));
     found.extend(undefined_variables(session, source));
     found.sort_by_key(|problem| (problem.position.line(), problem.position.position()));
     found.dedup();

@@ -89,6 +89,13 @@ impl Entry {
         examples
     }
 
+    /// The first sentence of the documentation.
+    pub fn summary(&self) -> String {
+        let first = self.docs.first().and_then(|doc| doc.split("\n\n").next()).unwrap_or_default().replace('\n', " ");
+        let end = first.find(". ").map_or(first.len(), |at| at + 1);
+        first[..end].to_string()
+    }
+
     /// The last part of the name, without its module.
     pub fn short_name(&self) -> &str {
         self.name.rsplit("::").next().unwrap_or(&self.name)

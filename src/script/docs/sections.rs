@@ -144,7 +144,7 @@ pub fn pages(reference: &Reference) -> Vec<(String, String)> {
         let page = format!("# {}\n\n{}\n\n{}\n", section.title, section.about, render::markdown(&entries));
         index += &format!("\n## [{}]({}.md)\n\n{}\n\n", section.title, section.slug, section.about);
         for entry in &entries {
-            let first = entry.docs.first().and_then(|doc| doc.lines().next()).unwrap_or_default();
+            let first = entry.summary();
             let shown = if entry.kind == Kind::Property { format!(".{}", entry.name) } else { entry.name.clone() };
             index += &format!("- [`{shown}`]({}.md#{}): {first}\n", section.slug, anchor(&entry.name));
         }
