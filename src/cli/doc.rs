@@ -5,6 +5,7 @@ use super::arguments::{Common, DocFormat};
 use super::output::Output;
 use crate::script::docs::{render, sections};
 use crate::session::{Session, help};
+use crate::show::terminal_width;
 use std::path::Path;
 
 pub(super) fn run(name: Option<&str>, format: DocFormat, common: &Common, output: &Output) -> Status {
@@ -30,7 +31,7 @@ pub(super) fn run(name: Option<&str>, format: DocFormat, common: &Common, output
         (DocFormat::Json, _) => output.text(&serde_json::to_string_pretty(&render::json(&entries)).unwrap_or_default()),
         (DocFormat::Markdown, Some(_)) => output.text(&render::markdown(&entries)),
         (DocFormat::Text, Some(name)) => output.text(&help::about(&reference, session.options(), name)),
-        (DocFormat::Text, None) => output.text(&render::overview(&reference)),
+        (DocFormat::Text, None) => output.text(&render::overview(&reference, terminal_width())),
     }
     Status::Done
 }

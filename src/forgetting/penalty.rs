@@ -2,7 +2,6 @@
 
 use super::ewc::{Anchor, host_values};
 use crate::error::Result;
-use crate::ops::vectorised;
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Shape, Tensor, Var};
 use rayon::prelude::*;
 
@@ -30,26 +29,6 @@ fn with_values<T>(anchor: &Anchor, read: impl FnOnce(&[f32]) -> T) -> candle_cor
     Ok(read(&host_values(&value).map_err(candle_core::Error::wrap)?))
 }
 
-vectorised! {
-    /// `sum F (p - p0)^2`, in f64; eight sums side by side, because one would wait for itself.
-    fn weighted_squares(p: &[f32], p0: &[f32], f: &[f32]) -> f64 {
-        let mut sums = [0f64; 8];
-        let eights = p.chunks_exact(8).zip(p0.chunks_exact(8)).zip(f.chunks_exact(8));
-        for ((p, p0), f) in eights {
-            for k in 0..8 {
-                let distance = f64::from(p[k] - p0[k]);
-                sums[k] += f64::from(f[k]) * distance * distance;
-            }
-        }
-        let rest = p.len() / 8 * 8;
-        for k in rest..p.len() {
-            let distance = f64::from(p[k] - p0[k]);
-            sums[k - rest] += f64::from(f[k]) * distance * distance;
-        }
-        sums.iter().sum()
-    }
-}
-
 impl CustomOp1 for Penalty {
     fn name(&self) -> &'static str {
         "ewc_penalty"
@@ -60,7 +39,12 @@ impl CustomOp1 for Penalty {
         for anchor in &self.anchors {
             total += with_values(anchor, |values| {
                 let blocks = values.par_chunks(BLOCK).zip(anchor.original.par_chunks(BLOCK)).zip(anchor.fisher.par_chunks(BLOCK));
-                let sums: Vec<f64> = blocks.map(|((p, p0), f)| weighted_squares(p, p0, f)).collect();
+                let sums: Vec<f64> = blocks
+                    .map(|((p, p0), f)| {
+                        let terms = p.iter().zip(p0).zip(f).map(|((p, p0), f)| f64::from(*f) * f64::from(p - p0).powi(2));
+                        terms.sum::<f64>()
+                    })
+                    .collect();
                 sums.iter().sum::<f64>()
             })?;
         }

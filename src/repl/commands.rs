@@ -6,7 +6,7 @@ use super::transcript::{Entry, export};
 use super::{Next, Repl};
 use crate::script::core::resident_memory;
 use crate::script::display;
-use crate::script::result::extent;
+use crate::script::result::{bytes_of_all, extent};
 use crate::session::{Session, help};
 use crate::show::{Table, terminal_width};
 use std::path::Path;
@@ -19,38 +19,50 @@ pub(super) struct Command {
     argument: &'static str,
     about: &'static str,
     run: fn(&mut Repl, &str) -> Next,
+    /// With `!` behind the name, for commands that write files: a file that is there is replaced.
+    replace: Option<fn(&mut Repl, &str) -> Next>,
 }
 
-macro_rules! command {
-    ($name:literal, $argument:literal, $about:literal, $run:expr) => {
-        Command { name: $name, argument: $argument, about: $about, run: $run }
-    };
+const fn command(name: &'static str, argument: &'static str, about: &'static str, run: fn(&mut Repl, &str) -> Next) -> Command {
+    Command { name, argument, about, run, replace: None }
 }
+
+/// What `:save` and `:export` write.
+const SCRIPT: &[&str] = &["rhai"];
+const ANY: &[&str] = &["ipynb", "rhai", "html"];
 
 /// All commands, in the order in which `:help` lists them.
 pub(super) const COMMANDS: &[Command] = &[
-    command!("help", "[NAME]", "this text, or what a name is", help_command),
-    command!("vars", "", "the variables: type, shape, memory", variables),
-    command!("type", "CODE", "the type of a value", type_command),
-    command!("time", "CODE", "run code and say how long it took", time),
-    command!("load", "FILE", "run a script here; its variables and functions stay", load),
-    command!("run", "FILE", "run a script in a session of its own", run),
-    command!("edit", "[CODE]", "write an input in the editor; begins with the last one", edit),
-    command!("save", "FILE.rhai", "save the inputs that worked as a script (`:save!` replaces a file)", save),
-    command!(
-        "export",
-        "FILE",
-        "save the session with its outputs: .ipynb, .rhai or .html (`:export!` replaces a file)",
-        export_command
-    ),
-    command!("undo", "", "take back the last assignment", undo),
-    command!("reset", "", "forget all variables and functions", reset),
-    command!("mode", "[MODE]", "how results are shown: table, json, csv, markdown", mode),
-    command!("memory", "", "the memory of this process and of the variables", memory),
-    command!("device", "[NAME]", "where tensors and models are created: auto, cpu, cuda, cuda:N, metal", device),
-    command!("seed", "[N]", "restart the random numbers", seed),
-    command!("config", "", "the settings, and the file that may hold others", config),
-    command!("quit", "", "leave, as Ctrl-D does", |_, _| Next::Quit),
+    command("help", "[NAME]", "this text, or what a name is", help_command),
+    command("vars", "", "the variables: type, shape, memory", variables),
+    command("type", "CODE", "the type of a value", type_command),
+    command("time", "CODE", "run code and say how long it took", time),
+    command("load", "FILE", "run a script here; its variables and functions stay", load),
+    command("run", "FILE", "run a script in a session of its own", run),
+    command("edit", "[CODE]", "write an input in the editor; begins with the last one", edit),
+    Command {
+        replace: Some(|repl, file| write(repl, file, true, SCRIPT)),
+        ..command("save", "FILE.rhai", "save the inputs that worked as a script (`:save!` replaces a file)", |repl, file| {
+            write(repl, file, false, SCRIPT)
+        })
+    },
+    Command {
+        replace: Some(|repl, file| write(repl, file, true, ANY)),
+        ..command(
+            "export",
+            "FILE",
+            "save the session with its outputs: .ipynb, .rhai or .html (`:export!` replaces a file)",
+            |repl, file| write(repl, file, false, ANY),
+        )
+    },
+    command("undo", "", "take back the last assignment", undo),
+    command("reset", "", "forget all variables and functions", reset),
+    command("mode", "[MODE]", "how results are shown: table, json, csv, markdown", mode),
+    command("memory", "", "the memory of this process and of the variables", memory),
+    command("device", "[NAME]", "where tensors and models are created: auto, cpu, cuda, cuda:N, metal", device),
+    command("seed", "[N]", "restart the random numbers", seed),
+    command("config", "", "the settings, and the file that may hold others", config),
+    command("quit", "", "leave, as Ctrl-D does", |_, _| Next::Quit),
 ];
 
 /// Runs the command of a line without its colon.
@@ -63,12 +75,9 @@ pub(super) fn run_command(repl: &mut Repl, line: &str) -> Next {
         other => other,
     };
     let found = COMMANDS.iter().find(|command| command.name == name);
-    let takes_mark = matches!(name, "save" | "export");
-    match found.filter(|_| !replace || takes_mark) {
-        Some(command) => {
-            repl.replace = replace;
-            (command.run)(repl, rest.trim())
-        }
+    let run = found.and_then(|command| if replace { command.replace } else { Some(command.run) });
+    match run {
+        Some(run) => run(repl, rest.trim()),
         None => {
             let near = crate::script::options::closest(name, COMMANDS.iter().map(|command| command.name));
             let hint = near.map(|near| format!("; did you mean `:{near}`?")).unwrap_or_default();
@@ -225,25 +234,16 @@ fn edited(text: &str, config: &Config) -> Result<String, String> {
     crate::files::read_text(file.path()).map_err(|e| e.to_string())
 }
 
-fn save(repl: &mut Repl, file: &str) -> Next {
-    write(repl, file, &["rhai"]);
-    Next::Go
-}
-
-fn export_command(repl: &mut Repl, file: &str) -> Next {
-    write(repl, file, &["ipynb", "rhai", "html"]);
-    Next::Go
-}
-
-fn write(repl: &mut Repl, file: &str, suffixes: &[&str]) {
+fn write(repl: &mut Repl, file: &str, replace: bool, suffixes: &[&str]) -> Next {
     if file.is_empty() {
         say(&format!("give the name of a file that ends with .{}", suffixes.join(" or .")));
-        return;
+        return Next::Go;
     }
-    match export(&repl.entries, Path::new(file), repl.replace, suffixes) {
+    match export(&repl.entries, Path::new(file), replace, suffixes) {
         Ok(()) => say(&format!("{file}: {} inputs", repl.entries.len())),
         Err(error) => say(&format!("error: {error}")),
     }
+    Next::Go
 }
 
 fn undo(repl: &mut Repl, _: &str) -> Next {
@@ -274,7 +274,7 @@ fn mode(repl: &mut Repl, name: &str) -> Next {
 
 fn memory(repl: &mut Repl, _: &str) -> Next {
     let (now, peak) = resident_memory();
-    let variables: usize = repl.session.borrow().scope().iter().filter_map(|(_, _, value)| extent(&value).1).sum();
+    let variables = bytes_of_all(repl.session.borrow().scope().iter().map(|(_, _, value)| value));
     say(&format!("process {now:.0} MB, at most {peak:.0} MB; variables {}", size(variables)));
     Next::Go
 }
@@ -318,7 +318,7 @@ impl Repl {
         let text = {
             let session = self.session.borrow();
             match name.trim() {
-                "" => crate::script::docs::render::overview(&session.reference()),
+                "" => crate::script::docs::render::overview(&session.reference(), terminal_width()),
                 name => about(&session, name),
             }
         };

@@ -53,8 +53,6 @@ pub(crate) struct Repl {
     config: Config,
     entries: Vec<Entry>,
     undo: Undo,
-    /// The command was given with `!`.
-    replace: bool,
 }
 
 /// What a line of input asked for.
@@ -108,7 +106,6 @@ pub fn run(setup: Setup) -> Result<()> {
         config,
         entries: Vec::new(),
         undo: Undo::default(),
-        replace: false,
     };
     let mut history_works = true;
     let mut failures = 0;

@@ -11,10 +11,11 @@ use super::tensor::TensorValue;
 use crate::adapter::peft::grouped;
 use crate::data::Dataset;
 use crate::eval::statistics::wilson_interval;
+use crate::nn::Parameter;
 use crate::show::{Block, Figure, Plot, Table, Tone};
 use rhai::{Array, Dynamic, Map};
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 /// Rows that a table shows unless more are asked for.
 const MOST_ROWS: usize = 20;
@@ -242,6 +243,24 @@ pub fn extent(value: &Dynamic) -> (String, Option<usize>) {
     (String::new(), Some(held(value)))
 }
 
+/// The bytes that values hold together; parameters that several of them share count once.
+pub fn bytes_of_all(values: impl IntoIterator<Item = Dynamic>) -> usize {
+    let mut seen = HashSet::new();
+    let mut bytes = 0;
+    for value in values {
+        let parameters: Vec<Parameter> = if let Some(model) = value.read_lock::<ModelValue>() {
+            model.named_parameters().into_iter().map(|(_, parameter)| parameter).collect()
+        } else if let Some(module) = value.read_lock::<ModuleValue>() {
+            module.named_parameters().into_iter().map(|(_, parameter)| parameter).collect()
+        } else {
+            bytes += extent(&value).1.unwrap_or(0);
+            continue;
+        };
+        bytes += parameters.iter().filter(|p| seen.insert(p.key())).map(Parameter::size_in_bytes).sum::<usize>();
+    }
+    bytes
+}
+
 /// Bytes of plain values; of large arrays by their first elements.
 fn held(value: &Dynamic) -> usize {
     let own = std::mem::size_of::<Dynamic>();
@@ -311,5 +330,7 @@ mod tests {
         assert_eq!(of("zeros([2, 3])"), ("[2, 3]".to_string(), Some(24)));
         assert_eq!(of("[1, 2, 3]").0, "[3]");
         assert!(of("AutoModelForCausalLM::from_pretrained(\"tiny-random\")").1.unwrap() >= 28192 * 4);
+        let model = session.eval_line("AutoModelForCausalLM::from_pretrained(\"tiny-random\")").unwrap();
+        assert_eq!(bytes_of_all([model.clone(), model.clone()]), bytes_of_all([model]));
     }
 }

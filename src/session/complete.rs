@@ -2,7 +2,8 @@
 //! around the cursor, words that an option may be, names of models and data sets. Paths of files are left to the front.
 
 use super::Session;
-use super::tokens::{Kind as Token, Piece, open_text, pieces};
+use super::open::{Open, open_at_end};
+use super::tokens::{Kind as Token, Piece, pieces};
 use crate::script::docs::{Entry, Kind, Reference, Signature};
 use rhai::Dynamic;
 use std::cell::OnceCell;
@@ -58,7 +59,7 @@ impl Completer {
     /// What could be typed at byte `at` of `text`.
     pub fn complete(&self, session: &Session, text: &str, at: usize) -> Completion {
         let Some(before) = text.get(..at) else { return Completion::default() };
-        if let Some(quote) = open_text(before) {
+        if let Open::Text(quote) | Open::Template(quote) = open_at_end(before) {
             return self.within_text(session, before, quote);
         }
         let start = before.rfind(|c: char| !(c.is_alphanumeric() || c == '_')).map_or(0, |i| {

@@ -8,7 +8,7 @@ use crate::script::docs::{Entry, Kind, Reference, render};
 use crate::script::error::ScriptResult;
 use crate::script::options::OptionInfo;
 use crate::script::registry::OptionCatalogue;
-use crate::show::{shorten, terminal_width};
+use crate::show::terminal_width;
 use rhai::Engine;
 use rhai::plugin::*;
 
@@ -54,13 +54,8 @@ fn options_list(options: &[OptionInfo]) -> String {
     options.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// Names with the first sentence of their documentation, a line each.
 fn list(entries: &[&Entry]) -> String {
-    let shown = |entry: &Entry| if entry.kind == Kind::Property { format!(".{}", entry.name) } else { entry.name.clone() };
-    let width = entries.iter().map(|entry| shown(entry).chars().count()).max().unwrap_or(0).min(40);
-    let room = terminal_width().saturating_sub(width + 2).max(20);
-    let line = |entry: &&Entry| format!("{:width$}  {}", shown(entry), shorten(&entry.summary(), room));
-    entries.iter().map(line).collect::<Vec<_>>().join("\n")
+    render::list(entries, terminal_width())
 }
 
 fn nothing_called(reference: &Reference, name: &str) -> String {
@@ -180,7 +175,7 @@ mod functions_of_help {
     /// ```
     #[rhai_fn(name = "help", return_raw)]
     pub fn help_all(call: NativeCallContext) -> ScriptResult<()> {
-        print(&call, render::overview(&Reference::of(call.engine())))
+        print(&call, render::overview(&Reference::of(call.engine()), terminal_width()))
     }
 }
 

@@ -5,6 +5,7 @@ pub mod complete;
 pub mod help;
 pub mod incomplete;
 pub mod lessons;
+pub mod open;
 pub mod report;
 pub mod stdlib;
 pub mod tokens;

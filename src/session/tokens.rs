@@ -1,5 +1,6 @@
 //! A text of the language in coloured pieces, cut by Rhai's own lexer: what highlighting, bracket matching and completion look at.
 
+use super::open::{Part, comment_length, template_part, text_length};
 use rhai::{Engine, Position, Token};
 use std::ops::Range;
 
@@ -117,7 +118,7 @@ fn piece(text: &str, range: Range<usize>, token: &Token, continued: bool, pieces
     };
     let length = match (kind, token) {
         (Kind::Comment, _) => rest.trim_end().len(),
-        (Kind::Text, _) => text_length(rest, continued),
+        (Kind::Text, _) => string_length(rest, continued),
         // An open string runs to the end of its line.
         (Kind::Wrong, _) if rest.starts_with(['"', '\'', '`']) => rest.find('\n').unwrap_or(rest.len()),
         (_, Token::FloatConstant(number)) if rest.starts_with(number.1.as_str()) => number.1.len(),
@@ -141,26 +142,22 @@ fn sign_length(rest: &str) -> usize {
     space.min(comment.unwrap_or(rest.len()))
 }
 
-/// The length of a string, with its quotes; of a part of one, up to its `${` or its closing quote.
-fn text_length(rest: &str, continued: bool) -> usize {
+/// The length of a string with its quotes; of a part of a template string, up to the `{` of its `${` or with its backtick.
+fn string_length(rest: &str, continued: bool) -> usize {
     let hashes = rest.chars().take_while(|c| *c == '#').count();
     if hashes > 0 {
         let close = format!("\"{}", "#".repeat(hashes));
         return rest[hashes + 1..].find(&close).map_or(rest.len(), |at| hashes + 1 + at + close.len());
     }
-    let quote = if continued { '`' } else { rest.chars().next().unwrap_or('"') };
-    let mut letters = rest.char_indices().skip(usize::from(!continued)).peekable();
-    while let Some((at, letter)) = letters.next() {
-        match letter {
-            '\\' if quote != '`' => drop(letters.next()),
-            '$' if quote == '`' && letters.peek().is_some_and(|(_, next)| *next == '{') => return at + 1,
-            // Two backticks stand for one.
-            '`' if quote == '`' && letters.peek().is_some_and(|(_, next)| *next == '`') => drop(letters.next()),
-            _ if letter == quote => return at + letter.len_utf8(),
-            _ => {}
-        }
+    let opening = usize::from(!continued);
+    if !continued && !rest.starts_with('`') {
+        return text_length(rest).unwrap_or(rest.len());
     }
-    rest.len()
+    match template_part(&rest[opening..]) {
+        Part::Closed(length) => opening + length,
+        Part::Code(length) => opening + length - 1,
+        Part::Open => rest.len(),
+    }
 }
 
 /// The comments of a gap between tokens.
@@ -170,7 +167,7 @@ fn comments(text: &str, gap: Range<usize>, pieces: &mut Vec<Piece>) {
         let line = rest.starts_with("//");
         let length = match (line, rest.starts_with("/*")) {
             (true, _) => rest.find('\n').unwrap_or(rest.len()),
-            (_, true) => block_comment(rest),
+            (_, true) => comment_length(rest).unwrap_or(rest.len()),
             _ => {
                 at += rest.chars().next().map_or(1, char::len_utf8);
                 continue;
@@ -179,25 +176,6 @@ fn comments(text: &str, gap: Range<usize>, pieces: &mut Vec<Piece>) {
         pieces.push(Piece { range: at..at + length, kind: Kind::Comment });
         at += length;
     }
-}
-
-/// Block comments nest.
-fn block_comment(rest: &str) -> usize {
-    let (mut depth, mut at) = (0usize, 0);
-    while at < rest.len() {
-        let here = &rest[at..];
-        if here.starts_with("/*") {
-            (depth, at) = (depth + 1, at + 2);
-        } else if here.starts_with("*/") {
-            (depth, at) = (depth.saturating_sub(1), at + 2);
-            if depth == 0 {
-                return at;
-            }
-        } else {
-            at += here.chars().next().map_or(1, char::len_utf8);
-        }
-    }
-    rest.len()
 }
 
 /// Names by what stands around them.
@@ -244,47 +222,6 @@ pub fn matching_bracket(text: &str, pieces: &[Piece], cursor: usize) -> Option<(
 fn belong(one: &str, other: &str) -> bool {
     let pair = |open: &str, close: &str| matches!((open, close), ("(", ")") | ("[" | "?[", "]") | ("{" | "#{", "}"));
     pair(one, other) || pair(other, one)
-}
-
-/// Where a string starts that is still open at the end of the text.
-pub fn open_text(text: &str) -> Option<usize> {
-    let mut at = 0;
-    while at < text.len() {
-        let rest = &text[at..];
-        let letter = rest.chars().next()?;
-        match letter {
-            '/' if rest.starts_with("//") => at += rest.find('\n').unwrap_or(rest.len()),
-            '/' if rest.starts_with("/*") => at += block_comment(rest),
-            '"' => match closing_quote(rest) {
-                Some(length) => at += length,
-                None => return Some(at),
-            },
-            '`' => {
-                let length = text_length(rest, false);
-                let closed = length > 1 && rest[..length].ends_with('`');
-                if !closed && length == rest.len() {
-                    return Some(at);
-                }
-                // In `${..}` strings may open again; the text that follows its brace is not told from code, which is good enough
-                // for what is being typed.
-                at += length.max(1);
-            }
-            other => at += other.len_utf8(),
-        }
-    }
-    None
-}
-
-fn closing_quote(rest: &str) -> Option<usize> {
-    let mut letters = rest.char_indices().skip(1);
-    while let Some((at, letter)) = letters.next() {
-        match letter {
-            '\\' => drop(letters.next()),
-            '"' => return Some(at + 1),
-            _ => {}
-        }
-    }
-    None
 }
 
 /// From lines and columns to bytes; positions come in order.
@@ -385,15 +322,6 @@ mod tests {
         assert_eq!(partner(0), None);
     }
 
-    #[test]
-    fn an_open_string_is_found() {
-        assert_eq!(open_text("load(\"a"), Some(5));
-        assert_eq!(open_text("load(\"a\")"), None);
-        assert_eq!(open_text("\"a\\\""), Some(0));
-        assert_eq!(open_text("// \"\nx"), None);
-        assert_eq!(open_text("`a"), Some(0));
-    }
-
     proptest::proptest! {
         #[test]
         fn any_text_is_cut_without_loss(text in "[ -~\\n\u{e4}\u{1f600}]{0,60}") {
@@ -404,7 +332,6 @@ mod tests {
                 proptest::prop_assert!(text.is_char_boundary(piece.range.start) && text.is_char_boundary(piece.range.end));
                 end = piece.range.end;
             }
-            let _ = open_text(&text);
             for cursor in 0..=text.len() {
                 let _ = matching_bracket(&text, &found, cursor);
             }

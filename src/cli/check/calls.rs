@@ -13,7 +13,7 @@ type Arities = HashMap<String, HashSet<usize>>;
 /// What calls are held against.
 pub(super) struct Calls<'a> {
     options: &'a OptionCatalogue,
-    reference: Reference,
+    reference: &'a Reference,
     native: Arities,
     script: Arities,
     /// Modules that the script imports: what is in them is known only when it runs.
@@ -28,7 +28,7 @@ const BUILT_IN: &[&str] =
     &["Fn", "call", "curry", "eval", "is_def_fn", "is_def_var", "is_shared", "type_of", "print", "debug", "this"];
 
 impl<'a> Calls<'a> {
-    pub(super) fn new(reference: Reference, options: &'a OptionCatalogue, ast: &AST, source: &str) -> Self {
+    pub(super) fn new(reference: &'a Reference, options: &'a OptionCatalogue, ast: &AST, source: &str) -> Self {
         let mut native = Arities::new();
         for entry in reference.entries().iter().filter(|entry| entry.kind == Kind::Function) {
             let arities = native.entry(entry.name.clone()).or_default();

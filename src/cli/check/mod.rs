@@ -113,8 +113,9 @@ pub fn problems(session: &mut Session, source: &str) -> Vec<Problem> {
             return vec![Problem::error(error.position(), message)];
         }
     };
-    let mut found = Calls::new(session.reference(), session.options(), &ast, source).problems(&ast);
-    found.extend(habits::unused_results(&session.reference(), &ast));
+    let reference = session.reference();
+    let mut found = Calls::new(&reference, session.options(), &ast, source).problems(&ast);
+    found.extend(habits::unused_results(&reference, &ast));
     found.extend(habits::hidden_variables(session, source));
     found.extend(outer::uses(&ast, &session.global_names()));
     found.extend(undefined_variables(session, source));
@@ -149,11 +150,13 @@ fn undefined_variables(session: &mut Session, source: &str) -> Vec<Problem> {
             }
             _ => break,
         };
-        let hint = match declared(source).any(|known| known == name) {
-            true => "\nhelp: functions do not see outer variables; pass it as an argument".to_string(),
-            false => help(closest(name, globals.iter().map(String::as_str).chain(declared(source)))),
+        let message = match declared(source).any(|known| known == name) {
+            true => outer::message(name),
+            false => {
+                let near = closest(name, globals.iter().map(String::as_str).chain(declared(source)));
+                format!("no variable is called `{name}` here{}", help(near))
+            }
         };
-        let message = format!("no variable is called `{name}` here{hint}");
         found.push(Problem::error(error.position(), message));
         if known.contains(name) {
             // Declared already and still unknown: inside a function, where outer variables do not reach.

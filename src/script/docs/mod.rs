@@ -96,6 +96,11 @@ impl Entry {
         first[..end].to_string()
     }
 
+    /// The name as lists show it: a property with its period.
+    pub fn shown_name(&self) -> String {
+        if self.kind == Kind::Property { format!(".{}", self.name) } else { self.name.clone() }
+    }
+
     /// The last part of the name, without its module.
     pub fn short_name(&self) -> &str {
         self.name.rsplit("::").next().unwrap_or(&self.name)

@@ -1,6 +1,7 @@
 //! The reference as text for terminals, as Markdown and as JSON.
 
 use super::{Entry, Kind, Reference};
+use crate::show::shorten;
 use serde_json::{Value, json};
 use std::fmt::Write;
 
@@ -73,29 +74,21 @@ pub fn json(entries: &[&Entry]) -> Value {
     entries.iter().map(entry).collect()
 }
 
-/// The list of all names of the language, one line each with its first sentence.
-pub fn overview(reference: &Reference) -> String {
-    let entries: Vec<&Entry> = listed(reference);
-    let width = entries.iter().map(|entry| shown_name(entry).chars().count()).max().unwrap_or(0).min(40);
-    let mut out = String::new();
-    for entry in entries {
-        let first = entry.docs.first().and_then(|doc| doc.lines().next()).unwrap_or("");
-        let _ = writeln!(out, "{:width$}  {first}", shown_name(entry));
-    }
-    out.push_str(
-        "\nftrepl doc NAME shows one of them with its examples; the functions of Rhai itself are at https://rhai.rs/book",
-    );
-    out
+/// Names with the first sentence of their documentation, a line each of at most `width` characters.
+pub fn list(entries: &[&Entry], width: usize) -> String {
+    let names = entries.iter().map(|entry| entry.shown_name().chars().count()).max().unwrap_or(0).min(40);
+    let room = width.saturating_sub(names + 2).max(20);
+    let line = |entry: &&Entry| format!("{:names$}  {}", entry.shown_name(), shorten(&entry.summary(), room));
+    entries.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// The list of all names of the language.
+pub fn overview(reference: &Reference, width: usize) -> String {
+    let rest = "ftrepl doc NAME shows one of them with its examples; the functions of Rhai itself are at https://rhai.rs/book";
+    format!("{}\n\n{rest}", list(&listed(reference), width))
 }
 
 /// What the overview lists: everything that is the language's own, without operators.
 pub fn listed(reference: &Reference) -> Vec<&Entry> {
     reference.entries().iter().filter(|entry| entry.ours && entry.kind != Kind::Operator).collect()
-}
-
-fn shown_name(entry: &Entry) -> String {
-    match entry.kind {
-        Kind::Property => format!(".{}", entry.name),
-        _ => entry.name.clone(),
-    }
 }

@@ -1,6 +1,6 @@
 //! The chapters of the reference, and which entry stands in which: by its module, by the type that it belongs to or gives, by its name.
 
-use super::{Entry, Kind, Reference, render};
+use super::{Entry, Reference, render};
 
 /// A chapter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,7 +145,7 @@ pub fn pages(reference: &Reference) -> Vec<(String, String)> {
         index += &format!("\n## [{}]({}.md)\n\n{}\n\n", section.title, section.slug, section.about);
         for entry in &entries {
             let first = entry.summary();
-            let shown = if entry.kind == Kind::Property { format!(".{}", entry.name) } else { entry.name.clone() };
+            let shown = entry.shown_name();
             index += &format!("- [`{shown}`]({}.md#{}): {first}\n", section.slug, anchor(&entry.name));
         }
         pages.push((format!("{}.md", section.slug), page));
