@@ -17,6 +17,8 @@ pub struct ProgressUpdate {
     pub unit: &'static str,
     /// More to show behind the bar: "loss 2.31, 180 tokens/s".
     pub message: String,
+    /// The training loss of this step [nats per token], where the task is a training.
+    pub loss: Option<f64>,
     /// True with the last report of a task.
     pub finished: bool,
 }
@@ -83,7 +85,13 @@ impl Control {
     /// Reports progress.
     pub fn progress(&self, task: &str, done: u64, total: u64, unit: &'static str, message: String) {
         let finished = total > 0 && done >= total;
-        self.sink.update(&ProgressUpdate { task: task.to_string(), done, total, unit, message, finished });
+        self.sink.update(&ProgressUpdate { task: task.to_string(), done, total, unit, message, loss: None, finished });
+    }
+
+    /// Reports a step of a training with its loss.
+    pub fn training_step(&self, done: u64, total: u64, loss: f64, message: String) {
+        let (task, unit) = ("train".to_string(), "steps");
+        self.sink.update(&ProgressUpdate { task, done, total, unit, message, loss: Some(loss), finished: done >= total });
     }
 
     /// Shows a warning.

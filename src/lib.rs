@@ -9,7 +9,7 @@
 //! | library | [`nn`], [`model`], [`optim`], [`data`], [`adapter`], [`train`], [`eval`], [`forgetting`] |
 //! | script | [`script`]: the Rhai bindings |
 //! | session | [`session`]: engine, scope, output, interrupt |
-//! | fronts | [`cli`], [`repl`] |
+//! | fronts | [`cli`], [`repl`], [`kernel`] |
 
 pub mod adapter;
 pub mod autograd;
@@ -21,6 +21,7 @@ pub mod error;
 pub mod eval;
 pub mod files;
 pub mod forgetting;
+pub mod kernel;
 pub mod model;
 pub mod nn;
 pub mod ops;

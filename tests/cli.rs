@@ -95,7 +95,7 @@ fn wrong_usage_is_status_2() {
         (vec!["-e", "1", "--set", "x"], "KEY=VALUE"),
         (vec!["lesson", "9"], "there is no lesson 9"),
         (vec!["lesson", "--step", "nonsense"], "no step \"nonsense\""),
-        (vec!["jupyter", "install"], "not in this build"),
+        (vec!["jupyter", "instal"], "install"),
     ] {
         let output = run(&arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", err(&output));
@@ -209,13 +209,13 @@ x
     ];
     assert_eq!(shown, wanted, "{shown:#?}");
     // Every use of an outer variable in a function, but not in a closure.
-    let text = "let a = 1;\nlet b = 2;\nfn f(x) { x + a }\nfn g(b) { let a = b; a + b }\nfn h(y) { y.map(|a| a + b) }\nlet c = |x| x + a;\nprint(f(1) + g(2) + h([c.call(1)])[0] + a);\nfn k() { a }\nk();\n";
+    let text = "let a = 1;\nlet b = 2;\nfn f(x) { x + a }\nfn g(b) { let a = b; a + b }\nfn h(y) { y.map(|a| a + b) }\nlet c = |x| x + a;\nprint(f(1) + g(2) + h([c.call(1)])[0] + a);\nfn k() { a }\nk();\nfn m() { [1].map(|a| a)[0] + a }\nfn n(f) { let g = |x| { let b = 1; x + b + a }; f + g.call(1) }\nm() + n(1);\n";
     std::fs::write(folder.path().join("outer.rhai"), text).unwrap();
     let output = command(folder.path()).args(["check", "outer.rhai", "--json"]).output().unwrap();
     let document = json(&output);
     let places: Vec<(i64, i64)> =
         document.as_array().unwrap().iter().map(|p| (p["line"].as_i64().unwrap(), p["column"].as_i64().unwrap())).collect();
-    assert_eq!(places, [(3, 15), (5, 25), (8, 10)], "{document:#}");
+    assert_eq!(places, [(3, 15), (5, 25), (8, 10), (10, 30), (11, 44)], "{document:#}");
     // Warnings alone are no failure.
     std::fs::write(folder.path().join("warned.rhai"), "let x = 1;\nlet x = 2;\nprint(x);\n").unwrap();
     let output = command(folder.path()).args(["check", "warned.rhai"]).output().unwrap();
@@ -316,4 +316,60 @@ fn a_reader_that_goes_away_ends_the_program_quietly() {
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert_eq!((err(&output).as_str(), output.status.code()), ("", Some(0)));
+}
+
+#[test]
+fn the_kernel_is_installed_and_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| {
+        let output =
+            command(folder.path()).arg("jupyter").args(arguments).env("JUPYTER_DATA_DIR", folder.path()).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+        out(&output)
+    };
+    let description = folder.path().join("kernels/ftrepl/kernel.json");
+    assert!(run(&["status"]).contains("not installed in"));
+    assert!(run(&["install"]).contains("is installed in"));
+    let spec: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&description).unwrap()).unwrap();
+    assert_eq!((&spec["argv"][0], &spec["argv"][2]), (&env!("CARGO_BIN_EXE_ftrepl").into(), &"{connection_file}".into()));
+    let status: serde_json::Value = serde_json::from_str(&run(&["status", "--json"])).unwrap();
+    assert_eq!(status["installed"], true);
+    // A program that has gone is told.
+    std::fs::write(&description, spec.to_string().replace("/ftrepl\"", "/gone\"")).unwrap();
+    assert!(run(&["status"]).contains("gone is not there"));
+    assert!(run(&["uninstall"]).contains("removed") && !description.exists());
+    assert!(run(&["uninstall"]).contains("there is no kernel"));
+    let environment = folder.path().join("venv");
+    run(&["install", "--prefix", environment.to_str().unwrap()]);
+    assert!(environment.join("share/jupyter/kernels/ftrepl/kernel.json").exists());
+    // A connection file that is none.
+    let output = command(folder.path()).args(["kernel", "nothing.json"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    has(&err(&output), &["nothing.json"]);
+}
+
+#[test]
+fn scripts_become_notebooks_and_come_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = "//! title: A test\n\n// %% [markdown]\n// # Head\n//\n// Text\n\n// %%\nlet x = \"a\\\"#b\";\nprint(x);\n";
+    let path = folder.path().join("a.rhai");
+    std::fs::write(&path, script).unwrap();
+    for kernel in ["ftrepl", "rust"] {
+        let output = command(folder.path()).args(["convert", "a.rhai", "--to", "ipynb", "--kernel", kernel]).output().unwrap();
+        assert_eq!((output.status.code(), out(&output).trim()), (Some(0), "a.rhai -> a.ipynb"), "{}", err(&output));
+        let book: serde_json::Value =
+            serde_json::from_str(&std::fs::read_to_string(folder.path().join("a.ipynb")).unwrap()).unwrap();
+        assert_eq!(book["metadata"]["kernelspec"]["name"], kernel);
+        let back = command(folder.path()).args(["convert", "a.ipynb", "--to", "rhai", "-o", "back.rhai"]).output().unwrap();
+        assert_eq!(back.status.code(), Some(0), "{}", err(&back));
+        assert_eq!(std::fs::read_to_string(folder.path().join("back.rhai")).unwrap(), script);
+    }
+    let same = command(folder.path()).args(["convert", "a.rhai", "--to", "rhai"]).output().unwrap();
+    assert_eq!(same.status.code(), Some(2));
+    has(&err(&same), &["is a .rhai file already", "--output"]);
+    std::fs::write(folder.path().join("bad.ipynb"), "{").unwrap();
+    let bad = command(folder.path()).args(["convert", "bad.ipynb", "--to", "rhai"]).output().unwrap();
+    assert_eq!(bad.status.code(), Some(1));
+    has(&err(&bad), &["bad.ipynb", "is no notebook"]);
+    assert!(!folder.path().join("bad.rhai").exists());
 }

@@ -90,10 +90,33 @@ pub enum Command {
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
-    /// Install the kernel for notebooks.
+    /// The kernel for notebooks: install it, remove it, tell where it is.
     Jupyter {
         #[arg(value_enum)]
         action: JupyterAction,
+        /// In the Python environment in this folder; for the user unless given.
+        #[arg(long, value_name = "DIR")]
+        prefix: Option<PathBuf>,
+    },
+    /// Serve a notebook; Jupyter starts this.
+    #[command(hide = true)]
+    Kernel {
+        /// The file that says where to listen.
+        connection: PathBuf,
+    },
+    /// Make a notebook of a script, or a script of a notebook.
+    Convert {
+        /// The script or notebook.
+        file: PathBuf,
+        /// Into what.
+        #[arg(long, value_enum)]
+        to: NotebookFormat,
+        /// For which kernel a notebook is made.
+        #[arg(long, value_enum, default_value_t = NotebookKernel::Ftrepl)]
+        kernel: NotebookKernel,
+        /// The file to write; beside the given one unless said.
+        #[arg(long, short = 'o', value_name = "FILE")]
+        output: Option<PathBuf>,
     },
     /// What this machine and this build can do.
     Doctor,
@@ -138,6 +161,20 @@ pub enum DocFormat {
     Json,
     /// Definitions for the Rhai language server.
     Lsp,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum NotebookFormat {
+    Ipynb,
+    Rhai,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum NotebookKernel {
+    /// Ours: cells of the language.
+    Ftrepl,
+    /// evcxr: cells of Rust that run the language's.
+    Rust,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -3,6 +3,7 @@
 use super::Status;
 use super::arguments::Common;
 use super::output::Output;
+use crate::kernel::install;
 use crate::script::core::resident_memory;
 use serde_json::{Map, Value};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -26,7 +27,7 @@ pub(super) fn run(common: &Common, output: &Output) -> Status {
         ("hub cache", path_and_state(hub_cache()).into()),
         ("hub", hub().into()),
         ("pip", pip().into()),
-        ("jupyter kernel", "not in this build".into()),
+        ("jupyter kernel", jupyter_kernel().into()),
     ];
     if output.json() {
         let document: Map<String, Value> = findings.into_iter().map(|(name, value)| (name.replace(' ', "_"), value)).collect();
@@ -43,6 +44,14 @@ pub(super) fn run(common: &Common, output: &Output) -> Status {
         output.text(&format!("{name:28} {shown}"));
     }
     Status::Done
+}
+
+fn jupyter_kernel() -> String {
+    match install::installed(None) {
+        Ok(Some(program)) => format!("installed, starts {program}"),
+        Ok(None) => "not installed; `ftrepl jupyter install` installs it".into(),
+        Err(error) => error.to_string(),
+    }
 }
 
 fn cpu_features() -> Vec<&'static str> {

@@ -7,6 +7,7 @@ use super::Status;
 use super::arguments::Common;
 use super::output::Output;
 use super::run;
+use crate::session::cells::{Cell, cells};
 use crate::session::is_interrupt;
 use crate::session::lessons::{STEPS, Step};
 use serde_json::json;
@@ -22,14 +23,6 @@ pub struct Choice {
     pub step: Option<String>,
     /// Sets the parameter `quick` to true.
     pub quick: bool,
-}
-
-/// A piece of a script.
-#[derive(Debug, PartialEq)]
-enum Cell {
-    Prose(String),
-    /// Code with the number of lines before it, so that errors point into the file.
-    Code(String, usize),
 }
 
 /// Runs the command.
@@ -123,52 +116,14 @@ fn walk(step: &Step, quick: bool, common: &Common, output: &Output) -> Result<rh
     Ok(last)
 }
 
-fn cells(source: &str) -> Vec<Cell> {
-    let mut cells = Vec::new();
-    let mut prose = false;
-    let mut lines: Vec<&str> = Vec::new();
-    let mut first = 0;
-    let mut close = |prose: bool, lines: &mut Vec<&str>, first: usize| {
-        let text = lines.join("\n");
-        lines.clear();
-        if text.trim().is_empty() {
-            return;
-        }
-        cells.push(match prose {
-            true => Cell::Prose(text.trim().to_string()),
-            false => Cell::Code(text, first),
-        });
-    };
-    for (index, line) in source.lines().enumerate() {
-        if let Some(marker) = line.strip_prefix("// %%") {
-            close(prose, &mut lines, first);
-            prose = marker.trim().starts_with("[markdown]");
-            first = index + 1;
-        } else if prose {
-            let text = line.strip_prefix("//").unwrap_or(line);
-            lines.push(text.strip_prefix(' ').unwrap_or(text));
-        } else if index == first && line.starts_with("//!") {
-            // The header is told before the walk begins.
-            first = index + 1;
-        } else {
-            lines.push(line);
-        }
-    }
-    close(prose, &mut lines, first);
-    cells
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_script_is_cut_into_cells() {
-        let source =
-            "//! title: Title\n//! time: about 1 s\n// %% [markdown]\n// # Head\n//\n// Text\n// %%\nlet x = 1;\nx\n// %%\n\n";
-        let cells = cells(source);
-        assert_eq!(cells, [Cell::Prose("# Head\n\nText".into()), Cell::Code("let x = 1;\nx".into(), 7)]);
-        let step = Step { lesson: 4, file: "scripts/lesson04/01_two_tasks.rhai", source: Box::leak(source.into()) };
+    fn a_step_is_called_by_its_name() {
+        let step =
+            Step { lesson: 4, file: "scripts/lesson04/01_two_tasks.rhai", source: "//! title: Title\n//! time: about 1 s\n1" };
         assert_eq!((step.title(), step.time(), step.name()), ("Title", Some("1 s"), "two_tasks"));
         assert!(step.called("two_tasks") && step.called("01_two_tasks"));
         assert_eq!((step.seconds(false), step.seconds(true)), (Some(1.0), Some(1.0)));

@@ -2,8 +2,10 @@
 
 mod arguments;
 pub mod check;
+mod convert;
 mod doc;
 mod doctor;
+mod jupyter;
 pub mod lesson;
 mod model;
 mod output;
@@ -100,7 +102,9 @@ fn run_command(command: Command, common: &Common, output: &Output) -> Status {
         Command::Model { action } => model::run(&action, output),
         Command::Doc { name, format } => doc::run(name.as_deref(), format, common, output),
         Command::Check { files } => check::run(&files, common, output),
-        Command::Jupyter { .. } => output.usage("the Jupyter kernel is not in this build"),
+        Command::Jupyter { action, prefix } => jupyter::run(action, prefix.as_deref(), output),
+        Command::Kernel { connection } => jupyter::serve(&connection, common, output),
+        Command::Convert { file, to, kernel, output: target } => convert::run(&file, to, kernel, target.as_deref(), output),
         Command::Doctor => doctor::run(common, output),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -12,6 +12,7 @@ mod transcript;
 mod undo;
 
 use crate::error::{Error, Result};
+use crate::session::help::{Question, question};
 use crate::session::{Session, is_interrupt};
 use config::{CompletionStyle, Config, EditMode};
 use editing::Assistant;
@@ -157,13 +158,16 @@ impl Repl {
         if line.is_empty() {
             return Next::Go;
         }
-        if let Some(name) = line.strip_prefix("??").or_else(|| name_in_front(line, "??")) {
-            self.source(name);
-            return Next::Go;
-        }
-        if let Some(name) = line.strip_prefix('?').or_else(|| name_in_front(line, "?")) {
-            self.document(name);
-            return Next::Go;
+        match question(line) {
+            Some(Question::Source(name)) => {
+                self.source(name);
+                return Next::Go;
+            }
+            Some(Question::About(name)) => {
+                self.document(name);
+                return Next::Go;
+            }
+            None => {}
         }
         match line.strip_prefix(':') {
             Some(command) => commands::run_command(self, command),
@@ -204,10 +208,4 @@ impl Repl {
     fn take_printed(&self) -> String {
         std::mem::take(&mut self.printed.borrow_mut())
     }
-}
-
-/// `name` of `name?`, as IPython takes it.
-fn name_in_front<'a>(line: &'a str, mark: &str) -> Option<&'a str> {
-    let name = line.strip_suffix(mark)?;
-    name.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | ':' | '.')).then_some(name).filter(|name| !name.is_empty())
 }

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::script::display;
 use crate::script::result::blocks;
+use crate::session::notebook::{self, Language, lines};
 use crate::show::{Block, Report, Section};
 use rhai::Dynamic;
 use serde_json::{Value, json};
@@ -83,11 +84,6 @@ impl Entry {
     }
 }
 
-/// A text as notebooks store it: an array of lines with their ends.
-fn lines(text: &str) -> Value {
-    text.split_inclusive('\n').collect()
-}
-
 /// The inputs that worked, as a script.
 pub(super) fn script(entries: &[Entry]) -> String {
     let mut text = String::from("// A session of ftrepl: the inputs that worked, in order.\n");
@@ -104,18 +100,9 @@ pub(super) fn script(entries: &[Entry]) -> String {
     text
 }
 
-fn notebook(entries: &[Entry]) -> String {
+fn book(entries: &[Entry]) -> String {
     let cells: Vec<Value> = entries.iter().enumerate().map(|(i, entry)| entry.cell(i + 1)).collect();
-    let book = json!({
-        "cells": cells,
-        "metadata": {
-            "kernelspec": { "display_name": "ftrepl", "language": "rhai", "name": "ftrepl" },
-            "language_info": { "file_extension": ".rhai", "mimetype": "text/x-rhai", "name": "rhai" },
-        },
-        "nbformat": 4,
-        "nbformat_minor": 5,
-    });
-    format!("{book:#}\n")
+    notebook::document(cells, notebook::kernel_metadata(Language::Rhai))
 }
 
 fn page(entries: &[Entry]) -> String {
@@ -136,7 +123,7 @@ pub(super) fn export(entries: &[Entry], path: &Path, replace: bool, suffixes: &[
         return Err(Error::argument(format!("{} is there already; with `!` behind the command it is replaced", path.display())));
     }
     let text = match suffix.as_str() {
-        "ipynb" => notebook(entries),
+        "ipynb" => book(entries),
         "html" => page(entries),
         _ => script(entries),
     };
@@ -166,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_notebook_holds_all_outputs() {
-        let book: Value = serde_json::from_str(&notebook(&entries())).unwrap();
+        let book: Value = serde_json::from_str(&book(&entries())).unwrap();
         assert_eq!(book["cells"][0]["outputs"][0]["text"][0], "printed\n");
         assert_eq!(book["cells"][1]["outputs"][0]["output_type"], "error");
         assert_eq!(book["cells"][2]["outputs"][0]["data"]["text/plain"][0], "2");

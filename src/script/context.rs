@@ -27,6 +27,16 @@ pub struct Context {
     pub arguments: Vec<String>,
     /// `--out`: where scripts put their files.
     pub out: PathBuf,
+    /// A front that shows values in a way of its own in the middle of a script; elsewhere they are printed as text.
+    pub canvas: Option<Rc<dyn Canvas>>,
+}
+
+/// A place for values with faces: a notebook's cell.
+pub trait Canvas: std::fmt::Debug {
+    /// Shows a value in its best face.
+    fn show(&self, value: &Dynamic);
+    /// Takes away what the running input has shown, with `wait` only when the next thing is shown.
+    fn clear(&self, wait: bool);
 }
 
 impl Context {
@@ -40,6 +50,7 @@ impl Context {
             parameters: BTreeMap::new(),
             arguments: Vec::new(),
             out: PathBuf::from("."),
+            canvas: None,
         }
     }
 

@@ -1,10 +1,11 @@
 //! Figures, tables and pages: values that the front shows in its own way, and that `save` writes to a file.
 
-use super::context::context;
+use super::context::{context, print};
 use super::convert::{to_number, to_numbers};
 use super::display;
 use super::error::{IntoScript, ScriptResult};
 use super::options::{OptionMap, options as parse};
+use super::result::blocks;
 use super::show_values::{FigureOptions, TableOptions, bars_of, history_of, points_of, report_of, table_of};
 use crate::error::Error;
 use crate::files::write_text;
@@ -106,6 +107,45 @@ mod show_functions {
     #[rhai_fn(name = "plot", return_raw)]
     pub fn plot_default(values: Dynamic) -> ScriptResult<Figure> {
         plot(values, Map::new())
+    }
+
+    /// Shows a value at once, as the last value of an input is shown: a table, a figure, a training run with its loss curve. A
+    /// notebook shows figures as pictures, in the middle of a cell as well.
+    ///
+    /// ```rhai
+    /// display([#{ method: "LoRA", score: 0.75 }, #{ method: "full", score: 0.5 }]);
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn display(call: NativeCallContext, value: Dynamic) -> ScriptResult<()> {
+        if let Some(canvas) = &context(&call)?.canvas {
+            canvas.show(&value);
+            return Ok(());
+        }
+        let width = terminal_width();
+        let text = match blocks(&value) {
+            Some(blocks) => blocks.iter().map(|block| block.text(width, false)).collect::<Vec<_>>().join("\n"),
+            None => super::display::text(&value),
+        };
+        print(&call, text)
+    }
+
+    /// Takes away what the running cell of a notebook has shown so far; elsewhere nothing. With `wait` only when the next thing is
+    /// shown, so that what is redrawn does not flicker.
+    ///
+    /// ```rhai
+    /// for step in 1..3 { clear_output(true); display(`step ${step}`); }
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn clear_output(call: NativeCallContext, wait: bool) -> ScriptResult<()> {
+        if let Some(canvas) = &context(&call)?.canvas {
+            canvas.clear(wait);
+        }
+        Ok(())
+    }
+
+    #[rhai_fn(name = "clear_output", return_raw)]
+    pub fn clear_output_now(call: NativeCallContext) -> ScriptResult<()> {
+        clear_output(call, false)
     }
 
     /// Labelled points: an array of maps with `label`, `x`, `y` and, for error bars, `x_low`, `x_high`, `y_low`, `y_high`.

@@ -4,7 +4,7 @@ use super::{Session, Sources, help, stdlib};
 use crate::adapter::ModelHandle;
 use crate::control::{Control, Silent};
 use crate::error::{Error, Result};
-use crate::script::context::{Context, SharedContext};
+use crate::script::context::{Canvas, Context, SharedContext};
 use rhai::module_resolvers::FileModuleResolver;
 use rhai::{AST, Dynamic, Engine, Module, OptimizationLevel, Scope};
 use std::collections::BTreeMap;
@@ -23,6 +23,7 @@ pub struct Builder {
     arguments: Vec<String>,
     control: Control,
     output: Rc<dyn Fn(&str)>,
+    canvas: Option<Rc<dyn Canvas>>,
     call_levels: usize,
 }
 
@@ -38,6 +39,7 @@ impl Default for Builder {
             control: Control::new(Arc::default(), Arc::new(Silent)),
             // A closed standard output is the front's matter.
             output: Rc::new(|text| drop(writeln!(std::io::stdout(), "{text}"))),
+            canvas: None,
             call_levels: 64,
         }
     }
@@ -100,6 +102,13 @@ impl Builder {
         self
     }
 
+    /// Where `display(value)` shows a value; printed as text unless set.
+    #[must_use]
+    pub fn canvas(mut self, canvas: impl Canvas + 'static) -> Self {
+        self.canvas = Some(Rc::new(canvas));
+        self
+    }
+
     /// How deep functions may call functions; 64 unless set, which a thread's usual stack of 2 MB holds.
     #[must_use]
     pub fn call_levels(mut self, levels: usize) -> Self {
@@ -124,6 +133,7 @@ impl Builder {
         context.parameters = self.parameters;
         context.arguments = self.arguments.clone();
         context.out = self.out;
+        context.canvas = self.canvas;
         let context = Rc::new(context);
         set_limits(&mut engine, self.call_levels);
         crate::script::names::free_reserved_words(&mut engine);

@@ -341,6 +341,19 @@ fn called_function(text: &str, parts: &[Piece]) -> Option<String> {
     Some(full_name(text, &parts[..=name]))
 }
 
+/// The functions in whose arguments the pieces end, the innermost first.
+pub fn calls_around(text: &str, parts: &[Piece]) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut rest = parts;
+    while let Some(open) = enclosing(rest) {
+        rest = &parts[..open];
+        if parts[open].of(text) == "(" && rest.last().is_some_and(is_word) {
+            found.push(full_name(text, rest));
+        }
+    }
+    found
+}
+
 /// "nn::Linear" of `nn`, `::`, `Linear` at the end of the pieces.
 fn full_name(text: &str, parts: &[Piece]) -> String {
     match parts {
@@ -453,6 +466,13 @@ mod tests {
         assert!(names(&session, "model.generate(\"a\", #{ max_new").contains(&"max_new_tokens: ".to_string()));
         // A value is no key.
         assert!(!names(&session, "LoraConfig(#{ r: lora_d").contains(&"lora_dropout: ".to_string()));
+    }
+
+    #[test]
+    fn calls_around_the_cursor() {
+        let session = session("1");
+        let text = "Trainer(#{ args: TrainingArguments(#{ a: [nn::Linear(1, 2), ";
+        assert_eq!(calls_around(text, &pieces(session.engine(), text)), ["TrainingArguments", "Trainer"]);
     }
 
     #[test]

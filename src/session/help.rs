@@ -15,6 +15,29 @@ use rhai::plugin::*;
 /// How many results of a search are shown.
 const MOST_FOUND: usize = 12;
 
+/// What a line asks about a name instead of running code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Question<'a> {
+    /// `?name` and `name?`: what it is.
+    About(&'a str),
+    /// `??name` and `name??`: its source.
+    Source(&'a str),
+}
+
+/// The question that a line is, if it is one.
+pub fn question(line: &str) -> Option<Question<'_>> {
+    let line = line.trim();
+    // `name?`, as IPython takes it.
+    let in_front = |mark: &str| {
+        let name = line.strip_suffix(mark)?;
+        name.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | ':' | '.')).then_some(name).filter(|name| !name.is_empty())
+    };
+    if let Some(name) = line.strip_prefix("??").or_else(|| in_front("??")) {
+        return Some(Question::Source(name));
+    }
+    line.strip_prefix('?').or_else(|| in_front("?")).map(Question::About)
+}
+
 /// Everything about a name; of what is unknown, what was probably meant.
 pub fn about(reference: &Reference, options: &OptionCatalogue, name: &str) -> String {
     let name = name.trim();

@@ -57,7 +57,7 @@ impl Step {
     }
 
     fn header(&self) -> impl Iterator<Item = &'static str> {
-        self.source.lines().map_while(|line| line.strip_prefix("//!")).map(str::trim)
+        super::cells::header(self.source)
     }
 
     /// What the step is about.

@@ -1,10 +1,12 @@
 //! A session: the engine, its variables and functions, where output goes and the flag that interrupts. All fronts share it.
 
 mod builder;
+pub mod cells;
 pub mod complete;
 pub mod help;
 pub mod incomplete;
 pub mod lessons;
+pub mod notebook;
 pub mod open;
 pub mod report;
 pub mod stdlib;

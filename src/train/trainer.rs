@@ -171,7 +171,7 @@ impl Trainer<'_> {
                 let seconds = start.elapsed().as_secs_f64();
                 let speed = tokens_done as f64 / seconds.max(1e-9);
                 let message = format!("loss {loss:.4}, lr {rate:.2e}, {speed:.0} tokens/s");
-                control.progress("train", progress.step, total, "steps", message);
+                control.training_step(progress.step, total, loss, message);
                 let state = StepState {
                     step: progress.step,
                     total_steps: total,

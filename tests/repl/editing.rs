@@ -140,3 +140,39 @@ fn tab_completes_what_fits() {
     press(&mut terminal, ENTER, &["Options of a LoRA adapter", "lora_dropout", "See also", "In lesson 4", "> "]);
     settle();
 }
+
+#[test]
+fn a_thousand_names_are_completed_within_twenty_milliseconds() {
+    let state = tempfile::tempdir().unwrap();
+    let script: String = (0..1000).map(|i| format!("let variable_{i}_end = {i};\n")).collect();
+    std::fs::write(state.path().join("names.rhai"), script).unwrap();
+    let mut terminal = Start::coloured(state.path()).set("NO_COLOR", "1").ready();
+    press(&mut terminal, ":load names.rhai\r", &["> "]);
+    // From the key to the screen, the quickest of several: other tests run beside it.
+    let took = (100..108).map(|i| {
+        press(&mut terminal, &format!("variable_{i}_"), &[&format!("variable_{i}_")]);
+        settle();
+        let start = std::time::Instant::now();
+        terminal.send("\t").unwrap();
+        see(&mut terminal, "end");
+        let took = start.elapsed();
+        press(&mut terminal, "\x15", &[]);
+        took
+    });
+    let best = took.min().unwrap();
+    // A debug build is slower by far.
+    let limit = if cfg!(debug_assertions) { 400 } else { 20 };
+    assert!(best.as_millis() < limit, "{best:?}");
+}
+
+#[test]
+fn keys_of_maps_are_completed_from_their_values() {
+    let state = tempfile::tempdir().unwrap();
+    let mut terminal = Start::coloured(state.path()).set("NO_COLOR", "1").ready();
+    press(&mut terminal, "let found = #{ rows: [#{ answer_of_model: 1 }], inner: #{ depth_of_it: 2 } };\r", &["> "]);
+    press(&mut terminal, "found.inn\t", &["found.inner"]);
+    press(&mut terminal, ".dep\t", &["depth_of_it"]);
+    press(&mut terminal, ENTER, &["2", "> "]);
+    press(&mut terminal, "found.rows[0].ans\t", &["answer_of_model"]);
+    press(&mut terminal, ENTER, &["1", "> "]);
+}

@@ -1,0 +1,46 @@
+//! `ftrepl convert`: a script in cells as a notebook, and back. One source, the script; the notebook is made from it.
+
+use super::Status;
+use super::arguments::{NotebookFormat, NotebookKernel};
+use super::output::Output;
+use crate::error::Result;
+use crate::session::notebook::{self, Language};
+use serde_json::json;
+use std::path::Path;
+
+/// Runs the command.
+pub(super) fn run(file: &Path, to: NotebookFormat, kernel: NotebookKernel, target: Option<&Path>, output: &Output) -> Status {
+    let suffix = match to {
+        NotebookFormat::Ipynb => "ipynb",
+        NotebookFormat::Rhai => "rhai",
+    };
+    let target = target.map_or_else(|| file.with_extension(suffix), Path::to_path_buf);
+    if target == file {
+        return output.usage(&format!("{} is a .{suffix} file already; name another with --output", file.display()));
+    }
+    match convert(file, to, kernel).and_then(|text| crate::files::write_text(&target, &text)) {
+        Ok(()) if output.json() => {
+            output.document(&json!({ "written": target }));
+            Status::Done
+        }
+        Ok(()) => {
+            output.text(&format!("{} -> {}", file.display(), target.display()));
+            Status::Done
+        }
+        Err(error) => output.failure(&error.to_string()),
+    }
+}
+
+fn convert(file: &Path, to: NotebookFormat, kernel: NotebookKernel) -> Result<String> {
+    let text = crate::files::read_text(file)?;
+    match to {
+        NotebookFormat::Ipynb => {
+            let language = match kernel {
+                NotebookKernel::Ftrepl => Language::Rhai,
+                NotebookKernel::Rust => Language::Rust,
+            };
+            Ok(notebook::of_script(&text, language))
+        }
+        NotebookFormat::Rhai => notebook::to_script(&text, file),
+    }
+}

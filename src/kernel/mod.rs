@@ -1,0 +1,99 @@
+//! The Jupyter kernel: cells of the language, with the session of the REPL behind it.
+//!
+//! Sockets live on a thread of their own with an asynchronous runtime; the session, which is bound to its thread, takes one request
+//! after the other from a queue. What it prints and shows goes back through another queue, so that output streams while a cell runs.
+
+mod channels;
+mod display;
+pub mod install;
+mod progress;
+mod requests;
+
+use crate::control::Control;
+use crate::error::{Error, Result};
+use crate::script::context::Canvas;
+use crate::session::{Builder, Session};
+use crate::show::{Figure, Table};
+use channels::{Channels, Outgoing};
+use jupyter_protocol::{ClearOutput, ConnectionInfo, Status};
+use progress::Progress;
+use requests::{Next, Requests};
+use rhai::{Dynamic, Variant};
+use std::cell::Cell;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// The output of the cell that runs.
+#[derive(Debug)]
+struct Cells(Outgoing);
+
+impl Canvas for Cells {
+    fn show(&self, value: &Dynamic) {
+        self.0.publish(display::shown(value).into());
+    }
+
+    fn clear(&self, wait: bool) {
+        self.0.publish(ClearOutput { wait }.into());
+    }
+}
+
+/// Figures and tables that are printed in a notebook are shown as what they are, not as text.
+fn show_what_is_printed(session: &mut Session, shown: &Rc<Cell<bool>>, outgoing: &Outgoing) {
+    fn register<T: Variant + Clone>(session: &mut Session, shown: &Rc<Cell<bool>>, outgoing: &Outgoing) {
+        let (shown, outgoing) = (shown.clone(), outgoing.clone());
+        session.engine_mut().register_fn("print", move |value: &mut T| {
+            outgoing.publish(display::shown(&Dynamic::from(value.clone())).into());
+            // What is returned is printed next.
+            shown.set(true);
+            String::new()
+        });
+    }
+    register::<Figure>(session, shown, outgoing);
+    register::<Table>(session, shown, outgoing);
+}
+
+/// Serves one notebook: reads the connection file, answers until it is shut down.
+///
+/// # Errors
+/// The connection file cannot be read, or a port cannot be bound.
+pub fn run(connection: &Path, builder: Builder) -> Result<()> {
+    let text = crate::files::read_text(connection)?;
+    let info: ConnectionInfo =
+        serde_json::from_str(&text).map_err(|e| Error::format(connection, format!("is no Jupyter connection file: {e}")))?;
+    let interrupt = Arc::new(AtomicBool::new(false));
+    let Channels { requests, outgoing } = channels::open(info, interrupt.clone())?;
+    outgoing.publish(Status::starting().into());
+    let progress = Arc::new(Progress::new(outgoing.clone()));
+    let printer = outgoing.clone();
+    let shown = Rc::new(Cell::new(false));
+    let already = shown.clone();
+    let mut session: Session = builder
+        .control(Control::new(interrupt, progress))
+        .canvas(Cells(outgoing.clone()))
+        .output(move |text| {
+            if !already.take() {
+                printer.print(text);
+            }
+        })
+        .build()?;
+    show_what_is_printed(&mut session, &shown, &outgoing);
+    let mut state = Requests::new(session, outgoing);
+    while let Ok(message) = requests.recv() {
+        match state.answer(&message) {
+            Next::Go => {}
+            Next::Stop => break,
+            // What was asked to run after a cell that failed is not run: "run all" stops there.
+            Next::DropQueued => {
+                while let Ok(message) = requests.try_recv() {
+                    state.drop(&message);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Where messages to the front end go.
+pub(crate) type Sender = Outgoing;

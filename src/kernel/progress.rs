@@ -1,0 +1,103 @@
+//! Progress in a cell: one output that is rewritten in place, with the loss curve of a training.
+
+use super::Sender;
+use crate::control::{ProgressSink, ProgressUpdate};
+use crate::show::{Figure, Plot, Series, escape};
+use jupyter_protocol::{DisplayData, Media, MediaType, StreamContent, Transient, UpdateDisplayData};
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+/// Work that is done sooner shows nothing.
+const WORTH_SHOWING: Duration = Duration::from_millis(400);
+/// How often the output is rewritten.
+const EVERY: Duration = Duration::from_millis(500);
+/// More points of a curve than this are not told apart.
+const MOST_POINTS: usize = 400;
+
+/// The progress of the cell that runs.
+pub(super) struct Progress {
+    outgoing: Sender,
+    tasks: Mutex<HashMap<String, Task>>,
+}
+
+struct Task {
+    id: String,
+    started: Instant,
+    shown: Option<Instant>,
+    done: u64,
+    losses: Vec<(f64, f64)>,
+}
+
+impl Progress {
+    pub(super) fn new(outgoing: Sender) -> Self {
+        Self { outgoing, tasks: Mutex::default() }
+    }
+
+    fn tasks(&self) -> MutexGuard<'_, HashMap<String, Task>> {
+        self.tasks.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+impl ProgressSink for Progress {
+    fn update(&self, update: &ProgressUpdate) {
+        let mut tasks = self.tasks();
+        let new =
+            || Task { id: uuid::Uuid::new_v4().to_string(), started: Instant::now(), shown: None, done: 0, losses: Vec::new() };
+        // The same task counting from the beginning again is a new one.
+        if tasks.get(&update.task).is_some_and(|task| update.done < task.done) {
+            tasks.remove(&update.task);
+        }
+        let task = tasks.entry(update.task.clone()).or_insert_with(new);
+        task.done = update.done;
+        task.losses.extend(update.loss.map(|loss| (update.done as f64, loss)));
+        let due = match task.shown {
+            None => task.started.elapsed() >= WORTH_SHOWING,
+            Some(shown) => shown.elapsed() >= EVERY || update.finished,
+        };
+        if due {
+            let data = face(update, task);
+            let transient = Transient { display_id: Some(task.id.clone()) };
+            match task.shown {
+                None => self.outgoing.publish(DisplayData { transient: Some(transient), ..DisplayData::new(data) }.into()),
+                Some(_) => self.outgoing.publish(UpdateDisplayData::new(data, &task.id).into()),
+            }
+            task.shown = Some(Instant::now());
+        }
+        if update.finished {
+            tasks.remove(&update.task);
+        }
+    }
+
+    fn warn(&self, message: &str) {
+        self.outgoing.publish(StreamContent::stderr(&format!("warning: {message}\n")).into());
+    }
+}
+
+/// A line of numbers, and under it the loss so far.
+fn face(update: &ProgressUpdate, task: &Task) -> Media {
+    let elapsed = task.started.elapsed().as_secs_f64();
+    let counts = match update.total {
+        0 => format!("{} {}", update.done, update.unit),
+        total => format!("{}/{total} {}", update.done, update.unit),
+    };
+    let remaining = match (update.total, update.done) {
+        (0, _) | (_, 0) => String::new(),
+        (total, done) if done >= total => format!(", {elapsed:.0} s"),
+        (total, done) => format!(", {:.0} s left", elapsed * (total - done) as f64 / done as f64),
+    };
+    let message = if update.message.is_empty() { String::new() } else { format!(", {}", update.message) };
+    let line = format!("{}: {counts}{message}{remaining}", update.task);
+    let share = if update.total > 0 { 100.0 * update.done as f64 / update.total as f64 } else { 0.0 };
+    let mut html = format!("<div><progress max=\"100\" value=\"{share:.1}\"></progress> <code>{}</code></div>", escape(&line));
+    let mut text = line;
+    if task.losses.len() > 1 {
+        let step = task.losses.len().div_ceil(MOST_POINTS);
+        let (x, y) = task.losses.iter().step_by(step).copied().unzip();
+        let figure = Figure::new(Plot::Lines(vec![Series { name: String::new(), x, y }]));
+        let figure = Figure { xlabel: "optimiser step".into(), ylabel: "loss [nats per token]".into(), ..figure };
+        html += &figure.svg();
+        text += &format!("\n{}", figure.text(100, false));
+    }
+    Media::new(vec![MediaType::Html(html), MediaType::Plain(text)])
+}

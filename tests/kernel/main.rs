@@ -1,0 +1,71 @@
+//! The kernel, driven by Jupyter's own client and by jupyter_kernel_test: Python's pip installs them beside the build.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+const PYTHON: &str = if cfg!(windows) { "python" } else { "python3" };
+
+fn here() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kernel")
+}
+
+/// The folder with Jupyter's packages, installed once a build folder.
+fn packages() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let wanted = std::fs::read_to_string(here().join("requirements.txt")).unwrap();
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("jupyter");
+        let installed = folder.join("installed.txt");
+        if std::fs::read_to_string(&installed).is_ok_and(|text| text == wanted) {
+            return folder;
+        }
+        let _ = std::fs::remove_dir_all(&folder);
+        let output = Command::new(PYTHON)
+            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"])
+            .arg(&folder)
+            .arg("-r")
+            .arg(here().join("requirements.txt"))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        std::fs::write(installed, wanted).unwrap();
+        folder
+    })
+}
+
+/// Runs a file of Python tests with the kernel installed in a folder of its own.
+#[track_caller]
+fn passes(file: &str) {
+    let place = tempfile::tempdir().unwrap();
+    let installed =
+        Command::new(env!("CARGO_BIN_EXE_ftrepl")).args(["jupyter", "install", "--prefix"]).arg(place.path()).status().unwrap();
+    assert!(installed.success());
+    let output = Command::new(PYTHON)
+        .arg(here().join(file))
+        .current_dir(place.path())
+        .env("PYTHONPATH", packages())
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("JUPYTER_PATH", place.path().join("share/jupyter"))
+        .env("JUPYTER_RUNTIME_DIR", place.path().join("runtime"))
+        .env("JUPYTER_PLATFORM_DIRS", "1")
+        .env("HF_HUB_OFFLINE", "1")
+        .output()
+        .unwrap();
+    let told = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{told}");
+    // That tests ran at all, and that none was left out.
+    assert!(told.contains("OK") && told.contains("Ran ") && !told.contains("Ran 0"), "{told}");
+    assert!(!told.contains("skipped"), "{told}");
+}
+
+#[test]
+fn the_suite_of_jupyter_passes() {
+    passes("suite.py");
+}
+
+#[test]
+fn cells_behave_as_users_expect() {
+    passes("behaviour.py");
+}
