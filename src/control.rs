@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// One report of long work.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,6 +22,22 @@ pub struct ProgressUpdate {
     pub loss: Option<f64>,
     /// True with the last report of a task.
     pub finished: bool,
+}
+
+/// A report as a line of text, for places without a bar: "train: 12/60 steps, loss 2.3100, 8 s left".
+pub fn progress_line(update: &ProgressUpdate, elapsed: Duration) -> String {
+    let elapsed = elapsed.as_secs_f64();
+    let counts = match update.total {
+        0 => format!("{} {}", update.done, update.unit),
+        total => format!("{}/{total} {}", update.done, update.unit),
+    };
+    let remaining = match (update.total, update.done) {
+        (0, _) | (_, 0) => String::new(),
+        (total, done) if done >= total => format!(", {elapsed:.0} s"),
+        (total, done) => format!(", {:.0} s left", elapsed * (total - done) as f64 / done as f64),
+    };
+    let message = if update.message.is_empty() { String::new() } else { format!(", {}", update.message) };
+    format!("{}: {counts}{message}{remaining}", update.task)
 }
 
 /// Receives progress; a front decides what it looks like.

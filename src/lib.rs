@@ -9,10 +9,11 @@
 //! | library | [`nn`], [`model`], [`optim`], [`data`], [`adapter`], [`train`], [`eval`], [`forgetting`] |
 //! | script | [`script`]: the Rhai bindings |
 //! | session | [`session`]: engine, scope, output, interrupt |
-//! | fronts | [`cli`], [`repl`], [`kernel`] |
+//! | fronts | [`cli`], [`repl`] and [`kernel`] with the feature `cli`, [`notebook`] |
 
 pub mod adapter;
 pub mod autograd;
+#[cfg(feature = "cli")]
 pub mod cli;
 pub mod control;
 pub mod data;
@@ -21,12 +22,16 @@ pub mod error;
 pub mod eval;
 pub mod files;
 pub mod forgetting;
+#[cfg(feature = "cli")]
 pub mod kernel;
 pub mod model;
 pub mod nn;
+pub mod notebook;
 pub mod ops;
 pub mod optim;
+pub mod prelude;
 pub mod random;
+#[cfg(feature = "cli")]
 pub mod repl;
 pub mod script;
 pub mod session;

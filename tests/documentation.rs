@@ -150,6 +150,8 @@ const WITH_UNKNOWN: &[(&str, &str)] = &[
     ("bars", "bars(#{ a: 1 }, #{ zz: 1 })"),
     ("history", "history(#{ log_history: [#{ step: 1, loss: 1.0 }] }, #{ zz: 1 })"),
     ("table", "table([#{ a: 1 }], #{ zz: 1 })"),
+    ("heatmap", "heatmap([[1, 2]], #{ zz: 1 })"),
+    ("by_layer", "by_layer(#{ a: 1 }, #{ zz: 1 })"),
 ];
 
 #[test]

@@ -94,6 +94,12 @@ pub enum Command {
     Jupyter {
         #[arg(value_enum)]
         action: JupyterAction,
+        /// Instead for notebooks in Rust: set up evcxr, and build what their cells need.
+        #[arg(long)]
+        rust: bool,
+        /// With --rust: the folder of the notebooks, beside this project's Cargo.toml.
+        #[arg(long, value_name = "DIR", default_value = "notebooks", requires = "rust")]
+        notebooks: PathBuf,
         /// In the Python environment in this folder; for the user unless given.
         #[arg(long, value_name = "DIR")]
         prefix: Option<PathBuf>,

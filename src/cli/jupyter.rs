@@ -2,7 +2,7 @@
 
 use super::arguments::{Common, JupyterAction};
 use super::output::Output;
-use super::{CALL_LEVELS, Status};
+use super::{CALL_LEVELS, Status, evcxr};
 use crate::error::{Error, Result};
 use crate::kernel::{self, install};
 use crate::session::Session;
@@ -10,8 +10,13 @@ use serde_json::json;
 use std::path::{Path, PathBuf};
 
 /// Installs, removes or tells about the kernel.
-pub(super) fn run(action: JupyterAction, prefix: Option<&Path>, output: &Output) -> Status {
-    match act(action, prefix, output) {
+pub(super) fn run(action: JupyterAction, rust: Option<evcxr::Choice<'_>>, prefix: Option<&Path>, output: &Output) -> Status {
+    let done = match (action, rust) {
+        (JupyterAction::Install, Some(choice)) => evcxr::install(&choice, output),
+        (_, Some(_)) => return output.usage("--rust goes with `install`; `evcxr_jupyter --uninstall` removes evcxr's kernel"),
+        (action, None) => act(action, prefix, output),
+    };
+    match done {
         Ok(()) => Status::Done,
         Err(error) => output.failure(&error.to_string()),
     }

@@ -5,6 +5,7 @@ pub mod check;
 mod convert;
 mod doc;
 mod doctor;
+mod evcxr;
 mod jupyter;
 pub mod lesson;
 mod model;
@@ -102,7 +103,10 @@ fn run_command(command: Command, common: &Common, output: &Output) -> Status {
         Command::Model { action } => model::run(&action, output),
         Command::Doc { name, format } => doc::run(name.as_deref(), format, common, output),
         Command::Check { files } => check::run(&files, common, output),
-        Command::Jupyter { action, prefix } => jupyter::run(action, prefix.as_deref(), output),
+        Command::Jupyter { action, rust, notebooks, prefix } => {
+            let choice = evcxr::Choice { notebooks: &notebooks, prefix: prefix.as_deref(), threads: common.threads };
+            jupyter::run(action, rust.then_some(choice), prefix.as_deref(), output)
+        }
         Command::Kernel { connection } => jupyter::serve(&connection, common, output),
         Command::Convert { file, to, kernel, output: target } => convert::run(&file, to, kernel, target.as_deref(), output),
         Command::Doctor => doctor::run(common, output),

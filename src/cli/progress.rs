@@ -1,6 +1,6 @@
 //! Progress on standard error: a bar on a terminal, a line every few seconds elsewhere, nothing with `--quiet`.
 
-use crate::control::{ProgressSink, ProgressUpdate};
+use crate::control::{ProgressSink, ProgressUpdate, progress_line};
 use crate::script::core::resident_memory;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::collections::HashMap;
@@ -114,7 +114,10 @@ impl ProgressSink for Bars {
             }
         } else if task.shown.elapsed() >= LINE_EVERY || (update.finished && long) {
             task.shown = Instant::now();
-            super::output::eprintln(&line(update, task.started.elapsed()));
+            super::output::eprintln(&progress_line(
+                &ProgressUpdate { message: message_of(update), ..update.clone() },
+                task.started.elapsed(),
+            ));
         }
         if update.finished {
             tasks.remove(&update.task);
@@ -132,19 +135,4 @@ fn message_of(update: &ProgressUpdate) -> String {
         "steps" => format!("{}, {:.0} MB", update.message, resident_memory().0),
         _ => update.message.clone(),
     }
-}
-
-fn line(update: &ProgressUpdate, elapsed: Duration) -> String {
-    let counts = match update.total {
-        0 => format!("{} {}", update.done, update.unit),
-        total => format!("{}/{total} {}", update.done, update.unit),
-    };
-    let remaining = match (update.total, update.done) {
-        (0, _) | (_, 0) => String::new(),
-        (total, done) if done >= total => format!(", {:.0} s", elapsed.as_secs_f64()),
-        (total, done) => format!(", {:.0} s left", elapsed.as_secs_f64() * (total - done) as f64 / done as f64),
-    };
-    let message = message_of(update);
-    let message = if message.is_empty() { message } else { format!(", {message}") };
-    format!("{}: {counts}{message}{remaining}", update.task)
 }

@@ -1,31 +1,14 @@
-//! A result as one bundle: SVG, HTML and text, from which the front end takes the richest that it can show.
+//! Values as the protocol's messages.
 
-use crate::script::display;
-use crate::script::result::blocks;
-use crate::show::Block;
+use crate::session::faces::Faces;
 use jupyter_protocol::{DisplayData, ExecuteResult, ExecutionCount, Media, MediaType, Transient};
 use rhai::Dynamic;
 
-/// Columns of the text face.
-const WIDTH: usize = 100;
-
 /// Every face of a value.
 pub(super) fn bundle(value: &Dynamic) -> Media {
-    let mut faces = Vec::new();
-    match blocks(value) {
-        Some(blocks) => {
-            if let [Block::Figure(figure)] = blocks.as_slice() {
-                faces.push(MediaType::Svg(figure.svg()));
-            }
-            faces.push(MediaType::Html(blocks.iter().map(Block::html).collect()));
-            faces.push(MediaType::Plain(blocks.iter().map(|block| block.text(WIDTH, false)).collect::<Vec<_>>().join("\n")));
-        }
-        None => {
-            faces.extend(display::html(value).map(MediaType::Html));
-            faces.push(MediaType::Plain(display::repr(value)));
-        }
-    }
-    Media::new(faces)
+    let Faces { svg, html, text } = Faces::of(value);
+    let faces = [svg.map(MediaType::Svg), html.map(MediaType::Html), Some(MediaType::Plain(text))];
+    Media::new(faces.into_iter().flatten().collect())
 }
 
 /// The message that shows a value in the middle of a cell.

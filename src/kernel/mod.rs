@@ -4,6 +4,7 @@
 //! after the other from a queue. What it prints and shows goes back through another queue, so that output streams while a cell runs.
 
 mod channels;
+pub mod client;
 mod display;
 pub mod install;
 mod progress;

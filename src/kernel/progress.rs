@@ -1,7 +1,7 @@
 //! Progress in a cell: one output that is rewritten in place, with the loss curve of a training.
 
 use super::Sender;
-use crate::control::{ProgressSink, ProgressUpdate};
+use crate::control::{ProgressSink, ProgressUpdate, progress_line};
 use crate::show::{Figure, Plot, Series, escape};
 use jupyter_protocol::{DisplayData, Media, MediaType, StreamContent, Transient, UpdateDisplayData};
 use std::collections::HashMap;
@@ -76,18 +76,7 @@ impl ProgressSink for Progress {
 
 /// A line of numbers, and under it the loss so far.
 fn face(update: &ProgressUpdate, task: &Task) -> Media {
-    let elapsed = task.started.elapsed().as_secs_f64();
-    let counts = match update.total {
-        0 => format!("{} {}", update.done, update.unit),
-        total => format!("{}/{total} {}", update.done, update.unit),
-    };
-    let remaining = match (update.total, update.done) {
-        (0, _) | (_, 0) => String::new(),
-        (total, done) if done >= total => format!(", {elapsed:.0} s"),
-        (total, done) => format!(", {:.0} s left", elapsed * (total - done) as f64 / done as f64),
-    };
-    let message = if update.message.is_empty() { String::new() } else { format!(", {}", update.message) };
-    let line = format!("{}: {counts}{message}{remaining}", update.task);
+    let line = progress_line(update, task.started.elapsed());
     let share = if update.total > 0 { 100.0 * update.done as f64 / update.total as f64 } else { 0.0 };
     let mut html = format!("<div><progress max=\"100\" value=\"{share:.1}\"></progress> <code>{}</code></div>", escape(&line));
     let mut text = line;

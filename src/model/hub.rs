@@ -53,6 +53,11 @@ impl Cache {
         }
     }
 
+    /// The folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// A cache in a folder of one's own.
     pub fn at(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }

@@ -70,7 +70,7 @@ impl Entry {
     }
 
     fn section(&self) -> Section {
-        let mut blocks = vec![Block::Preformatted(self.input.clone())];
+        let mut blocks = vec![Block::Preformatted(format!("> {}", self.input.replace('\n', "\n  ")))];
         if !self.printed.is_empty() {
             blocks.push(Block::Preformatted(self.printed.trim_end().to_string()));
         }

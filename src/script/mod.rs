@@ -12,6 +12,7 @@ pub mod display;
 pub mod docs;
 pub mod error;
 pub mod forgetting;
+pub mod heat;
 pub mod model;
 mod model_forward;
 mod model_tree;
@@ -51,6 +52,7 @@ pub fn register(engine: &mut Engine) -> OptionCatalogue {
 
     data::register(engine);
     show::register(engine);
+    heat::register(engine);
     statistics::register(engine);
     tokenizer::register(engine);
     model::register(engine);

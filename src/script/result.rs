@@ -6,13 +6,13 @@ use super::display::{json, repr};
 use super::model::ModelValue;
 use super::model_tree::tree;
 use super::module::ModuleValue;
-use super::show_values::{TableOptions, history_of, table_of_dataset};
+use super::show_values::{TableOptions, history_of, learning_rate_of, table_of_dataset};
 use super::tensor::TensorValue;
 use crate::adapter::peft::grouped;
 use crate::data::Dataset;
 use crate::eval::statistics::wilson_interval;
 use crate::nn::Parameter;
-use crate::show::{Block, Figure, Plot, Table, Tone};
+use crate::show::{BarSeries, Block, Figure, Plot, Table, Tone};
 use rhai::{Array, Dynamic, Map};
 use serde_json::Value;
 use std::collections::{BTreeSet, HashSet};
@@ -39,12 +39,17 @@ pub fn blocks(value: &Dynamic) -> Option<Vec<Block>> {
         return Some(vec![Block::Figure(figure.clone())]);
     }
     if let Some(map) = value.read_lock::<Map>() {
-        let known = training(&map).or_else(|| comparison(&map)).or_else(|| evaluation(&map)).or_else(|| checklist(&map));
+        let known = known(&map);
         if known.is_some() {
             return known;
         }
     }
     tabular(value, MOST_ROWS).map(|table| vec![Block::Table(table)])
+}
+
+/// What one of the language's functions gave, by what it holds: a training, a comparison, an evaluation, a checklist.
+pub fn known(map: &Map) -> Option<Vec<Block>> {
+    training(map).or_else(|| comparison(map)).or_else(|| evaluation(map)).or_else(|| checklist(map))
 }
 
 /// A value as a table with at most so many rows: records, a data set, a map with more than one key.
@@ -129,7 +134,11 @@ fn training(map: &Map) -> Option<Vec<Block>> {
     let lines = history_of(map, None).unwrap_or_default();
     if lines.iter().any(|line| line.y.len() > 1) {
         let figure = Figure::new(Plot::Lines(lines));
-        blocks.push(Block::Figure(Figure { xlabel: "optimiser step".into(), ylabel: "loss [nats per token]".into(), ..figure }));
+        let figure = Figure { xlabel: "optimiser step".into(), ylabel: "loss [nats per token]".into(), ..figure };
+        blocks.push(Block::Figure(match learning_rate_of(map) {
+            Some(rate) => figure.above(rate),
+            None => figure,
+        }));
     }
     Some(blocks)
 }
@@ -163,7 +172,11 @@ fn comparison(map: &Map) -> Option<Vec<Block>> {
         drop * 100.0
     );
     let mut blocks = vec![Block::Verdict(words.into(), tone), Block::Text(scores)];
-    if let Some(drops) = map.get("category_drops").and_then(|drops| drops.read_lock::<Map>()).filter(|drops| !drops.is_empty()) {
+    if let Some(by) = map.get("by_category").and_then(|by| by.read_lock::<Map>()).filter(|by| !by.is_empty()) {
+        blocks.push(Block::Figure(before_and_after(&by)));
+    } else if let Some(drops) =
+        map.get("category_drops").and_then(|drops| drops.read_lock::<Map>()).filter(|drops| !drops.is_empty())
+    {
         let mut table = Table::new(["category", "drop"]);
         let mut rows: Vec<_> = drops.iter().map(|(name, drop)| (name.to_string(), to_number(drop).unwrap_or(f64::NAN))).collect();
         rows.sort_by(|a, b| b.1.total_cmp(&a.1));
@@ -172,6 +185,23 @@ fn comparison(map: &Map) -> Option<Vec<Block>> {
     }
     blocks.extend(map.get("recommendation").map(|text| Block::Text(text.to_string())));
     Some(blocks)
+}
+
+/// The accuracy of every category, before and after, the largest drop first.
+fn before_and_after(by: &Map) -> Figure {
+    let of = |value: &Dynamic, key: &str| value.read_lock::<Map>().and_then(|both| number(&both, key)).unwrap_or(f64::NAN);
+    let mut rows: Vec<(String, f64, f64)> =
+        by.iter().map(|(name, both)| (name.to_string(), 100.0 * of(both, "before"), 100.0 * of(both, "after"))).collect();
+    rows.sort_by(|a, b| (b.1 - b.2).total_cmp(&(a.1 - a.2)));
+    let series = |name: &str, values: Vec<f64>| BarSeries { name: name.into(), intervals: vec![None; values.len()], values };
+    let plot = Plot::Bars {
+        categories: rows.iter().map(|row| row.0.clone()).collect(),
+        series: vec![
+            series("before", rows.iter().map(|row| row.1).collect()),
+            series("after", rows.iter().map(|row| row.2).collect()),
+        ],
+    };
+    Figure { xlabel: "right answers [%]".into(), ..Figure::new(plot) }
 }
 
 /// What `evaluate_general_qa` gives: the score with its interval, and by category.

@@ -6,7 +6,7 @@ use super::display;
 use super::error::{IntoScript, ScriptResult};
 use super::options::{OptionMap, options as parse};
 use super::result::blocks;
-use super::show_values::{FigureOptions, TableOptions, bars_of, history_of, points_of, report_of, table_of};
+use super::show_values::{FigureOptions, TableOptions, bars_of, history_of, learning_rate_of, points_of, report_of, table_of};
 use crate::error::Error;
 use crate::files::write_text;
 use crate::script::registry::Registry;
@@ -204,7 +204,8 @@ mod show_functions {
         table(rows, Map::new())
     }
 
-    /// Plots a training run: the loss at every logged step of what `trainer.train()` returned, with `eval_loss` if there is one.
+    /// Plots a training run: the loss at every logged step of what `trainer.train()` returned, with `eval_loss` if there is one, and
+    /// under it the learning rate, if it changed.
     ///
     /// ```rhai
     /// let result = #{ log_history: [#{ step: 1, loss: 2.5, learning_rate: 0.001 }, #{ step: 2, loss: 1.5, learning_rate: 0.0 }] };
@@ -230,10 +231,14 @@ mod show_functions {
         if shown.xlabel.is_empty() {
             shown.xlabel = "optimiser step".into();
         }
+        let rate = if wanted.is_none() { learning_rate_of(&result) } else { None };
         if shown.ylabel.is_empty() {
             shown.ylabel = wanted.unwrap_or_else(|| "loss [nats per token]".into());
         }
-        Ok(shown)
+        Ok(match rate {
+            Some(rate) => shown.above(rate),
+            None => shown,
+        })
     }
 
     /// Writes a page: one HTML file with everything inside. `results` is any map or array, or a map with `title`, `text`,

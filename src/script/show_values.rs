@@ -213,6 +213,17 @@ pub(crate) fn history_of(result: &Map, wanted: Option<&str>) -> ScriptResult<Vec
     Ok(lines)
 }
 
+/// The learning rate of a training run as a figure for under its loss; nothing where it was always the same.
+pub(crate) fn learning_rate_of(result: &Map) -> Option<Figure> {
+    let lines = history_of(result, Some("learning_rate")).ok()?;
+    let rates = lines.iter().flat_map(|line| line.y.iter().copied());
+    let (low, high) = number::range(rates)?;
+    let varied = lines.first().is_some_and(|line| line.y.iter().any(|rate| *rate != line.y[0]));
+    let lines = lines.into_iter().map(|line| Series { name: String::new(), ..line }).collect();
+    let figure = Figure::new(Plot::Lines(lines));
+    (varied && high > low).then(|| Figure { xlabel: "optimiser step".into(), ylabel: "learning rate".into(), ..figure })
+}
+
 /// The page of `report`.
 pub(super) fn report_of(results: &Dynamic) -> ScriptResult<Report> {
     let Some(map) = results.read_lock::<Map>() else {
@@ -285,6 +296,9 @@ fn blocks(value: &Dynamic) -> ScriptResult<Vec<Block>> {
     }
     if let Some(table) = value.read_lock::<Table>() {
         return Ok(vec![Block::Table(table.clone())]);
+    }
+    if let Some(known) = value.read_lock::<Map>().and_then(|map| super::result::known(&map)) {
+        return Ok(known);
     }
     if value.is::<Dataset>() {
         return Ok(vec![Block::Table(table_of(value, TableOptions::default())?)]);

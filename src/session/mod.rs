@@ -3,6 +3,7 @@
 mod builder;
 pub mod cells;
 pub mod complete;
+pub mod faces;
 pub mod help;
 pub mod incomplete;
 pub mod lessons;

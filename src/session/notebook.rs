@@ -40,7 +40,7 @@ pub fn document(cells: Vec<Value>, metadata: Value) -> String {
 }
 
 /// The first cell of a notebook in Rust.
-const SETUP: &str = "\
+pub const SETUP: &str = "\
 :dep ftrepl = { path = \"..\", default-features = false }
 use ftrepl::prelude::*;
 let mut lab = Lab::new()?;";

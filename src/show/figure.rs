@@ -1,6 +1,7 @@
 //! A figure: lines, labelled points with intervals, or bars; as terminal text, SVG or JSON.
 
-use super::{bars, labels, number, svg, text};
+use super::heat::{self, Heat};
+use super::{bars, frame, labels, number, svg, text};
 use serde::Serialize;
 
 /// A plot with its title and axis names. Axis names carry the unit: "loss [nats per token]".
@@ -14,6 +15,15 @@ pub struct Figure {
     pub ylabel: String,
     /// The shown range of values; by default that of the data.
     pub ylim: Option<(f64, f64)>,
+    /// A second figure with the same horizontal axis, shown low under this one: the learning rate under the loss.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub below: Option<Box<Figure>>,
+    /// Shown at a third of the height.
+    #[serde(skip)]
+    pub low: bool,
+    /// Least room left of the plot, in characters and in pixels: figures one under the other begin at the same place.
+    #[serde(skip)]
+    pub margin: (usize, f64),
     /// What is shown.
     #[serde(flatten)]
     pub plot: Plot,
@@ -34,6 +44,8 @@ pub enum Plot {
         /// The bars.
         series: Vec<BarSeries>,
     },
+    /// A field of coloured cells.
+    Heat(Heat),
 }
 
 /// One line.
@@ -83,24 +95,48 @@ pub struct BarSeries {
 impl Figure {
     /// A figure without title and axis names.
     pub fn new(plot: Plot) -> Self {
-        Self { title: String::new(), xlabel: String::new(), ylabel: String::new(), ylim: None, plot }
+        let (title, xlabel, ylabel) = Default::default();
+        Self { title, xlabel, ylabel, ylim: None, below: None, low: false, margin: (0, 0.0), plot }
+    }
+
+    /// With another figure under it, at a third of the height.
+    #[must_use]
+    pub fn above(self, below: Figure) -> Self {
+        Self { below: Some(Box::new(Figure { low: true, ..below })), ..self }
     }
 
     /// For a terminal of `width` columns; with `colour` the series are also told apart by ANSI colours.
     pub fn text(&self, width: usize, colour: bool) -> String {
+        if let Some((above, below)) = self.aligned() {
+            return format!("{}\n{}", above.text(width, colour), below.text(width, colour));
+        }
         match &self.plot {
             Plot::Lines(series) => text::lines(self, series, width, colour),
             Plot::Scatter(points) => text::scatter(self, points, width),
             Plot::Bars { categories, series } => bars::text(self, categories, series, width),
+            Plot::Heat(heat) => heat::text(self, heat, width, colour),
         }
+    }
+
+    /// This figure and the one below, with the same room at their left.
+    fn aligned(&self) -> Option<(Self, Self)> {
+        let below = self.below.as_deref()?;
+        let room = |figure: &Self| (text::margin(figure), frame::left_margin(figure));
+        let (one, other) = (room(self), room(below));
+        let margin = (one.0.max(other.0), one.1.max(other.1));
+        Some((Self { below: None, margin, ..self.clone() }, Self { margin, ..below.clone() }))
     }
 
     /// A whole SVG document, readable on light and dark ground, without outside resources.
     pub fn svg(&self) -> String {
+        if let Some((above, below)) = self.aligned() {
+            return frame::stacked(&self.title, &[above.svg(), below.svg()]);
+        }
         match &self.plot {
             Plot::Lines(series) => svg::lines(self, series),
             Plot::Scatter(points) => labels::scatter(self, points),
             Plot::Bars { categories, series } => bars::svg(self, categories, series),
+            Plot::Heat(heat) => heat::svg(self, heat),
         }
     }
 
@@ -140,6 +176,7 @@ impl Figure {
                     series.iter().flat_map(|s| s.values.iter().copied().chain(s.intervals.iter().flat_map(|i| limits(*i))));
                 (number::range(ends.chain([0.0])).map(|(low, high)| (low.min(0.0), high.max(0.0))), None)
             }
+            Plot::Heat(_) => (None, None),
         };
         let wanted = self.ylim.filter(|(low, high)| low < high);
         match self.plot {

@@ -3,7 +3,6 @@
 use super::escape;
 use super::figure::Figure;
 use super::number::{ticks, whole_ticks};
-use std::fmt::Write;
 
 /// Okabe and Ito's palette, told apart by colour-blind people; those that vanish on white or on black are left out or last.
 pub(super) const PALETTE: [&str; 7] = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#B8A900"];
@@ -37,6 +36,7 @@ pub(super) struct Frame {
     pub x: (f64, f64),
     pub y: (f64, f64),
     whole_x: bool,
+    y_marks: usize,
 }
 
 impl Frame {
@@ -44,7 +44,8 @@ impl Frame {
     pub fn new(figure: &Figure, left: f64, plot_height: f64, legend: &[(String, usize, bool)]) -> Self {
         let (x, y) = figure.ranges();
         let (body, right, whole_x) = (String::new(), WIDTH - 24.0, figure.whole_x());
-        let mut frame = Self { body, height: 0.0, left, right, top: 14.0, bottom: 0.0, x, y, whole_x };
+        let y_marks = y_marks(figure);
+        let mut frame = Self { body, height: 0.0, left, right, top: 14.0, bottom: 0.0, x, y, whole_x, y_marks };
         if !figure.title.is_empty() {
             let title = super::shorten(&figure.title, 88);
             frame.raw(&format!(
@@ -138,7 +139,7 @@ impl Frame {
 
     /// Marks, grid and name of the vertical axis.
     pub fn y_axis(&mut self, label: &str) {
-        for (value, text) in ticks(self.y.0, self.y.1, 6) {
+        for (value, text) in ticks(self.y.0, self.y.1, self.y_marks) {
             let y = self.place(self.x.0, value).1;
             self.rule((self.left, y), (self.right, y), 0.2);
             self.text(self.left - 8.0, y + 4.0, "end", &text);
@@ -155,26 +156,47 @@ impl Frame {
 
     /// The document.
     pub fn finish(self, figure: &Figure) -> String {
-        let name = if figure.title.is_empty() { "figure" } else { &figure.title };
-        let mut out = String::new();
-        let _ = write!(
-            out,
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height:.0}\" width=\"{WIDTH}\" height=\"{height:.0}\" \
-             style=\"max-width:100%;height:auto\" role=\"img\" aria-label=\"{name}\" \
-             font-family=\"system-ui, -apple-system, 'Segoe UI', sans-serif\" font-size=\"12\" fill=\"{GREY}\">\n{body}</svg>",
-            height = self.height,
-            name = escape(name),
-            body = self.body
-        );
-        out
+        document(&figure.title, self.height, &self.body)
     }
+}
+
+/// Documents one under the other, as one.
+pub(super) fn stacked(title: &str, documents: &[String]) -> String {
+    let height_of = |document: &String| -> f64 {
+        let end = document.split_once(&format!("viewBox=\"0 0 {WIDTH} ")).and_then(|(_, rest)| rest.split_once('"'));
+        end.and_then(|(height, _)| height.parse().ok()).unwrap_or(0.0)
+    };
+    let mut y = 0.0;
+    let mut body = String::new();
+    for document in documents {
+        // Inside another document the style of the page's one would collapse it.
+        let inner = document.replacen(" style=\"max-width:100%;height:auto\"", &format!(" y=\"{y:.0}\""), 1);
+        body.push_str(&inner);
+        body.push('\n');
+        y += height_of(document);
+    }
+    document(title, y, &body)
+}
+
+fn document(title: &str, height: f64, body: &str) -> String {
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height:.0}\" width=\"{WIDTH}\" height=\"{height:.0}\" \
+         style=\"max-width:100%;height:auto\" role=\"img\" aria-label=\"{name}\" \
+         font-family=\"system-ui, -apple-system, 'Segoe UI', sans-serif\" font-size=\"12\" fill=\"{GREY}\">\n{body}</svg>",
+        name = escape(if title.is_empty() { "figure" } else { title }),
+    )
+}
+
+/// About how many marks the vertical axis has.
+fn y_marks(figure: &Figure) -> usize {
+    if figure.low { 2 } else { 6 }
 }
 
 /// Room for the texts and the name of the vertical axis.
 pub(super) fn left_margin(figure: &Figure) -> f64 {
     let (_, y) = figure.ranges();
-    let widest = ticks(y.0, y.1, 6).iter().map(|(_, text)| text_width(text)).fold(0.0, f64::max);
-    widest + 18.0 + if figure.ylabel.is_empty() { 0.0 } else { 24.0 }
+    let widest = ticks(y.0, y.1, y_marks(figure)).iter().map(|(_, text)| text_width(text)).fold(0.0, f64::max);
+    figure.margin.1.max(widest + 18.0 + if figure.ylabel.is_empty() { 0.0 } else { 24.0 })
 }
 
 /// The dash attribute of line `i`.

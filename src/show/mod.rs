@@ -5,6 +5,7 @@ mod bars;
 mod braille;
 pub mod figure;
 mod frame;
+mod heat;
 mod labels;
 pub mod number;
 pub mod report;
@@ -13,6 +14,7 @@ mod table;
 mod text;
 
 pub use figure::{BarSeries, Figure, Plot, Point, Series};
+pub use heat::Heat;
 pub use report::{Block, Report, Section, Tone};
 pub use table::{Table, reading_order};
 

@@ -70,7 +70,14 @@ pub fn ticks(low: f64, high: f64, count: usize) -> Vec<(f64, String)> {
     let last = (high / step + 1e-9).floor() as i64;
     let decimals = (0..9).find(|d| ((step * 10f64.powi(*d)).round() - step * 10f64.powi(*d)).abs() < 1e-6).unwrap_or(9) as usize;
     let text = |x: f64| {
-        if x == 0.0 || ((1e-4..1e6).contains(&x.abs()) && decimals <= 5) { format!("{x:.decimals$}") } else { short(x) }
+        if x == 0.0 && decimals > 5 {
+            // Between marks such as 2e-6 there is no place for so many zeros.
+            "0".into()
+        } else if x == 0.0 || ((1e-4..1e6).contains(&x.abs()) && decimals <= 5) {
+            format!("{x:.decimals$}")
+        } else {
+            short(x)
+        }
     };
     (first..=last).map(|i| i as f64 * step).map(|x| (x, text(x))).collect()
 }

@@ -10,7 +10,7 @@ const DOTTED: usize = 25;
 pub(super) fn lines(figure: &Figure, series: &[Series]) -> String {
     let named = series.len() > 1 || series.iter().any(|one| !one.name.is_empty());
     let legend: Vec<_> = series.iter().enumerate().filter(|_| named).map(|(i, one)| (one.name.clone(), i, true)).collect();
-    let mut frame = Frame::new(figure, left_margin(figure), 300.0, &legend);
+    let mut frame = Frame::new(figure, left_margin(figure), if figure.low { 90.0 } else { 300.0 }, &legend);
     frame.y_axis(&figure.ylabel);
     frame.x_axis(&figure.xlabel, false);
     // A value beyond `ylim` must not be drawn over title and axis.

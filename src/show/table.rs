@@ -103,7 +103,11 @@ impl Table {
         let caption = if self.title.is_empty() { String::new() } else { format!("<caption>{}</caption>", escape(&self.title)) };
         let numeric = self.numeric();
         let cell = |tag: &str, i: usize, text: &str| {
-            let style = if numeric[i] { " style=\"text-align:right;font-variant-numeric:tabular-nums\"" } else { "" };
+            // In words, since notebooks align all cells to the right.
+            let style = match numeric[i] {
+                true => " style=\"text-align:right;font-variant-numeric:tabular-nums\"",
+                false => " style=\"text-align:left\"",
+            };
             format!("<{tag}{style}>{}</{tag}>", escape(text).replace('\n', "<br>"))
         };
         let row = |tag: &str, cells: &[String]| {

@@ -5,8 +5,8 @@ use super::figure::{Figure, Point, Series};
 use super::number::{short, ticks, whole_ticks};
 use super::shorten;
 
-/// Rows of the plot.
-const HEIGHT: usize = 14;
+/// Rows of the plot, and of one under another.
+const HEIGHTS: (usize, usize) = (14, 5);
 /// ANSI colours near the SVG palette, by series.
 const ANSI: [u8; 7] = [33, 208, 36, 202, 176, 117, 228];
 
@@ -94,6 +94,17 @@ fn wrap(entries: &[String], width: usize) -> Vec<String> {
     lines
 }
 
+fn marks(figure: &Figure) -> Vec<(f64, String)> {
+    let (_, y) = figure.ranges();
+    ticks(y.0, y.1, if figure.low { 2 } else { 5 })
+}
+
+/// Columns for the texts of the vertical axis.
+pub(super) fn margin(figure: &Figure) -> usize {
+    let widest = marks(figure).iter().map(|(_, text)| text.chars().count()).max().unwrap_or(1);
+    widest.max(figure.margin.0)
+}
+
 /// Axes around the plot.
 struct Frame<'a> {
     figure: &'a Figure,
@@ -107,13 +118,16 @@ struct Frame<'a> {
 impl<'a> Frame<'a> {
     fn new(figure: &'a Figure, width: usize) -> Self {
         let (x, y) = figure.ranges();
-        let y_ticks = ticks(y.0, y.1, 5);
-        let margin = y_ticks.iter().map(|(_, text)| text.chars().count()).max().unwrap_or(1);
+        let (y_ticks, margin) = (marks(figure), margin(figure));
         Self { figure, x, y, y_ticks, margin, columns: width.clamp(24, 120).saturating_sub(margin + 3).max(10) }
     }
 
+    fn height(&self) -> usize {
+        if self.figure.low { HEIGHTS.1 } else { HEIGHTS.0 }
+    }
+
     fn canvas(&self) -> Canvas {
-        Canvas::new(self.columns, HEIGHT)
+        Canvas::new(self.columns, self.height())
     }
 
     /// Shares of width and height.
@@ -135,7 +149,7 @@ impl<'a> Frame<'a> {
             out.push(self.figure.ylabel.clone());
         }
         for (row, line) in body.iter().enumerate() {
-            let here = |value: f64| ((1.0 - self.place(self.x.0, value).1) * (HEIGHT - 1) as f64).round() as usize == row;
+            let here = |value: f64| ((1.0 - self.place(self.x.0, value).1) * (self.height() - 1) as f64).round() as usize == row;
             match self.y_ticks.iter().find(|(value, _)| here(*value)) {
                 Some((_, text)) => out.push(format!("{text:>width$} ┤{line}", width = self.margin)),
                 None => out.push(format!("{} │{line}", " ".repeat(self.margin))),
