@@ -25,7 +25,7 @@ def slim(book):
         cell.metadata.pop("execution", None)
         for output in cell.get("outputs", []):
             data = output.get("data", {})
-            if "image/svg+xml" in data and data.get("text/html", "").strip().startswith("<figure>"):
+            if "image/svg+xml" in data and data.get("text/html", "").strip().startswith("<img ") and data["text/html"].count("<") == 1:
                 del data["text/html"]
     for key in ("language_info", "kernelspec"):
         # What the kernel says of itself changes with its version.
@@ -37,8 +37,9 @@ def make(script, arguments):
     target = HERE / f"{script.stem}{'_rust' if arguments.rust else ''}.ipynb"
     subprocess.run([arguments.ftrepl, "convert", script, "--to", "ipynb", "--kernel", kernel, "-o", target], check=True)
     book = nbformat.read(target, 4)
-    client = NotebookClient(book, kernel_name=kernel, timeout=None, startup_timeout=600, record_timing=False, resources={"metadata": {"path": str(HERE)}})
-    client.execute()
+    place = {"metadata": {"path": str(HERE)}}
+    options = {"timeout": None, "startup_timeout": 600, "record_timing": False, "coalesce_streams": True}
+    NotebookClient(book, kernel_name=kernel, resources=place, **options).execute()
     slim(book)
     nbformat.write(book, target)
 

@@ -342,6 +342,15 @@ fn the_kernel_is_installed_and_removed() {
     let environment = folder.path().join("venv");
     run(&["install", "--prefix", environment.to_str().unwrap()]);
     assert!(environment.join("share/jupyter/kernels/ftrepl/kernel.json").exists());
+    // Notebooks in Rust need a program of evcxr's.
+    let output = command(folder.path())
+        .args(["jupyter", "install", "--rust"])
+        .env("PATH", folder.path())
+        .env("CARGO_HOME", folder.path())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    has(&err(&output), &["evcxr_jupyter is not installed", "cargo install --locked evcxr_jupyter"]);
     // A connection file that is none.
     let output = command(folder.path()).args(["kernel", "nothing.json"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));

@@ -39,6 +39,12 @@ impl Outgoing {
         *self.parent.lock().unwrap_or_else(|e| e.into_inner()) = request;
     }
 
+    /// Tells the present request from others.
+    pub(super) fn request(&self) -> Option<String> {
+        let parent = self.parent.lock().unwrap_or_else(|e| e.into_inner());
+        parent.as_ref().map(|parent| parent.header.msg_id.clone())
+    }
+
     /// To all front ends, as part of the present request's output.
     pub(super) fn publish(&self, message: JupyterMessage) {
         let parent = self.parent.lock().unwrap_or_else(|e| e.into_inner());
@@ -53,6 +59,12 @@ impl Outgoing {
     /// To the one that asked.
     pub(super) fn reply(&self, message: JupyterMessage) {
         let _ = self.replies.send(message);
+    }
+
+    /// A line on standard error.
+    #[cfg(feature = "rust-cells")]
+    pub(super) fn tell(&self, text: &str) {
+        self.publish(StreamContent::stderr(&format!("{text}\n")).into());
     }
 
     /// A printed line.

@@ -9,20 +9,19 @@ mod display;
 pub mod install;
 mod progress;
 mod requests;
+#[cfg(feature = "rust-cells")]
+mod rust_cells;
 
 use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::script::context::Canvas;
 use crate::session::{Builder, Session};
-use crate::show::{Figure, Table};
 use channels::{Channels, Outgoing};
 use jupyter_protocol::{ClearOutput, ConnectionInfo, Status};
 use progress::Progress;
 use requests::{Next, Requests};
-use rhai::{Dynamic, Variant};
-use std::cell::Cell;
+use rhai::Dynamic;
 use std::path::Path;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -40,21 +39,6 @@ impl Canvas for Cells {
     }
 }
 
-/// Figures and tables that are printed in a notebook are shown as what they are, not as text.
-fn show_what_is_printed(session: &mut Session, shown: &Rc<Cell<bool>>, outgoing: &Outgoing) {
-    fn register<T: Variant + Clone>(session: &mut Session, shown: &Rc<Cell<bool>>, outgoing: &Outgoing) {
-        let (shown, outgoing) = (shown.clone(), outgoing.clone());
-        session.engine_mut().register_fn("print", move |value: &mut T| {
-            outgoing.publish(display::shown(&Dynamic::from(value.clone())).into());
-            // What is returned is printed next.
-            shown.set(true);
-            String::new()
-        });
-    }
-    register::<Figure>(session, shown, outgoing);
-    register::<Table>(session, shown, outgoing);
-}
-
 /// Serves one notebook: reads the connection file, answers until it is shut down.
 ///
 /// # Errors
@@ -68,18 +52,11 @@ pub fn run(connection: &Path, builder: Builder) -> Result<()> {
     outgoing.publish(Status::starting().into());
     let progress = Arc::new(Progress::new(outgoing.clone()));
     let printer = outgoing.clone();
-    let shown = Rc::new(Cell::new(false));
-    let already = shown.clone();
-    let mut session: Session = builder
+    let session: Session = builder
         .control(Control::new(interrupt, progress))
         .canvas(Cells(outgoing.clone()))
-        .output(move |text| {
-            if !already.take() {
-                printer.print(text);
-            }
-        })
+        .output(move |text| printer.print(text))
         .build()?;
-    show_what_is_printed(&mut session, &shown, &outgoing);
     let mut state = Requests::new(session, outgoing);
     while let Ok(message) = requests.recv() {
         match state.answer(&message) {

@@ -1,4 +1,5 @@
-//! Progress in a cell: one output that is rewritten in place, with the loss curve of a training.
+//! Progress in a cell: one output that is rewritten in place for all tasks of the cell, and one for each training, with its loss
+//! curve, which stays.
 
 use super::Sender;
 use crate::control::{ProgressSink, ProgressUpdate, progress_line};
@@ -19,10 +20,13 @@ const MOST_POINTS: usize = 400;
 pub(super) struct Progress {
     outgoing: Sender,
     tasks: Mutex<HashMap<String, Task>>,
+    /// The output of the tasks that leave no curve, and the request that it belongs to.
+    line: Mutex<Option<(Option<String>, String)>>,
 }
 
 struct Task {
-    id: String,
+    /// The output that it is shown in, once it is.
+    id: Option<String>,
     started: Instant,
     shown: Option<Instant>,
     done: u64,
@@ -31,7 +35,21 @@ struct Task {
 
 impl Progress {
     pub(super) fn new(outgoing: Sender) -> Self {
-        Self { outgoing, tasks: Mutex::default() }
+        Self { outgoing, tasks: Mutex::default(), line: Mutex::default() }
+    }
+
+    /// The output that the tasks of a cell share, and whether it is not there yet.
+    fn shared_line(&self) -> (String, bool) {
+        let request = self.outgoing.request();
+        let mut line = self.line.lock().unwrap_or_else(|e| e.into_inner());
+        match &*line {
+            Some((of, id)) if *of == request => (id.clone(), false),
+            _ => {
+                let id = uuid::Uuid::new_v4().to_string();
+                *line = Some((request, id.clone()));
+                (id, true)
+            }
+        }
     }
 
     fn tasks(&self) -> MutexGuard<'_, HashMap<String, Task>> {
@@ -42,8 +60,7 @@ impl Progress {
 impl ProgressSink for Progress {
     fn update(&self, update: &ProgressUpdate) {
         let mut tasks = self.tasks();
-        let new =
-            || Task { id: uuid::Uuid::new_v4().to_string(), started: Instant::now(), shown: None, done: 0, losses: Vec::new() };
+        let new = || Task { id: None, started: Instant::now(), shown: None, done: 0, losses: Vec::new() };
         // The same task counting from the beginning again is a new one.
         if tasks.get(&update.task).is_some_and(|task| update.done < task.done) {
             tasks.remove(&update.task);
@@ -57,11 +74,18 @@ impl ProgressSink for Progress {
         };
         if due {
             let data = face(update, task);
-            let transient = Transient { display_id: Some(task.id.clone()) };
-            match task.shown {
-                None => self.outgoing.publish(DisplayData { transient: Some(transient), ..DisplayData::new(data) }.into()),
-                Some(_) => self.outgoing.publish(UpdateDisplayData::new(data, &task.id).into()),
+            let (id, new) = match &task.id {
+                Some(id) => (id.clone(), false),
+                None if task.losses.is_empty() => self.shared_line(),
+                None => (uuid::Uuid::new_v4().to_string(), true),
+            };
+            if new {
+                let transient = Some(Transient { display_id: Some(id.clone()) });
+                self.outgoing.publish(DisplayData { transient, ..DisplayData::new(data) }.into());
+            } else {
+                self.outgoing.publish(UpdateDisplayData::new(data, &id).into());
             }
+            task.id = Some(id);
             task.shown = Some(Instant::now());
         }
         if update.finished {
@@ -85,7 +109,7 @@ fn face(update: &ProgressUpdate, task: &Task) -> Media {
         let (x, y) = task.losses.iter().step_by(step).copied().unzip();
         let figure = Figure::new(Plot::Lines(vec![Series { name: String::new(), x, y }]));
         let figure = Figure { xlabel: "optimiser step".into(), ylabel: "loss [nats per token]".into(), ..figure };
-        html += &figure.svg();
+        html += &figure.image();
         text += &format!("\n{}", figure.text(100, false));
     }
     Media::new(vec![MediaType::Html(html), MediaType::Plain(text)])

@@ -21,6 +21,8 @@ pub(super) struct Requests {
     count: usize,
     /// With the texts of their results.
     inputs: Vec<(String, String)>,
+    #[cfg(feature = "rust-cells")]
+    rust: Option<super::rust_cells::RustCells>,
 }
 
 /// What comes after a request.
@@ -59,7 +61,15 @@ pub(super) fn kernel_info() -> KernelInfoReply {
 
 impl Requests {
     pub(super) fn new(session: Session, outgoing: Sender) -> Self {
-        Self { session, completer: Completer::default(), outgoing, count: 0, inputs: Vec::new() }
+        Self {
+            session,
+            completer: Completer::default(),
+            outgoing,
+            count: 0,
+            inputs: Vec::new(),
+            #[cfg(feature = "rust-cells")]
+            rust: None,
+        }
     }
 
     /// Answers a request that waited while a cell failed: what would run is not run.
@@ -187,9 +197,32 @@ impl Requests {
         }
     }
 
+    /// Runs a cell of Rust.
+    #[cfg(feature = "rust-cells")]
+    fn run_rust(&mut self, code: &str) -> Result<Option<Media>, ReplyError> {
+        if self.rust.is_none() {
+            self.rust = Some(super::rust_cells::RustCells::new(&self.outgoing)?);
+        }
+        match &mut self.rust {
+            Some(rust) => rust.run(code, &mut self.session),
+            None => Ok(None),
+        }
+    }
+
+    /// Says what a cell of Rust needs.
+    #[cfg(not(feature = "rust-cells"))]
+    fn run_rust(&mut self, _: &str) -> Result<Option<Media>, ReplyError> {
+        let evalue =
+            "cells of Rust are not in this build; `cargo install --path . --features rust-cells` builds them in".to_string();
+        Err(ReplyError { ename: "Error".into(), traceback: vec![evalue.clone()], evalue })
+    }
+
     /// Runs a cell.
     fn run(&mut self, code: &str) -> Result<Option<Media>, ReplyError> {
         self.session.control().flag().store(false, Ordering::SeqCst);
+        if is_rust(code) {
+            return self.run_rust(code);
+        }
         let name = format!("cell[{}]", self.count);
         match self.session.run_script(code, &name) {
             Ok(value) => {
@@ -266,6 +299,9 @@ impl Requests {
     }
 
     fn is_complete(&self, code: &str) -> IsCompleteReply {
+        if is_rust(code) {
+            return IsCompleteReply::complete();
+        }
         if incomplete::is_incomplete(self.session.engine(), code) {
             return IsCompleteReply::incomplete("    ".into());
         }
@@ -311,6 +347,11 @@ impl Requests {
         };
         HistoryReply::new(wanted.into_iter().map(entry).collect())
     }
+}
+
+/// Whether a cell is Rust.
+fn is_rust(code: &str) -> bool {
+    code.split_whitespace().next() == Some("%%rust")
 }
 
 /// What a candidate is, in a word for which front ends have an icon.

@@ -7,12 +7,15 @@ use crate::control::Control;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::model::Tokenizer;
+use crate::script::context::Canvas;
 use crate::script::tensor::TensorValue;
 use crate::session::faces::Faces;
 use crate::session::{Builder, Session};
 use crate::show::{Figure, Table};
 use candle_core::Tensor;
 use rhai::Dynamic;
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// A session of the language whose variables a program in Rust can read and set.
@@ -128,8 +131,33 @@ writable! {
     Dynamic, |value| value;
 }
 
+/// Keeps what a script shows in the middle: evcxr shows one value a cell, so that the last of them becomes the cell's where it has
+/// none of its own; those before are printed.
+#[derive(Debug, Clone, Default)]
+struct Kept(Rc<RefCell<Option<Faces>>>);
+
+impl Kept {
+    /// What waits; this waits from now on.
+    fn replace(&self, faces: Option<Faces>) -> Option<Faces> {
+        std::mem::replace(&mut *self.0.borrow_mut(), faces)
+    }
+}
+
+impl Canvas for Kept {
+    fn show(&self, value: &Dynamic) {
+        if let Some(before) = self.replace(Some(Faces::of(value))) {
+            println!("{}", before.text);
+        }
+    }
+
+    fn clear(&self, _: bool) {
+        self.replace(None);
+    }
+}
+
 struct InProcess {
     session: Session,
+    kept: Kept,
 }
 
 impl Core for InProcess {
@@ -137,13 +165,26 @@ impl Core for InProcess {
         match self.session.eval_line(code) {
             Ok(value) => {
                 let muted = value.is_unit() || code.trim_end().ends_with(';');
-                let faces = if muted { Faces::default() } else { Faces::of(&value) };
+                let faces = match (muted, self.kept.replace(None)) {
+                    (true, kept) => kept.unwrap_or_default(),
+                    (false, kept) => {
+                        if let Some(kept) = kept {
+                            println!("{}", kept.text);
+                        }
+                        Faces::of(&value)
+                    }
+                };
                 if !value.is_unit() {
                     self.session.set("ans", value);
                 }
                 Ok(faces)
             }
-            Err(error) => Err(self.session.report(&error, &self.session.line_name(), false)),
+            Err(error) => {
+                if let Some(kept) = self.kept.replace(None) {
+                    println!("{}", kept.text);
+                }
+                Err(self.session.report(&error, &self.session.line_name(), false))
+            }
         }
     }
 
@@ -174,12 +215,18 @@ impl Lab {
     /// # Errors
     /// As [`Builder::build`].
     pub fn with(builder: Builder) -> Result<Self> {
+        Self::made(builder, in_evcxr())
+    }
+
+    fn made(builder: Builder, notebook: bool) -> Result<Self> {
         crate::autograd::buffer::keep_freed_memory();
         // This thread computes as one of the pool's. It fails where the pool is in use already, which then works as well.
         let _ = rayon::ThreadPoolBuilder::new().use_current_thread().build_global();
         let control = Control::new(Arc::default(), Arc::new(Lines::default()));
-        let session = builder.control(control).build()?;
-        Ok(Self { core: Box::new(InProcess { session }) })
+        let kept = Kept::default();
+        let builder = builder.control(control);
+        let session = if notebook { builder.canvas(kept.clone()) } else { builder }.build()?;
+        Ok(Self { core: Box::new(InProcess { session, kept }) })
     }
 
     /// Runs code of the language; variables and functions stay for the next.
@@ -258,5 +305,10 @@ mod tests {
         let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| lab.run("foo(x)")));
         assert!(caught.is_err());
         assert_eq!(lab.run("x + 1").text(), "2");
+        // Of what is shown in the middle of a notebook's cell the last is the cell's.
+        let mut lab = Lab::made(Session::builder().device("cpu"), true).unwrap();
+        let shown = lab.run("print(plot([1, 2])); print(table([#{ a: 1 }]));");
+        assert!(shown.faces.html.is_some_and(|html| html.contains("<table>")));
+        assert_eq!(lab.run("let x = 1;").text(), "");
     }
 }

@@ -5,8 +5,10 @@ use crate::adapter::ModelHandle;
 use crate::control::{Control, Silent};
 use crate::error::{Error, Result};
 use crate::script::context::{Canvas, Context, SharedContext};
+use crate::show::{Figure, Table};
 use rhai::module_resolvers::FileModuleResolver;
-use rhai::{AST, Dynamic, Engine, Module, OptimizationLevel, Scope};
+use rhai::{AST, Dynamic, Engine, Module, OptimizationLevel, Scope, Variant};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
@@ -133,7 +135,8 @@ impl Builder {
         context.parameters = self.parameters;
         context.arguments = self.arguments.clone();
         context.out = self.out;
-        context.canvas = self.canvas;
+        let canvas = self.canvas;
+        context.canvas = canvas.clone();
         let context = Rc::new(context);
         set_limits(&mut engine, self.call_levels);
         crate::script::names::free_reserved_words(&mut engine);
@@ -141,9 +144,18 @@ impl Builder {
         engine.set_module_resolver(FileModuleResolver::new());
         let control = self.control;
         engine.on_progress(move |_| control.interrupted().then(|| Dynamic::from("interrupted")));
+        let shown = Rc::new(Cell::new(false));
+        if let Some(canvas) = canvas {
+            show_what_is_printed::<Figure>(&mut engine, &canvas, &shown);
+            show_what_is_printed::<Table>(&mut engine, &canvas, &shown);
+        }
         let output = self.output;
         let debug = output.clone();
-        engine.on_print(move |text| output(text));
+        engine.on_print(move |text| {
+            if !shown.take() {
+                output(text);
+            }
+        });
         engine.on_debug(move |text, _, position| debug(&format!("[{position}] {text}")));
         share_models(&mut engine);
         let mut variables = Module::new();
@@ -163,6 +175,17 @@ impl Builder {
             globals,
         })
     }
+}
+
+/// A figure or table that is printed is shown as what it is where there is a place for it.
+fn show_what_is_printed<T: Variant + Clone>(engine: &mut Engine, canvas: &Rc<dyn Canvas>, shown: &Rc<Cell<bool>>) {
+    let (canvas, shown) = (canvas.clone(), shown.clone());
+    engine.register_fn("print", move |value: &mut T| {
+        canvas.show(&Dynamic::from(value.clone()));
+        // What is returned is printed next.
+        shown.set(true);
+        String::new()
+    });
 }
 
 /// A variable that a closure captured is locked while a method of it runs, so `model.disable_adapter(|| model.forward(x))` would

@@ -485,16 +485,23 @@ mod tests {
         assert!(found.path && found.start == 11 && found.candidates.is_empty());
     }
 
+    #[cfg(unix)]
     #[test]
     fn a_thousand_names_take_less_than_twenty_milliseconds() {
         let code: String = (0..1000).map(|i| format!("let variable_{i} = {i};")).collect();
         let session = session(&code);
-        // With the reading of the reference, which comes once a session. The quickest of several: other tests run beside it.
+        // With the reading of the reference, which comes once a session. The processor's time: other tests run beside it.
+        let spent = || {
+            let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+            // SAFETY: the structure is this function's own.
+            unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+            std::time::Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+        };
         let took = (0..10).map(|_| {
-            let start = std::time::Instant::now();
+            let start = spent();
             let found = Completer::default().complete(&session, "variable_", 9);
             assert_eq!(found.candidates.len(), 1000);
-            start.elapsed()
+            spent() - start
         });
         let best = took.min().unwrap();
         // A debug build is slower by far.

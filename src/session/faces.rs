@@ -34,7 +34,7 @@ impl Faces {
             Block::Figure(figure) => Some(figure.svg()),
             _ => None,
         });
-        let html = blocks.iter().map(Block::html).collect();
+        let html = blocks.iter().map(html).collect();
         let text = blocks.iter().map(|block| block.text(WIDTH, false)).collect::<Vec<_>>().join("\n");
         Self { svg, html: Some(html), text }
     }
@@ -44,6 +44,14 @@ impl Faces {
         let rich = [("image/svg+xml", self.svg), ("text/html", self.html)];
         let rich = rich.into_iter().filter_map(|(kind, face)| face.map(|face| (kind, face)));
         rich.chain([("text/plain", self.text)]).collect()
+    }
+}
+
+/// As [`Block::html`], with figures as images: notebooks take drawings out of the HTML of files that they do not trust yet.
+fn html(block: &Block) -> String {
+    match block {
+        Block::Figure(figure) => figure.image(),
+        other => other.html(),
     }
 }
 
@@ -58,7 +66,12 @@ mod tests {
         let run = "#{ train_loss: 2.5, steps: 2, log_history: [#{ step: 1, loss: 3.0 }, #{ step: 2, loss: 2.0 }] }";
         let faces = Faces::of(&session.eval_line(run).unwrap());
         assert!(faces.svg.as_deref().is_some_and(|svg| svg.starts_with("<svg")));
-        assert!(faces.html.as_deref().is_some_and(|html| html.contains("train_loss 2.5000") && html.contains("<svg")));
+        assert!(
+            faces
+                .html
+                .as_deref()
+                .is_some_and(|html| html.contains("train_loss 2.5000") && html.contains("<img src=\"data:image/svg+xml,%3Csvg"))
+        );
         assert!(faces.text.starts_with("train_loss 2.5000"));
         assert_eq!(Faces::of(&2i64.into()).bundle(), [("text/plain", "2".to_string())]);
     }

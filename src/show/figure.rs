@@ -140,6 +140,25 @@ impl Figure {
         }
     }
 
+    /// An `<img>` that holds the SVG.
+    pub fn image(&self) -> String {
+        let mut encoded = String::new();
+        for character in self.svg().chars() {
+            match character {
+                '%' => encoded.push_str("%25"),
+                '#' => encoded.push_str("%23"),
+                '<' => encoded.push_str("%3C"),
+                '>' => encoded.push_str("%3E"),
+                '"' => encoded.push_str("%22"),
+                '&' => encoded.push_str("%26"),
+                '\n' => encoded.push_str("%0A"),
+                other => encoded.push(other),
+            }
+        }
+        let alternative = super::escape(if self.title.is_empty() { "figure" } else { &self.title });
+        format!("<img src=\"data:image/svg+xml,{encoded}\" alt=\"{alternative}\">\n")
+    }
+
     /// The SVG in a `<figure>`.
     pub fn html(&self) -> String {
         format!("<figure>{}</figure>", self.svg())

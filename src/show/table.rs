@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 /// Longest cell on a terminal; pages show everything.
 const LONGEST_CELL: usize = 240;
 
+/// Texts of at most so many characters are not broken into lines.
+const LONGEST_WHOLE: usize = 16;
+
 /// Rows of cells under named columns.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Table {
@@ -103,10 +106,11 @@ impl Table {
         let caption = if self.title.is_empty() { String::new() } else { format!("<caption>{}</caption>", escape(&self.title)) };
         let numeric = self.numeric();
         let cell = |tag: &str, i: usize, text: &str| {
-            // In words, since notebooks align all cells to the right.
+            // In words, since notebooks align all cells to the right. "39-49" is not broken at its dash.
+            let whole = if text.chars().count() <= LONGEST_WHOLE { ";white-space:nowrap" } else { "" };
             let style = match numeric[i] {
-                true => " style=\"text-align:right;font-variant-numeric:tabular-nums\"",
-                false => " style=\"text-align:left\"",
+                true => format!(" style=\"text-align:right;font-variant-numeric:tabular-nums{whole}\""),
+                false => format!(" style=\"text-align:left{whole}\""),
             };
             format!("<{tag}{style}>{}</{tag}>", escape(text).replace('\n', "<br>"))
         };

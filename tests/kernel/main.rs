@@ -38,9 +38,16 @@ fn packages() -> &'static Path {
 /// Runs a file of Python tests with the kernel installed in a folder of its own.
 #[track_caller]
 fn passes(file: &str) {
+    passes_with(file, &[]);
+}
+
+/// As [`passes`], with more arguments for the installation.
+#[track_caller]
+fn passes_with(file: &str, arguments: &[&str]) {
     let place = tempfile::tempdir().unwrap();
-    let installed =
-        Command::new(env!("CARGO_BIN_EXE_ftrepl")).args(["jupyter", "install", "--prefix"]).arg(place.path()).status().unwrap();
+    let mut install = Command::new(env!("CARGO_BIN_EXE_ftrepl"));
+    install.args(["jupyter", "install", "--prefix"]).arg(place.path()).args(arguments).current_dir(env!("CARGO_MANIFEST_DIR"));
+    let installed = install.status().unwrap();
     assert!(installed.success());
     let output = Command::new(PYTHON)
         .arg(here().join(file))
@@ -50,6 +57,9 @@ fn passes(file: &str) {
         .env("JUPYTER_PATH", place.path().join("share/jupyter"))
         .env("JUPYTER_RUNTIME_DIR", place.path().join("runtime"))
         .env("JUPYTER_PLATFORM_DIRS", "1")
+        .env("FTREPL_NOTEBOOKS", here().join("../../notebooks"))
+        .env("FTREPL_PROGRAM", env!("CARGO_BIN_EXE_ftrepl"))
+        .env("FTREPL_FEATURES", if cfg!(feature = "rust-cells") { "rust" } else { "" })
         .env("HF_HUB_OFFLINE", "1")
         .output()
         .unwrap();
@@ -68,4 +78,22 @@ fn the_suite_of_jupyter_passes() {
 #[test]
 fn cells_behave_as_users_expect() {
     passes("behaviour.py");
+}
+
+#[test]
+fn the_notebooks_are_those_of_the_scripts() {
+    passes("notebooks.py");
+}
+
+#[test]
+#[ignore = "needs evcxr_jupyter, and builds this library once more: minutes"]
+fn notebooks_in_rust_have_a_lab() {
+    passes_with("evcxr.py", &["--rust"]);
+}
+
+/// With evcxr, which compiles each cell: minutes.
+#[cfg(feature = "rust-cells")]
+#[test]
+fn cells_of_rust_run_and_values_cross() {
+    passes("rust_cells.py");
 }
