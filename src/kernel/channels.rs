@@ -19,6 +19,9 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 /// Printed texts that are sent as one are not longer than about this, in bytes.
 const LONGEST_STREAM: usize = 64 << 10;
 
+/// A printed text follows another one at this distance.
+const STREAM_EVERY: Duration = Duration::from_millis(10);
+
 /// Messages from the front end, and the way back.
 pub(super) struct Channels {
     pub(super) requests: mpsc::Receiver<JupyterMessage>,
@@ -133,8 +136,13 @@ async fn bind(
     let mut to_publish = to_publish;
     tokio::spawn(async move {
         let mut next = to_publish.recv().await;
+        let mut printed_at = tokio::time::Instant::now() - STREAM_EVERY;
         while let Some(mut message) = next.take() {
-            // Printed lines that wait already go together: a script may print a hundred thousand.
+            // Printed lines soon after others go together: a script may print a hundred thousand.
+            if matches!(message.content, JupyterMessageContent::StreamContent(_)) {
+                tokio::time::sleep_until(printed_at + STREAM_EVERY).await;
+                printed_at = tokio::time::Instant::now();
+            }
             while let Ok(following) = to_publish.try_recv() {
                 if let Some(following) = join(&mut message, following) {
                     next = Some(following);
