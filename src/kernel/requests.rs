@@ -2,7 +2,8 @@
 
 use super::Sender;
 use super::display::{bundle, plain, result};
-use crate::session::complete::{Completer, calls_around};
+use crate::session::complete::Completer;
+use crate::session::syntax::calls_around;
 use crate::session::{Session, help, incomplete, is_interrupt, tokens};
 use jupyter_protocol::{
     CommInfoReply, CompleteReply, CompleteRequest, ErrorOutput, ExecuteInput, ExecuteReply, ExecuteRequest, ExecutionCount,

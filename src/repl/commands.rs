@@ -18,18 +18,25 @@ pub(super) struct Command {
     /// What comes behind it.
     argument: &'static str,
     about: &'static str,
-    run: fn(&mut Repl, &str) -> Next,
-    /// With `!` behind the name, for commands that write files: a file that is there is replaced.
-    replace: Option<fn(&mut Repl, &str) -> Next>,
+    does: Does,
+}
+
+/// What a command does.
+#[derive(Clone, Copy)]
+enum Does {
+    /// This.
+    Run(fn(&mut Repl, &str) -> Next),
+    /// Writes the session to a file with one of these suffixes; with `!` behind the name a file that is there is replaced.
+    Write(&'static [&'static str]),
 }
 
 const fn command(name: &'static str, argument: &'static str, about: &'static str, run: fn(&mut Repl, &str) -> Next) -> Command {
-    Command { name, argument, about, run, replace: None }
+    Command { name, argument, about, does: Does::Run(run) }
 }
 
-/// What `:save` and `:export` write.
-const SCRIPT: &[&str] = &["rhai"];
-const ANY: &[&str] = &["ipynb", "rhai", "html"];
+const fn writer(name: &'static str, argument: &'static str, about: &'static str, suffixes: &'static [&'static str]) -> Command {
+    Command { name, argument, about, does: Does::Write(suffixes) }
+}
 
 /// All commands, in the order in which `:help` lists them.
 pub(super) const COMMANDS: &[Command] = &[
@@ -40,21 +47,13 @@ pub(super) const COMMANDS: &[Command] = &[
     command("load", "FILE", "run a script here; its variables and functions stay", load),
     command("run", "FILE", "run a script in a session of its own", run),
     command("edit", "[CODE]", "write an input in the editor; begins with the last one", edit),
-    Command {
-        replace: Some(|repl, file| write(repl, file, true, SCRIPT)),
-        ..command("save", "FILE.rhai", "save the inputs that worked as a script (`:save!` replaces a file)", |repl, file| {
-            write(repl, file, false, SCRIPT)
-        })
-    },
-    Command {
-        replace: Some(|repl, file| write(repl, file, true, ANY)),
-        ..command(
-            "export",
-            "FILE",
-            "save the session with its outputs: .ipynb, .rhai or .html (`:export!` replaces a file)",
-            |repl, file| write(repl, file, false, ANY),
-        )
-    },
+    writer("save", "FILE.rhai", "save the inputs that worked as a script (`:save!` replaces a file)", &["rhai"]),
+    writer(
+        "export",
+        "FILE",
+        "save the session with its outputs: .ipynb, .rhai or .html (`:export!` replaces a file)",
+        &["ipynb", "rhai", "html"],
+    ),
     command("undo", "", "take back the last assignment", undo),
     command("reset", "", "forget all variables and functions", reset),
     command("mode", "[MODE]", "how results are shown: table, json, csv, markdown", mode),
@@ -74,11 +73,10 @@ pub(super) fn run_command(repl: &mut Repl, line: &str) -> Next {
         "h" | "?" => "help",
         other => other,
     };
-    let found = COMMANDS.iter().find(|command| command.name == name);
-    let run = found.and_then(|command| if replace { command.replace } else { Some(command.run) });
-    match run {
-        Some(run) => run(repl, rest.trim()),
-        None => {
+    match COMMANDS.iter().find(|command| command.name == name).map(|command| command.does) {
+        Some(Does::Run(run)) if !replace => run(repl, rest.trim()),
+        Some(Does::Write(suffixes)) => write(repl, rest.trim(), replace, suffixes),
+        _ => {
             let near = crate::script::options::closest(name, COMMANDS.iter().map(|command| command.name));
             let hint = near.map(|near| format!("; did you mean `:{near}`?")).unwrap_or_default();
             say(&format!("no command is called `:{word}`{hint} `:help` lists them"));

@@ -3,6 +3,7 @@
 
 use super::Session;
 use super::open::{Open, open_at_end};
+use super::syntax::{called_function, enclosing, full_name, is_period, is_word, keys_in, opening};
 use super::tokens::{Kind as Token, Piece, pieces};
 use crate::script::docs::{Entry, Kind, Reference, Signature};
 use rhai::Dynamic;
@@ -307,77 +308,6 @@ fn constant(session: &Session, name: &str) -> Option<Known> {
     session.global_names().iter().any(|known| known == name).then(|| Known::Type("array".into()))
 }
 
-fn is_period(text: &str) -> bool {
-    matches!(text, "." | "?.")
-}
-
-fn is_word(piece: &Piece) -> bool {
-    matches!(piece.kind, Token::Name | Token::Call | Token::Property)
-}
-
-/// The bracket that the last piece closes.
-fn opening(parts: &[Piece]) -> Option<usize> {
-    enclosing(&parts[..parts.len().checked_sub(1)?])
-}
-
-/// The innermost bracket that is still open.
-fn enclosing(parts: &[Piece]) -> Option<usize> {
-    let mut depth = 0usize;
-    for (i, piece) in parts.iter().enumerate().rev() {
-        match piece.kind {
-            Token::Close => depth += 1,
-            Token::Open if depth == 0 => return Some(i),
-            Token::Open => depth -= 1,
-            _ => {}
-        }
-    }
-    None
-}
-
-/// The function in whose arguments the pieces end, as the reference calls it.
-fn called_function(text: &str, parts: &[Piece]) -> Option<String> {
-    let open = enclosing(parts).filter(|open| parts[*open].of(text) == "(")?;
-    let name = open.checked_sub(1).filter(|i| is_word(&parts[*i]))?;
-    Some(full_name(text, &parts[..=name]))
-}
-
-/// The functions in whose arguments the pieces end, the innermost first.
-pub fn calls_around(text: &str, parts: &[Piece]) -> Vec<String> {
-    let mut found = Vec::new();
-    let mut rest = parts;
-    while let Some(open) = enclosing(rest) {
-        rest = &parts[..open];
-        if parts[open].of(text) == "(" && rest.last().is_some_and(is_word) {
-            found.push(full_name(text, rest));
-        }
-    }
-    found
-}
-
-/// "nn::Linear" of `nn`, `::`, `Linear` at the end of the pieces.
-fn full_name(text: &str, parts: &[Piece]) -> String {
-    match parts {
-        [.., module, path, name] if path.of(text) == "::" => format!("{}::{}", module.of(text), name.of(text)),
-        [.., name] => name.of(text).to_string(),
-        [] => String::new(),
-    }
-}
-
-/// The keys that stand in a map directly, not in what it holds.
-fn keys_in<'a>(text: &'a str, parts: &[Piece]) -> BTreeSet<&'a str> {
-    let mut depth = 0usize;
-    let mut keys = BTreeSet::new();
-    for (i, piece) in parts.iter().enumerate() {
-        match piece.kind {
-            Token::Open => depth += 1,
-            Token::Close => depth = depth.saturating_sub(1),
-            _ if depth == 0 && parts.get(i + 1).is_some_and(|next| next.of(text) == ":") => drop(keys.insert(piece.of(text))),
-            _ => {}
-        }
-    }
-    keys
-}
-
 fn plain(name: &str, label: &str) -> Candidate {
     let label = if label.is_empty() { name.to_string() } else { format!("{name}: {label}") };
     Candidate { replacement: name.to_string(), label }
@@ -466,13 +396,6 @@ mod tests {
         assert!(names(&session, "model.generate(\"a\", #{ max_new").contains(&"max_new_tokens: ".to_string()));
         // A value is no key.
         assert!(!names(&session, "LoraConfig(#{ r: lora_d").contains(&"lora_dropout: ".to_string()));
-    }
-
-    #[test]
-    fn calls_around_the_cursor() {
-        let session = session("1");
-        let text = "Trainer(#{ args: TrainingArguments(#{ a: [nn::Linear(1, 2), ";
-        assert_eq!(calls_around(text, &pieces(session.engine(), text)), ["TrainingArguments", "Trainer"]);
     }
 
     #[test]

@@ -11,37 +11,28 @@ pub struct Step {
     pub source: &'static str,
 }
 
+/// The step of lesson 4 in this file.
+macro_rules! step {
+    ($name:literal) => {
+        Step {
+            lesson: 4,
+            file: concat!("scripts/lesson04/", $name, ".rhai"),
+            source: include_str!(concat!("../../scripts/lesson04/", $name, ".rhai")),
+        }
+    };
+}
+
 /// The steps of the lessons, in order.
 pub const STEPS: &[Step] = &[
-    Step {
-        lesson: 4,
-        file: "scripts/lesson04/01_tiny_network.rhai",
-        source: include_str!("../../scripts/lesson04/01_tiny_network.rhai"),
-    },
-    Step {
-        lesson: 4,
-        file: "scripts/lesson04/02_scalar_weight.rhai",
-        source: include_str!("../../scripts/lesson04/02_scalar_weight.rhai"),
-    },
-    Step { lesson: 4, file: "scripts/lesson04/03_detect.rhai", source: include_str!("../../scripts/lesson04/03_detect.rhai") },
-    Step { lesson: 4, file: "scripts/lesson04/04_lora.rhai", source: include_str!("../../scripts/lesson04/04_lora.rhai") },
-    Step {
-        lesson: 4,
-        file: "scripts/lesson04/05_learning_rate.rhai",
-        source: include_str!("../../scripts/lesson04/05_learning_rate.rhai"),
-    },
-    Step { lesson: 4, file: "scripts/lesson04/06_replay.rhai", source: include_str!("../../scripts/lesson04/06_replay.rhai") },
-    Step { lesson: 4, file: "scripts/lesson04/07_ewc.rhai", source: include_str!("../../scripts/lesson04/07_ewc.rhai") },
-    Step {
-        lesson: 4,
-        file: "scripts/lesson04/08_checklist.rhai",
-        source: include_str!("../../scripts/lesson04/08_checklist.rhai"),
-    },
-    Step {
-        lesson: 4,
-        file: "scripts/lesson04/09_experiment.rhai",
-        source: include_str!("../../scripts/lesson04/09_experiment.rhai"),
-    },
+    step!("01_tiny_network"),
+    step!("02_scalar_weight"),
+    step!("03_detect"),
+    step!("04_lora"),
+    step!("05_learning_rate"),
+    step!("06_replay"),
+    step!("07_ewc"),
+    step!("08_checklist"),
+    step!("09_experiment"),
 ];
 
 impl Step {

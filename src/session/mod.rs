@@ -11,6 +11,7 @@ pub mod notebook;
 pub mod open;
 pub mod report;
 pub mod stdlib;
+pub mod syntax;
 pub mod tokens;
 
 pub use builder::Builder;
