@@ -3,7 +3,7 @@
 usage: python tests/golden/make_golden.py families
 Makes families/<name>/{config.json, config_v5.json, model.safetensors, golden.safetensors, lora/, lora_golden.safetensors} and
 families/facts.json. As in golden_tiny.py everything is computed with the model that transformers loads from the written folder, after
-checking that config.json (the form published models have) and config_v5.json (as transformers 5 writes it) give the same logits bit for bit.
+checking that config.json (as published models have it) and config_v5.json (as transformers 5 writes it) give the same logits bit for bit.
 A family's `changes` are its specialities: each is left out once, and the logits must then move by more than 0.05."""
 import copy
 import json
@@ -16,8 +16,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import (AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, GemmaConfig, GPT2Config, GraniteConfig, LlamaConfig, Olmo2Config,
-                          Phi3Config, Qwen2Config, Qwen3Config, SmolLM3Config)
+from transformers import (AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, GemmaConfig, GPT2Config, GraniteConfig, LlamaConfig,
+                          Olmo2Config, Phi3Config, Qwen2Config, Qwen3Config, SmolLM3Config)
 from transformers.activations import ACT2FN
 
 from golden_common import HERE, greedy, versions, write_json, write_tensors
@@ -30,6 +30,7 @@ SMALL = dict(vocab_size=96, hidden_size=32, intermediate_size=24, num_hidden_lay
 WIDE_HEADS = dict(SMALL, head_dim=16)
 GEMMA = dict(WIDE_HEADS, bos_token_id=2, eos_token_id=1, pad_token_id=0, tie_word_embeddings=True)
 PHI3 = dict(SMALL, pad_token_id=0, rms_norm_eps=1e-5)
+PHI3_LONG = dict(PHI3, sliding_window=4096, original_max_position_embeddings=16, max_position_embeddings=64)
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 
@@ -37,7 +38,7 @@ def rope(theta: float = 10000.0, **more) -> dict:
     return dict(dict(rope_type="default", rope_theta=theta), **more)
 
 
-# --- what is left out: functions that change a copy of a model; `config(...)` builds it anew with other options instead -------------------
+# --- what is left out: functions that change a copy of a model; `config(...)` builds it anew with other options instead ------------------
 
 def config(**changes):
     """The same weights under another configuration."""
@@ -162,7 +163,8 @@ FAMILIES = {
     "gemma": Family(
         GemmaConfig, dict(GEMMA, num_key_value_heads=1, rope_parameters=rope()),
         {"embedding_scale": no_scale, "one_in_the_norms": norm_weight_minus_one, "gelu_and_not_silu": activation("silu", "act_fn")},
-        drop=["tie_word_embeddings", "use_bidirectional_attention"], put={"hidden_act": "gelu"}, small_changes={"gelu_by_tanh_and_not_erf": activation("gelu", "act_fn")}),
+        drop=["tie_word_embeddings", "use_bidirectional_attention"], put={"hidden_act": "gelu"},
+        small_changes={"gelu_by_tanh_and_not_erf": activation("gelu", "act_fn")}),
     "gemma2": Family(
         Gemma2Config, dict(GEMMA, rope_parameters=rope(), attn_logit_softcapping=2.0, final_logit_softcapping=3.0,
                            query_pre_attn_scalar=24, sliding_window=8),
@@ -170,8 +172,10 @@ FAMILIES = {
          "query_scale_of_24_and_not_16": config(query_pre_attn_scalar=16), "window": config(layer_types=[FULL] * 3),
          "full_layers": config(layer_types=[SLIDING] * 3), "which_layers": config(layer_types=[FULL, SLIDING, FULL]),
          "window_of_8_and_not_9": config(sliding_window=9), "embedding_scale": no_scale, "one_in_the_norms": norm_weight_minus_one,
-         "norm_after_attention": modules("post_attention_layernorm", identity), "norm_after_mlp": modules("post_feedforward_layernorm", identity)},
-        drop=["tie_word_embeddings", "use_bidirectional_attention", "rope_scaling"], put={"hidden_act": "gelu_pytorch_tanh", "cache_implementation": "hybrid"},
+         "norm_after_attention": modules("post_attention_layernorm", identity),
+         "norm_after_mlp": modules("post_feedforward_layernorm", identity)},
+        drop=["tie_word_embeddings", "use_bidirectional_attention", "rope_scaling"],
+        put={"hidden_act": "gelu_pytorch_tanh", "cache_implementation": "hybrid"},
         std=0.3),
     "gemma3": Family(
         Gemma3TextConfig, dict(GEMMA, rope_parameters=GEMMA3_ROPE, query_pre_attn_scalar=24, sliding_window=8,
@@ -183,9 +187,11 @@ FAMILIES = {
          "local_base": config(rope_parameters={FULL: GEMMA3_ROPE[FULL], SLIDING: rope(1000000.0)}),
          "global_base": config(rope_parameters={FULL: dict(GEMMA3_ROPE[FULL], rope_theta=10000.0), SLIDING: rope()}),
          "linear_factor": config(rope_parameters={FULL: rope(1000000.0), SLIDING: rope()}),
-         "linear_factor_on_global_layers_only": config(rope_parameters={FULL: GEMMA3_ROPE[FULL], SLIDING: dict(GEMMA3_ROPE[FULL], rope_theta=10000.0)}),
+         "linear_factor_on_global_layers_only": config(
+             rope_parameters={FULL: GEMMA3_ROPE[FULL], SLIDING: dict(GEMMA3_ROPE[FULL], rope_theta=10000.0)}),
          "embedding_scale": no_scale, "one_in_the_norms": norm_weight_minus_one,
-         "norm_after_attention": modules("post_attention_layernorm", identity), "norm_after_mlp": modules("post_feedforward_layernorm", identity)},
+         "norm_after_attention": modules("post_attention_layernorm", identity),
+         "norm_after_mlp": modules("post_feedforward_layernorm", identity)},
         drop=["tie_word_embeddings", "use_bidirectional_attention", "_sliding_window_pattern"],
         put={"sliding_window_pattern": 3, "rope_local_base_freq": 10000.0, "cache_implementation": "hybrid"}, std=0.25),
     "phi3": Family(
@@ -194,15 +200,15 @@ FAMILIES = {
          "gate_before_up": modules("gate_up_proj", swap_halves), "order_of_q_k_v": modules("qkv_proj", swap_halves)},
         put={"attention_bias": False}),
     "phi3_longrope": Family(
-        Phi3Config, dict(PHI3, sliding_window=4096, original_max_position_embeddings=16, max_position_embeddings=64, rope_parameters=LONGROPE),
+        Phi3Config, dict(PHI3_LONG, rope_parameters=LONGROPE),
         {"longrope": config(rope_parameters=rope(partial_rotary_factor=1.0)),
          "attention_factor": config(rope_parameters=dict(LONGROPE, attention_factor=1.0)),
          "long_factors": config(rope_parameters=dict(LONGROPE, long_factor=LONGROPE["short_factor"]))},
         put={"attention_bias": False}, std=0.3),
     "phi3_partial": Family(
-        Phi3Config, dict(PHI3, sliding_window=4096, original_max_position_embeddings=16, max_position_embeddings=64, tie_word_embeddings=True,
-                         rope_parameters=PARTIAL),
-        {"partial_rotation": config(rope_parameters=dict(PARTIAL, partial_rotary_factor=1.0, short_factor=[1.0] * 4, long_factor=[1.3, 4.0, 4.0, 4.0])),
+        Phi3Config, dict(PHI3_LONG, tie_word_embeddings=True, rope_parameters=PARTIAL),
+        {"partial_rotation": config(rope_parameters=dict(PARTIAL, partial_rotary_factor=1.0, short_factor=[1.0] * 4,
+                                                        long_factor=[1.3, 4.0, 4.0, 4.0])),
          "attention_factor": config(rope_parameters=dict(PARTIAL, attention_factor=1.0)),
          "long_factors": config(rope_parameters=dict(PARTIAL, long_factor=PARTIAL["short_factor"]))},
         put={"attention_bias": False, "partial_rotary_factor": 0.5}, std=0.3),
@@ -214,8 +220,8 @@ FAMILIES = {
          "q_norm_over_all_heads": modules("q_norm", lambda parent, name, module: setattr(parent, name, NormPerHead(module, 4))),
          "k_norm_over_all_heads": modules("k_norm", lambda parent, name, module: setattr(parent, name, NormPerHead(module, 2)))}),
     "granite": Family(
-        GraniteConfig, dict(SMALL, pad_token_id=0, rms_norm_eps=1e-5, tie_word_embeddings=True, rope_parameters=rope(), embedding_multiplier=6.0,
-                            attention_multiplier=0.125, residual_multiplier=0.4, logits_scaling=1.6),
+        GraniteConfig, dict(SMALL, pad_token_id=0, rms_norm_eps=1e-5, tie_word_embeddings=True, rope_parameters=rope(),
+                            embedding_multiplier=6.0, attention_multiplier=0.125, residual_multiplier=0.4, logits_scaling=1.6),
         {"embedding_multiplier": config(embedding_multiplier=1.0), "attention_multiplier": config(attention_multiplier=8 ** -0.5),
          "residual_multiplier": config(residual_multiplier=1.0), "logits_scaling": config(logits_scaling=1.0)}, std=0.25),
     "gpt2": Family(
@@ -223,13 +229,15 @@ FAMILIES = {
         {"positions": weights("wpe.weight"), "c_attn_bias": weights("c_attn.bias"), "attn_c_proj_bias": weights("attn.c_proj.bias"),
          "c_fc_bias": weights("c_fc.bias"), "mlp_c_proj_bias": weights("mlp.c_proj.bias"), "ln_1_bias": weights("ln_1.bias"),
          "ln_2_bias": weights("ln_2.bias"), "ln_f_bias": weights("ln_f.bias"), "gelu_and_not_silu": activation("silu", "act")},
-        drop=["scale_attn_by_inverse_layer_idx", "scale_attn_weights", "use_cache"], put={"n_ctx": 32}, small_changes={"gelu_by_tanh_and_not_erf": activation("gelu", "act")}),
+        drop=["scale_attn_by_inverse_layer_idx", "scale_attn_weights", "use_cache"], put={"n_ctx": 32},
+        small_changes={"gelu_by_tanh_and_not_erf": activation("gelu", "act")}),
     "gpt2_scaled": Family(
         GPT2Config, dict(vocab_size=96, n_positions=32, n_embd=32, n_layer=3, n_head=4, n_inner=48, bos_token_id=1, eos_token_id=2,
                          scale_attn_by_inverse_layer_idx=True),
-        {"scale_by_layer": config(scale_attn_by_inverse_layer_idx=False), "n_inner_of_48": weights("c_fc.weight")}, put={"n_ctx": 32}, std=0.25),
+        {"scale_by_layer": config(scale_attn_by_inverse_layer_idx=False)}, put={"n_ctx": 32}, std=0.25),
     "llama_yarn": Family(
-        LlamaConfig, dict(WIDE_HEADS, max_position_embeddings=128, tie_word_embeddings=False, rope_parameters=YARN),
+        LlamaConfig, dict(WIDE_HEADS, num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=128, tie_word_embeddings=False,
+                          rope_parameters=YARN),
         {"yarn": config(rope_parameters=rope(100.0)), "attention_factor": config(rope_parameters=dict(YARN, attention_factor=1.0)),
          "ramp": config(rope_parameters=rope(100.0, rope_type="linear", factor=4.0))}),
 }
@@ -238,7 +246,7 @@ VARIANTS = ("qwen2_window", "phi3_longrope", "phi3_partial", "gpt2_scaled", "lla
 GPT2_DROPPED = ("tie_word_embeddings", "add_cross_attention", "rope_scaling", "rope_theta", "pad_token_id", "reorder_and_upcast_attn")
 
 
-# --- models --------------------------------------------------------------------------------------------------------------------------------
+# --- models -------------------------------------------------------------------------------------------------------------------------------
 
 def randomise(model, seed: int, std: float) -> None:
     """Draws every parameter anew: matrices N(0, std), biases N(0, 0.15), norms' weights 1 + N(0, 0.15).
@@ -322,7 +330,7 @@ def switches(model) -> bool:
 def continuation(model, prompt: list[int], steps: int) -> tuple[list[int], float]:
     """Greedy continuation through the cache, checked against the whole sequence at once.
 
-    With longrope the cache is computed anew when the sequence grows past original_max_position_embeddings, as transformers' generate does."""
+    With longrope the cache is computed anew when the sequence grows past original_max_position_embeddings, as in transformers' generate."""
     if not switches(model):
         answer, margin = greedy(model, prompt, steps)
         with torch.no_grad():
@@ -335,8 +343,8 @@ def continuation(model, prompt: list[int], steps: int) -> tuple[list[int], float
             top = model(input_ids=torch.tensor([prompt + answer])).logits[0, -1].topk(2)
             margin = min(margin, (top.values[0] - top.values[1]).item())
             answer.append(top.indices[0].item())
-        made = model.generate(input_ids=torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), max_new_tokens=steps,
-                              do_sample=False, eos_token_id=None, pad_token_id=0)
+        made = model.generate(input_ids=torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+                              max_new_tokens=steps, do_sample=False, eos_token_id=None, pad_token_id=0)
     assert made[0, len(prompt):].tolist() == answer
     return answer, margin
 
@@ -388,7 +396,7 @@ def base_numbers(name: str, model, seed: int):
     return tensors, facts
 
 
-# --- LoRA ----------------------------------------------------------------------------------------------------------------------------------
+# --- LoRA ---------------------------------------------------------------------------------------------------------------------------------
 
 def save_adapter(peft_model, folder: Path, base: str) -> None:
     """PEFT's save_pretrained with the base's name instead of a path, lists in a fixed order."""

@@ -5,6 +5,7 @@ usage: python tests/golden/make_golden.py SECTION... [--model DIR]
   smollm2      smollm2/tensors, logits, greedy, chat      needs --model, the folder that convert_gguf.py makes
   tokens       smollm2/tokens.json   needs --model
   families     families/             tiny models of the other families, each with a LoRA adapter and ten steps of it
+  peft         peft/                 variants of LoRA, LoRA+, several adapters at once (needs families/)
   adapter      adapter/              LoRA adapters written by PEFT (needs tiny/; print_trainable needs --model)
   trainer      trainer/              20-step runs of transformers' Trainer
   torch        torch_rng.json, python_random.json, tiny_model.json, tensor_ops.json
@@ -23,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 SECTIONS = {
     "tiny": "golden_tiny", "smollm2": "golden_smollm2", "tokens": "golden_tokens", "adapter": "golden_adapter",
     "trainer": "golden_trainer", "torch": "golden_torch", "ewc": "golden_ewc", "stats": "golden_stats",
-    "families": "golden_families",
+    "families": "golden_families", "peft": "golden_peft",
 }
 
 if __name__ == "__main__":
