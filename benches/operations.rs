@@ -7,8 +7,8 @@ use candle_core::{DType, Device, Tensor};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use ftrepl::autograd::{Parameter, backward, no_grad};
 use ftrepl::ops::attention::{AttentionSpec, attention};
-use ftrepl::ops::cross_entropy::{head_cross_entropy, head_loss_and_gradient};
-use ftrepl::ops::gated::silu_mul;
+use ftrepl::ops::cross_entropy::{Head, head_cross_entropy, head_loss_and_gradient};
+use ftrepl::ops::gated::{Activation, gated};
 use ftrepl::ops::linear::linear;
 use ftrepl::ops::norm::rms_norm;
 use ftrepl::ops::quantised::Quantised;
@@ -76,7 +76,7 @@ fn elementwise(c: &mut Criterion) {
         let table = RopeTable::new(&positions, &[0.1; 32]);
         both(c, "rope both", tokens, &[&x], || rope(&x.tensor(), &table).unwrap());
         let (gate, up) = (parameter(&[tokens, INNER], true), parameter(&[tokens, INNER], true));
-        both(c, "silu_mul both", tokens, &[&gate, &up], || silu_mul(&gate.tensor(), &up.tensor()).unwrap());
+        both(c, "gated both", tokens, &[&gate, &up], || gated(Activation::Silu, &gate.tensor(), &up.tensor()).unwrap());
     }
 }
 
@@ -88,6 +88,7 @@ fn attentions(c: &mut Criterion) {
             kv_heads: 3,
             head_dim: 64,
             scale: 0.125,
+            softcap: None,
             window: None,
             segments: vec![length; sequences],
             positions: (0..sequences).flat_map(|_| 0..length as u32).collect(),
@@ -103,11 +104,11 @@ fn heads(c: &mut Criterion) {
         let (hidden, weight) = (parameter(&[tokens, HIDDEN], true), parameter(&[VOCABULARY, HIDDEN], false));
         let targets: Vec<i64> = (0..tokens as i64).map(|t| t * 31 % VOCABULARY as i64).collect();
         both(c, "head and cross-entropy both", tokens, &[&hidden], || {
-            head_cross_entropy(&hidden.tensor(), &weight, &targets, tokens as f64).unwrap()
+            head_cross_entropy(&hidden.tensor(), &Head::from(&weight), &targets, tokens as f64).unwrap()
         });
         c.bench_with_input(BenchmarkId::new("head loss and gradient at once", tokens), &tokens, |b, _| {
             let states = hidden.value();
-            b.iter(|| black_box(head_loss_and_gradient(&states, &weight, &targets, tokens as f64).unwrap()));
+            b.iter(|| black_box(head_loss_and_gradient(&states, &Head::from(&weight), &targets, tokens as f64).unwrap()));
         });
     }
 }

@@ -1,4 +1,4 @@
-//! The decoder against PyTorch: logits, loss, every gradient and greedy continuations of tiny random models.
+//! The decoder against PyTorch: logits, loss, every gradient and greedy continuations of tiny random models of every family.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use candle_core::{DType, Device, Tensor};
@@ -12,10 +12,42 @@ use ftrepl::ops::with_fused;
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-const MODELS: [&str; 5] = ["llama", "llama_tied", "llama3", "llama_bias", "mistral"];
+const MODELS: [&str; 20] = [
+    "tiny/llama",
+    "tiny/llama_tied",
+    "tiny/llama3",
+    "tiny/llama_bias",
+    "tiny/mistral",
+    "families/smollm3",
+    "families/qwen2",
+    "families/qwen2_window",
+    "families/qwen3",
+    "families/gemma",
+    "families/gemma2",
+    "families/gemma3",
+    "families/phi3",
+    "families/phi3_longrope",
+    "families/phi3_partial",
+    "families/olmo2",
+    "families/granite",
+    "families/gpt2",
+    "families/gpt2_scaled",
+    "families/llama_yarn",
+];
+
+/// Every folder of golden numbers is in the list.
+#[test]
+fn no_model_is_left_out() {
+    for kind in ["tiny", "families"] {
+        for entry in std::fs::read_dir(folder(kind)).unwrap().map(|entry| entry.unwrap()).filter(|e| e.path().is_dir()) {
+            let name = format!("{kind}/{}", entry.file_name().to_string_lossy());
+            assert!(MODELS.contains(&name.as_str()), "{name}");
+        }
+    }
+}
 
 fn folder(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny").join(name)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
 fn golden(name: &str) -> HashMap<String, Tensor> {
@@ -33,38 +65,53 @@ fn difference(a: &Tensor, b: &Tensor) -> f32 {
     (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap() / largest
 }
 
-/// The batch of the golden file: rows cut to their real tokens.
-fn batch(golden: &HashMap<String, Tensor>) -> (TokenBatch, Vec<i64>, Vec<usize>) {
-    let rows = golden["input_ids"].to_vec2::<i64>().unwrap();
-    let labels = golden["labels"].to_vec2::<i64>().unwrap();
+/// A batch of the golden file, whose tensors' names begin with `prefix`: rows cut to their real tokens.
+fn batch(golden: &HashMap<String, Tensor>, prefix: &str) -> (TokenBatch, Vec<i64>, Vec<usize>) {
+    let named = |name: &str| &golden[&format!("{prefix}{name}")];
+    let rows = named("input_ids").to_vec2::<i64>().unwrap();
+    let labels = named("labels").to_vec2::<i64>().unwrap();
     let lengths: Vec<usize> =
-        golden["attention_mask"].to_vec2::<i64>().unwrap().iter().map(|m| m.iter().sum::<i64>() as usize).collect();
+        named("attention_mask").to_vec2::<i64>().unwrap().iter().map(|m| m.iter().sum::<i64>() as usize).collect();
     let cut: Vec<Vec<u32>> = rows.iter().zip(&lengths).map(|(r, n)| r[..*n].iter().map(|id| *id as u32).collect()).collect();
     let targets = shifted_targets(labels.iter().zip(&lengths).map(|(l, n)| &l[..*n]));
     (TokenBatch::new(cut.iter().map(Vec::as_slice)), targets, lengths)
+}
+
+fn check_logits(decoder: &Decoder, golden: &HashMap<String, Tensor>, prefix: &str, name: &str) {
+    let (batch, targets, lengths) = batch(golden, prefix);
+    let hidden = decoder.hidden(&batch, Pass::default()).unwrap();
+    let logits = decoder.logits(&hidden, Pass::default()).unwrap().detach();
+    let mut start = 0;
+    for (row, length) in lengths.iter().enumerate() {
+        let expected = golden[&format!("{prefix}logits")].get(row).unwrap().narrow(0, 0, *length).unwrap();
+        let d = difference(&logits.narrow(0, start, *length).unwrap(), &expected);
+        assert!(d < 1e-5, "{name} {prefix} row {row}: logits differ by {d}");
+        start += length;
+    }
+    let count = targets.iter().filter(|t| **t >= 0).count() as f64;
+    let loss = decoder.loss(&hidden, &targets, count).unwrap().to_scalar::<f32>().unwrap();
+    let expected = golden[&format!("{prefix}loss")].to_vec1::<f32>().unwrap()[0];
+    assert!((loss - expected).abs() < 1e-5, "{name} {prefix}: loss {loss}, expected {expected}");
 }
 
 fn check(name: &str, fused: bool) {
     with_fused(fused, || {
         let golden = golden(name);
         let decoder = decoder(name, None);
-        let (batch, targets, lengths) = batch(&golden);
-        let hidden = decoder.hidden(&batch, Pass::default()).unwrap();
-        let logits = decoder.logits(&hidden, Pass::default()).unwrap().detach();
-        let mut start = 0;
-        for (row, length) in lengths.iter().enumerate() {
-            let expected = golden["logits"].get(row).unwrap().narrow(0, 0, *length).unwrap();
-            let d = difference(&logits.narrow(0, start, *length).unwrap(), &expected);
-            assert!(d < 1e-5, "{name} row {row}: logits differ by {d}");
-            start += length;
+        check_logits(&decoder, &golden, "", name);
+        if golden.contains_key("short.logits") {
+            check_logits(&decoder, &golden, "short.", name);
         }
+        let (batch, targets, _) = batch(&golden, "");
         let count = targets.iter().filter(|t| **t >= 0).count() as f64;
         let expected = golden["loss"].to_vec1::<f32>().unwrap()[0];
         for checkpointing in [false, true] {
             let loss = decoder.loss_backward(&batch, &targets, count, Pass::default(), checkpointing).unwrap();
             assert!((loss - f64::from(expected)).abs() < 1e-5, "{name}: loss {loss}, expected {expected}");
-            for (parameter_name, parameter) in decoder.named_parameters() {
+            for (parameter_name, slot) in decoder.slots() {
+                let parameter = slot.current();
                 let gradient = parameter.grad().unwrap().unwrap_or_else(|| panic!("{name}: no gradient of {parameter_name}"));
+                let gradient = if slot.transposed() { gradient.t().unwrap() } else { gradient };
                 let d = difference(&gradient, &golden[&format!("grad.{parameter_name}")]);
                 assert!(d < 1e-4, "{name} (checkpointing {checkpointing}): gradient of {parameter_name} differs by {d}");
                 parameter.zero_grad();
@@ -141,7 +188,8 @@ fn guessed_tokens_change_no_text() {
                     .unwrap()
             };
             let expected = run(Some(0));
-            assert_eq!(expected[0].len(), stop_at.min(30));
+            let room = decoder.config().max_position_embeddings - prompt.len();
+            assert_eq!(expected[0].len(), stop_at.min(30).min(room));
             for guesses in [Some(1), Some(5), None] {
                 assert_eq!(run(guesses), expected, "{name} {sampling:?} {guesses:?}");
             }
@@ -174,10 +222,10 @@ fn a_shared_beginning_computed_once_changes_no_token() {
 
 #[test]
 fn bf16_weights_stay_narrow_and_give_nearly_the_same_loss() {
-    let golden = golden("llama");
-    let decoder = decoder("llama", Some(DType::BF16));
+    let golden = golden("tiny/llama");
+    let decoder = decoder("tiny/llama", Some(DType::BF16));
     assert!(decoder.named_parameters().iter().all(|(_, p)| p.dtype() == DType::BF16));
-    let (batch, targets, _) = batch(&golden);
+    let (batch, targets, _) = batch(&golden, "");
     let count = targets.iter().filter(|t| **t >= 0).count() as f64;
     let loss = decoder.loss_backward(&batch, &targets, count, Pass::default(), false).unwrap();
     let expected = f64::from(golden["loss"].to_vec1::<f32>().unwrap()[0]);

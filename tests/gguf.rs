@@ -7,7 +7,11 @@ use candle_core::{DType, Device, Tensor};
 use ftrepl::control::Control;
 use ftrepl::model::hub::Cache;
 use ftrepl::model::weights::save_safetensors;
-use ftrepl::model::{ModelConfig, Source, Tokenizer, config::read_json, rope::RopeScaling};
+use ftrepl::model::{
+    ModelConfig, Source, Tokenizer,
+    config::read_json,
+    rope::{Rope, RopeScaling},
+};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -36,8 +40,8 @@ fn write_gguf(path: &Path, hf: &Source, dtype: GgmlDType, extra: Vec<(&str, Tens
         ("llama.attention.head_count", Meta::U32(config.num_attention_heads as u32)),
         ("llama.attention.head_count_kv", Meta::U32(config.num_key_value_heads as u32)),
         ("llama.attention.key_length", Meta::U32(config.head_dim as u32)),
-        ("llama.rope.freq_base", Meta::F32(config.rope_theta as f32)),
-        ("llama.attention.layer_norm_rms_epsilon", Meta::F32(config.rms_norm_eps as f32)),
+        ("llama.rope.freq_base", Meta::F32(config.ropes[0].theta as f32)),
+        ("llama.attention.layer_norm_rms_epsilon", Meta::F32(config.norm_eps as f32)),
         ("tokenizer.ggml.eos_token_id", Meta::U32(2)),
     ];
     metadata.retain(|(key, _)| !change.iter().any(|(changed, _)| changed == key));
@@ -91,10 +95,10 @@ fn the_same_model() {
         let gguf = Source::open(&path).unwrap();
         assert_eq!(gguf.names(), hf.names(), "{name}");
         let expected = hf.config().clone();
-        assert!((gguf.config().rms_norm_eps / expected.rms_norm_eps - 1.0).abs() < 1e-6);
+        assert!((gguf.config().norm_eps / expected.norm_eps - 1.0).abs() < 1e-6);
         // The file's metadata has neither of these.
         let rest = ModelConfig { raw: Value::Null, bos_token_id: None, pad_token_id: None, dtype: None, ..expected.clone() };
-        let found = ModelConfig { raw: Value::Null, rms_norm_eps: expected.rms_norm_eps, ..gguf.config().clone() };
+        let found = ModelConfig { raw: Value::Null, norm_eps: expected.norm_eps, ..gguf.config().clone() };
         assert_eq!(found, rest, "{name}");
         for tensor in hf.names() {
             let load = |source: &Source| values(source.load(tensor, Some(DType::F32), &Device::Cpu).unwrap().as_tensor());
@@ -151,12 +155,13 @@ fn rotary_factors() {
         high_freq_factor: 4.0,
         original_max_position_embeddings: 8192.0,
     };
-    let scaled = ModelConfig { rope_scaling: rule.clone(), ..hf.config().clone() }.inv_freq();
-    let plain = ModelConfig { rope_scaling: RopeScaling::Default, ..hf.config().clone() }.inv_freq();
+    let rope = |scaling| Rope { scaling, ..hf.config().ropes[0].clone() };
+    let scaled = rope(rule.clone()).inverse_frequencies(1);
+    let plain = rope(RopeScaling::Default).inverse_frequencies(1);
     let factors: Vec<f32> = plain.iter().zip(&scaled).map(|(a, b)| a / b).collect();
     let tensor = |factors: Vec<f32>| vec![("rope_freqs.weight", Tensor::from_vec(factors, 8, &Device::Cpu).unwrap())];
     write_gguf(&path, &hf, GgmlDType::F32, tensor(factors), &[]);
-    assert_eq!(Source::open(&path).unwrap().config().rope_scaling, rule);
+    assert_eq!(Source::open(&path).unwrap().config().ropes[0].scaling, rule);
     write_gguf(&path, &hf, GgmlDType::F32, tensor(vec![3.0; 8]), &[]);
     assert!(message(Source::open(&path)).contains("rope_freqs.weight holds rotary factors of an unknown rule"));
 }

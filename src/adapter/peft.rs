@@ -4,8 +4,8 @@ use super::config::{Bias, LoraConfig};
 use super::lora::{LoraLayer, merge_into};
 use super::target::{is_named, targets};
 use crate::error::{Error, Result};
-use crate::model::Decoder;
 use crate::model::projection::Slot;
+use crate::model::{Decoder, Family};
 use crate::nn::Parameter;
 use crate::random::Random;
 use std::collections::HashMap;
@@ -14,6 +14,8 @@ use std::sync::Arc;
 /// A LoRA adapter that sits on a decoder.
 pub struct Adapter {
     config: LoraConfig,
+    /// The base model's.
+    family: Family,
     /// Module name and its layer, in the model's order.
     layers: Vec<(String, Arc<LoraLayer>)>,
     /// Names of slots (Hugging Face parameter names) that hold a trained copy: biases, and modules to save.
@@ -32,7 +34,8 @@ impl Adapter {
         config.validate()?;
         let projections = decoder.projections();
         let names: Vec<&str> = projections.iter().map(|(name, _)| name.as_str()).collect();
-        let chosen = targets(&config, &names)?;
+        let family = decoder.config().family;
+        let chosen = targets(&config, &names, family.traits().lora_targets)?;
         let device = decoder.device();
         let mut layers = Vec::new();
         for (name, projection) in projections.iter().filter(|(n, _)| chosen.contains(&n.as_str())) {
@@ -43,7 +46,7 @@ impl Adapter {
             layers.push((name.clone(), Arc::new(layer)));
         }
         let copies = copied_slots(decoder, &config, &layers)?;
-        let adapter = Self { config, layers, copies };
+        let adapter = Self { config, family, layers, copies };
         for (_, parameter) in decoder.named_parameters() {
             parameter.set_requires_grad(false);
         }
@@ -54,6 +57,11 @@ impl Adapter {
     /// The configuration.
     pub fn config(&self) -> &LoraConfig {
         &self.config
+    }
+
+    /// The family of the model that the adapter is for.
+    pub fn family(&self) -> Family {
+        self.family
     }
 
     /// The layers under their modules' names.

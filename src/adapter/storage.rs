@@ -20,15 +20,16 @@ pub fn save(adapter: &Adapter, folder: &Path, base_model: &str) -> Result<()> {
     let tensors: Vec<_> = adapter.own_parameters().iter().map(|(name, p)| (file_name(name), p.value())).collect();
     save_safetensors(&folder.join("adapter_model.safetensors"), &tensors, &[("format".into(), "pt".into())])?;
     let mut config = serde_json::to_value(adapter.config()).map_err(|e| Error::argument(e.to_string()))?;
+    let traits = adapter.family().traits();
     if let Value::Object(fields) = &mut config {
         fields.insert("peft_type".into(), json!("LORA"));
         fields.insert("base_model_name_or_path".into(), json!(base_model));
         fields.insert("inference_mode".into(), json!(true));
-        fields.insert("fan_in_fan_out".into(), json!(false));
+        fields.insert("fan_in_fan_out".into(), json!(traits.transposed));
         fields.insert("revision".into(), Value::Null);
         if adapter.config().target_modules.is_none() {
             // PEFT resolves its default from a table; a file is clearer.
-            fields.insert("target_modules".into(), json!(["q_proj", "v_proj"]));
+            fields.insert("target_modules".into(), json!(traits.lora_targets));
         }
         if let Some(all) = fields.get_mut("target_modules").filter(|t| **t == json!("all-linear")) {
             let mut kinds: Vec<&str> = adapter.layers().iter().filter_map(|(name, _)| name.rsplit('.').next()).collect();
@@ -70,7 +71,7 @@ pub fn read_config(folder: &Path) -> Result<LoraConfig> {
         return Err(Error::format(&path, format!("is a {kind} adapter; only LORA is supported")));
     }
     // Whatever is set and not understood would silently change the numbers.
-    const IGNORED: [&str; 9] = [
+    const IGNORED: [&str; 10] = [
         "peft_type",
         "peft_version",
         "base_model_name_or_path",
@@ -80,6 +81,8 @@ pub fn read_config(folder: &Path) -> Result<LoraConfig> {
         "megatron_core",
         "qalora_group_size",
         "ensure_weight_tying",
+        // How the base's weights are stored, which its family says.
+        "fan_in_fan_out",
     ];
     let known = serde_json::to_value(LoraConfig::default()).unwrap_or_default();
     let unset = |v: &Value| match v {

@@ -4,12 +4,12 @@ use super::config::{LoraConfig, TargetModules};
 use crate::error::{Error, Result};
 use regex::Regex;
 
-/// The modules among `names` that get an adapter, in their order.
+/// The modules among `names` that get an adapter, in their order; `default` are those of a configuration that names none.
 ///
 /// # Errors
 /// Nothing matches, the pattern is no regular expression, or a block index does not exist.
-pub fn targets<'a>(config: &LoraConfig, names: &[&'a str]) -> Result<Vec<&'a str>> {
-    let default = TargetModules::Names(vec!["q_proj".into(), "v_proj".into()]);
+pub fn targets<'a>(config: &LoraConfig, names: &[&'a str], default: &[&str]) -> Result<Vec<&'a str>> {
+    let default = TargetModules::Names(default.iter().map(|name| (*name).into()).collect());
     let wanted = config.target_modules.as_ref().unwrap_or(&default);
     let included = matcher(wanted)?;
     let excluded = config.exclude_modules.as_ref().map(matcher).transpose()?;
@@ -62,10 +62,10 @@ fn matcher(modules: &TargetModules) -> Result<Matcher> {
     })
 }
 
+/// The number of the block that a module is in: the last number in its name that stands between two others parts, as PEFT finds it.
 fn block_index(module: &str) -> Option<usize> {
-    let mut parts = module.split('.');
-    parts.find(|p| *p == "layers")?;
-    parts.next()?.parse().ok()
+    let parts: Vec<&str> = module.split('.').collect();
+    (2..parts.len().saturating_sub(1)).rev().find_map(|place| parts[place].parse().ok())
 }
 
 #[cfg(test)]
@@ -79,6 +79,7 @@ mod tests {
         "lm_head",
         "xq_proj",
     ];
+    const DEFAULT: &[&str] = &["q_proj", "v_proj"];
 
     fn config(target_modules: serde_json::Value) -> LoraConfig {
         serde_json::from_value(serde_json::json!({ "target_modules": target_modules })).unwrap()
@@ -86,20 +87,27 @@ mod tests {
 
     #[test]
     fn names_match_whole_parts() {
-        assert_eq!(targets(&config(serde_json::json!(["q_proj"])), &NAMES).unwrap(), NAMES[..2]);
+        assert_eq!(targets(&config(serde_json::json!(["q_proj"])), &NAMES, DEFAULT).unwrap(), NAMES[..2]);
     }
 
     #[test]
     fn patterns_match_the_whole_name_and_all_linear_leaves_the_head_out() {
-        assert_eq!(targets(&config(".*layers\\.1\\..*".into()), &NAMES).unwrap(), NAMES[1..3]);
-        assert!(!targets(&config("all-linear".into()), &NAMES).unwrap().contains(&"lm_head"));
+        assert_eq!(targets(&config(".*layers\\.1\\..*".into()), &NAMES, DEFAULT).unwrap(), NAMES[1..3]);
+        assert!(!targets(&config("all-linear".into()), &NAMES, DEFAULT).unwrap().contains(&"lm_head"));
+    }
+
+    #[test]
+    fn blocks_are_numbered_whatever_their_list_is_called() {
+        assert_eq!(block_index("model.layers.11.self_attn.q_proj"), Some(11));
+        assert_eq!(block_index("transformer.h.2.attn.c_attn"), Some(2));
+        assert_eq!(block_index("lm_head"), None);
     }
 
     #[test]
     fn what_matches_nothing_is_refused_with_what_there_is() {
-        let error = targets(&config(serde_json::json!(["c_attn"])), &NAMES).unwrap_err().to_string();
+        let error = targets(&config(serde_json::json!(["c_attn"])), &NAMES, DEFAULT).unwrap_err().to_string();
         assert!(error.contains("c_attn") && error.contains("up_proj"), "{error}");
-        let error = targets(&config(serde_json::json!(["q_proj", "vproj"])), &NAMES).unwrap_err().to_string();
+        let error = targets(&config(serde_json::json!(["q_proj", "vproj"])), &NAMES, DEFAULT).unwrap_err().to_string();
         assert!(error.contains("vproj"), "{error}");
     }
 }

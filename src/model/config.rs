@@ -1,23 +1,28 @@
-//! A model's `config.json`: the llama family's fields, checked, with transformers' defaults.
+//! A model's `config.json`: the fields of every family, checked, with transformers' defaults.
 //!
 //! Whatever would change the numbers and is not supported is refused by name: a model that loads is computed right.
 //! The file's JSON is kept, so that saving a model writes back what was read.
 
-pub use super::rope::RopeScaling;
+use super::config_fields::{Fields, RopeDefaults};
+use super::config_known as known;
+use super::family::{Family, Part};
+pub use super::rope::{Rope, RopeScaling};
 use crate::error::{Error, Result};
 use crate::files::read_text;
+use crate::ops::gated::Activation;
+use crate::ops::norm::NormKind;
 use candle_core::DType;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::path::Path;
 
 /// What is known of a model's architecture before its weights are read.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
-    /// "llama" or "mistral".
-    pub model_type: String,
+    /// The family, which says what parts a block has and how they are called.
+    pub family: Family,
     /// Width of the residual stream.
     pub hidden_size: usize,
-    /// Width inside the gated MLP.
+    /// Width inside the MLP.
     pub intermediate_size: usize,
     /// Number of decoder blocks.
     pub num_hidden_layers: usize,
@@ -29,22 +34,36 @@ pub struct ModelConfig {
     pub head_dim: usize,
     /// Number of rows of the embedding.
     pub vocab_size: usize,
-    /// Added to the mean square in RMSNorm.
-    pub rms_norm_eps: f64,
-    /// Base of the rotary frequencies.
-    pub rope_theta: f64,
-    /// Change of the rotary frequencies.
-    pub rope_scaling: RopeScaling,
+    /// What norms compute.
+    pub norm: NormKind,
+    /// Added to the mean square, or the variance, in norms.
+    pub norm_eps: f64,
+    /// The function inside the MLP.
+    pub activation: Activation,
+    /// The rotary embeddings that layers use; none where positions have an embedding of their own.
+    pub ropes: Vec<Rope>,
+    /// What differs from layer to layer.
+    pub layers: Vec<LayerConfig>,
     /// The longest context.
     pub max_position_embeddings: usize,
     /// Whether the head is the embedding matrix.
     pub tie_word_embeddings: bool,
-    /// Whether q, k, v and o projections have biases.
-    pub attention_bias: bool,
+    /// Whether q, k and v projections have biases.
+    pub query_key_value_bias: bool,
+    /// Whether attention's output projection has a bias.
+    pub output_bias: bool,
     /// Whether the MLP's projections have biases.
     pub mlp_bias: bool,
-    /// How many positions a query sees, itself included (mistral); `None`: all before it.
-    pub sliding_window: Option<usize>,
+    /// Whether q and k norms take all heads together, not each by itself.
+    pub norm_of_all_heads: bool,
+    /// Bound on attention's scores.
+    pub attention_softcap: Option<f64>,
+    /// Bound on the logits.
+    pub logit_softcap: Option<f64>,
+    /// Factors that families have at several places; 1 where they have none.
+    pub scales: Scales,
+    /// Probabilities of dropout in training.
+    pub dropout: Dropout,
     /// Start of text.
     pub bos_token_id: Option<u32>,
     /// The tokens that end a generation; from `generation_config.json` where that has them.
@@ -57,6 +76,41 @@ pub struct ModelConfig {
     pub raw: Value,
     /// `generation_config.json` as it was read, where there is one.
     pub raw_generation: Option<Value>,
+}
+
+/// What differs from layer to layer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LayerConfig {
+    /// Which of the model's rotary embeddings; none: positions do not turn queries and keys.
+    pub rope: Option<usize>,
+    /// How many positions a query sees, itself included; `None`: all before it.
+    pub window: Option<usize>,
+    /// Factor on attention's scores.
+    pub attention_scale: f64,
+}
+
+/// Constant factors.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scales {
+    /// On embedded tokens.
+    pub embedding: f64,
+    /// Whether that factor is rounded to the embedding's dtype first, as Gemma does.
+    pub rounded: bool,
+    /// On what attention and MLP add to the residual stream.
+    pub residual: f64,
+    /// On the logits.
+    pub logits: f64,
+}
+
+/// Probabilities of dropout in training.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Dropout {
+    /// Of embedded tokens.
+    pub embedding: f64,
+    /// Of what attention and MLP add.
+    pub residual: f64,
+    /// Of attention's weights.
+    pub attention: f64,
 }
 
 impl ModelConfig {
@@ -85,78 +139,17 @@ impl ModelConfig {
     /// # Errors
     /// A field is missing, of the wrong kind or not supported.
     pub fn from_json(raw: Value, path: &Path) -> Result<Self> {
+        let raw = known::text_model(raw);
         let Value::Object(map) = &raw else { return Err(Error::format(path, "expected a JSON object")) };
         let f = Fields { map, path };
-        let model_type = f.text("model_type")?.unwrap_or_default();
-        let mistral = match model_type.as_str() {
-            "llama" => false,
-            "mistral" => true,
-            "" => return Err(f.wrong("model_type", "is missing; supported are \"llama\" and \"mistral\"")),
-            other => {
-                return Err(
-                    f.wrong("model_type", format!("\"{other}\" is not supported; supported are \"llama\" and \"mistral\""))
-                );
-            }
+        let supported = || Family::model_types().iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
+        let family = match f.text("model_type")? {
+            None => return Err(f.wrong("model_type", format!("is missing; supported are {}", supported()))),
+            Some(name) => Family::of_model_type(&name)
+                .ok_or_else(|| f.wrong("model_type", format!("\"{name}\" is not supported; supported are {}", supported())))?,
         };
-        f.refuse_unsupported()?;
-        let hidden_size = f.size("hidden_size")?;
-        let num_attention_heads = f.size("num_attention_heads")?;
-        // The defaults are those of LlamaConfig and MistralConfig.
-        let default_kv_heads = if mistral { 8 } else { num_attention_heads };
-        let num_key_value_heads = f.optional_size("num_key_value_heads")?.unwrap_or(default_kv_heads);
-        if !num_attention_heads.is_multiple_of(num_key_value_heads) {
-            let message = format!("{num_key_value_heads} does not divide num_attention_heads {num_attention_heads}");
-            return Err(f.wrong("num_key_value_heads", message));
-        }
-        let head_dim = match f.optional_size("head_dim")? {
-            Some(head_dim) => head_dim,
-            None if hidden_size.is_multiple_of(num_attention_heads) => hidden_size / num_attention_heads,
-            None => {
-                return Err(f.wrong(
-                    "hidden_size",
-                    format!("{hidden_size} is not a multiple of num_attention_heads {num_attention_heads}"),
-                ));
-            }
-        };
-        if !head_dim.is_multiple_of(2) {
-            return Err(f.wrong("head_dim", format!("{head_dim} is odd; rotary embeddings turn pairs")));
-        }
-        let max_position_embeddings = f.optional_size("max_position_embeddings")?.unwrap_or(if mistral { 131_072 } else { 2048 });
-        let (rope_theta, rope_scaling) = f.rope(max_position_embeddings)?;
-        let sliding_window = match map.get("sliding_window") {
-            _ if !mistral => None,
-            None => Some(4096),
-            Some(_) => f.optional_size("sliding_window")?,
-        };
-        let dtype = match f.text("torch_dtype")?.or(f.text("dtype")?) {
-            None => None,
-            Some(name) => dtype_from_name(&name),
-        };
-        let config = Self {
-            hidden_size,
-            intermediate_size: f.size("intermediate_size")?,
-            num_hidden_layers: f.size("num_hidden_layers")?,
-            num_attention_heads,
-            num_key_value_heads,
-            head_dim,
-            vocab_size: f.size("vocab_size")?,
-            rms_norm_eps: f.number("rms_norm_eps")?.unwrap_or(1e-6),
-            rope_theta,
-            rope_scaling,
-            max_position_embeddings,
-            tie_word_embeddings: f.flag("tie_word_embeddings")?,
-            // MistralConfig knows neither bias.
-            attention_bias: !mistral && f.flag("attention_bias")?,
-            mlp_bias: !mistral && f.flag("mlp_bias")?,
-            sliding_window,
-            bos_token_id: f.tokens("bos_token_id")?.first().copied(),
-            eos_token_ids: f.tokens("eos_token_id")?,
-            pad_token_id: f.tokens("pad_token_id")?.first().copied(),
-            dtype,
-            model_type,
-            raw: Value::Null,
-            raw_generation: None,
-        };
+        known::refuse_unknown(&f, family)?;
+        let config = read(&f, family)?;
         Ok(Self { raw, ..config })
     }
 
@@ -175,6 +168,258 @@ impl ModelConfig {
         self.pad_token_id = f.tokens("pad_token_id")?.first().copied().or(self.pad_token_id);
         self.raw_generation = Some(raw);
         Ok(())
+    }
+
+    /// `model_type` of config.json.
+    pub fn model_type(&self) -> &'static str {
+        self.family.traits().model_type
+    }
+
+    /// The window of the layers that have one.
+    pub fn sliding_window(&self) -> Option<usize> {
+        self.layers.iter().find_map(|layer| layer.window)
+    }
+}
+
+/// Everything but the JSON itself.
+fn read(f: &Fields<'_>, family: Family) -> Result<ModelConfig> {
+    use Family::{Gemma, Gemma2, Gemma3, Gpt2, Granite, Llama, Mistral, Olmo2, Phi3, Qwen2, Qwen3, SmolLm3};
+    let gemma = matches!(family, Gemma | Gemma2 | Gemma3);
+    // GPT-2's configuration has names of its own.
+    let named = |name: &'static str, of_gpt2: &'static str| if family == Gpt2 { of_gpt2 } else { name };
+    // Published Gemma 3 files leave out what equals these.
+    let size = |name: &'static str, of_gpt2: &'static str, of_gemma3: usize| match f.optional_size(named(name, of_gpt2))? {
+        None if family == Gemma3 => Ok(of_gemma3),
+        None => f.size(named(name, of_gpt2)),
+        Some(size) => Ok(size),
+    };
+    let hidden_size = size("hidden_size", "n_embd", 2304)?;
+    let num_hidden_layers = size("num_hidden_layers", "n_layer", 26)?;
+    let num_attention_heads = size("num_attention_heads", "n_head", 8)?;
+    let intermediate_size = match (family, f.optional_size(named("intermediate_size", "n_inner"))?) {
+        (_, Some(size)) => size,
+        (Gpt2, None) => 4 * hidden_size,
+        (_, None) => f.size("intermediate_size")?,
+    };
+    let default_kv_heads = match family {
+        Mistral => 8,
+        Gemma => 16,
+        Gemma2 | Gemma3 | SmolLm3 => 4,
+        _ => num_attention_heads,
+    };
+    let num_key_value_heads = f.optional_size("num_key_value_heads")?.unwrap_or(default_kv_heads);
+    if !num_attention_heads.is_multiple_of(num_key_value_heads) {
+        let message = format!("{num_key_value_heads} does not divide num_attention_heads {num_attention_heads}");
+        return Err(f.wrong("num_key_value_heads", message));
+    }
+    let head_dim = match (f.optional_size("head_dim")?, family) {
+        (Some(head_dim), _) => head_dim,
+        (None, Gemma | Gemma2 | Gemma3) => 256,
+        (None, Qwen3) => 128,
+        (None, _) if hidden_size.is_multiple_of(num_attention_heads) => hidden_size / num_attention_heads,
+        (None, _) => {
+            return Err(f.wrong(
+                named("hidden_size", "n_embd"),
+                format!("{hidden_size} is not a multiple of num_attention_heads {num_attention_heads}"),
+            ));
+        }
+    };
+    if !head_dim.is_multiple_of(2) {
+        return Err(f.wrong("head_dim", format!("{head_dim} is odd; rotary embeddings turn pairs")));
+    }
+    let default_context = match family {
+        Mistral | Gemma3 => 131_072,
+        Phi3 => 4096,
+        Gemma | Gemma2 => 8192,
+        Qwen2 | Qwen3 | SmolLm3 => 32_768,
+        Gpt2 => 1024,
+        Llama | Olmo2 | Granite => 2048,
+    };
+    let max_position_embeddings = f.optional_size(named("max_position_embeddings", "n_positions"))?.unwrap_or(default_context);
+    let rope_theta = match family {
+        SmolLm3 => 2e6,
+        Gemma3 => 1e6,
+        _ => 1e4,
+    };
+    let defaults = RopeDefaults { theta: rope_theta, head_dim, max_position_embeddings, phi3: family == Phi3 };
+    let ropes = match family {
+        Gpt2 => Vec::new(),
+        Gemma3 => global_and_local_ropes(f, &defaults)?,
+        _ => vec![f.rope(&defaults)?],
+    };
+    let attention_bias = f.flag("attention_bias")?;
+    let layers = (0..num_hidden_layers).map(|_| LayerConfig {
+        rope: (family != Gpt2).then_some(0),
+        window: None,
+        attention_scale: 1.0 / (head_dim as f64).sqrt(),
+    });
+    let mut config = ModelConfig {
+        family,
+        hidden_size,
+        intermediate_size,
+        num_hidden_layers,
+        num_attention_heads,
+        num_key_value_heads,
+        head_dim,
+        vocab_size: size("vocab_size", "vocab_size", 262_208)?,
+        norm: match family {
+            Gpt2 => NormKind::Layer,
+            Gemma | Gemma2 | Gemma3 => NormKind::RmsPlusOne,
+            _ => NormKind::Rms,
+        },
+        norm_eps: {
+            let default = if matches!(family, Phi3 | Olmo2 | Gpt2) { 1e-5 } else { 1e-6 };
+            f.number(named("rms_norm_eps", "layer_norm_epsilon"))?.unwrap_or(default)
+        },
+        activation: activation(f, family)?,
+        ropes,
+        layers: layers.collect(),
+        max_position_embeddings,
+        tie_word_embeddings: { f.optional_flag("tie_word_embeddings")?.unwrap_or(gemma || matches!(family, SmolLm3 | Gpt2)) },
+        query_key_value_bias: matches!(family, Qwen2 | Gpt2) || (!matches!(family, Mistral | Phi3) && attention_bias),
+        output_bias: family == Gpt2 || (!matches!(family, Mistral | Phi3 | Qwen2) && attention_bias),
+        mlp_bias: family == Gpt2 || f.flag("mlp_bias")?,
+        norm_of_all_heads: family == Olmo2,
+        attention_softcap: softcap(f, "attn_logit_softcapping", family, 50.0)?,
+        logit_softcap: softcap(f, "final_logit_softcapping", family, 30.0)?,
+        scales: Scales {
+            embedding: if gemma { (hidden_size as f64).sqrt() } else { f.number("embedding_multiplier")?.unwrap_or(1.0) },
+            rounded: gemma,
+            residual: f.number("residual_multiplier")?.unwrap_or(1.0),
+            logits: 1.0 / f.number("logits_scaling")?.unwrap_or(1.0),
+        },
+        dropout: {
+            let default = if family == Gpt2 { 0.1 } else { 0.0 };
+            Dropout {
+                embedding: f.probability("embd_pdrop", default)?,
+                residual: f.probability("resid_pdrop", default)?,
+                attention: f.probability(named("attention_dropout", "attn_pdrop"), default)?,
+            }
+        },
+        bos_token_id: f.tokens("bos_token_id")?.first().copied(),
+        eos_token_ids: f.tokens("eos_token_id")?,
+        pad_token_id: f.tokens("pad_token_id")?.first().copied(),
+        dtype: f.dtype()?,
+        raw: Value::Null,
+        raw_generation: None,
+    };
+    set_layers(&mut config, f)?;
+    Ok(config)
+}
+
+/// Fills in what differs from layer to layer.
+fn set_layers(config: &mut ModelConfig, f: &Fields<'_>) -> Result<()> {
+    let family = config.family;
+    let count = config.num_hidden_layers;
+    let used = match family {
+        Family::Mistral if !f.map.contains_key("sliding_window") => Some(4096),
+        Family::Gemma2 | Family::Gemma3 => Some(f.optional_size("sliding_window")?.unwrap_or(4096)),
+        Family::Mistral | Family::Phi3 => f.optional_size("sliding_window")?,
+        Family::Qwen2 | Family::Qwen3 | Family::SmolLm3 if f.flag("use_sliding_window")? => {
+            let default = if family == Family::SmolLm3 { None } else { Some(4096) };
+            f.optional_size("sliding_window")?.or(default)
+        }
+        _ => None,
+    };
+    let without_rope = match family {
+        Family::SmolLm3 => {
+            let interval = f.optional_size("no_rope_layer_interval")?.unwrap_or(4);
+            let flags = f.by_layer("no_rope_layers", count, "0 or 1", |v| v.as_u64().filter(|n| *n < 2))?;
+            (0..count).map(|i| flags.as_ref().map_or((i + 1).is_multiple_of(interval), |flags| flags[i] == 0)).collect()
+        }
+        _ => vec![false; count],
+    };
+    let kinds = f.by_layer("layer_types", count, "\"full_attention\" or \"sliding_attention\"", |v| match v.as_str() {
+        Some("full_attention") => Some(false),
+        Some("sliding_attention") => Some(true),
+        _ => None,
+    })?;
+    let pattern = f.optional_size("sliding_window_pattern")?.unwrap_or(6);
+    let full_below = f.optional_size("max_window_layers")?.unwrap_or(28);
+    let slides = |i: usize| match family {
+        Family::Mistral | Family::Phi3 => true,
+        _ if kinds.is_some() => kinds.as_ref().is_some_and(|kinds| kinds[i]),
+        Family::Qwen2 | Family::Qwen3 => i >= full_below,
+        Family::SmolLm3 => without_rope[i],
+        Family::Gemma2 => !(i + 1).is_multiple_of(2),
+        Family::Gemma3 => !(i + 1).is_multiple_of(pattern),
+        _ => false,
+    };
+    let scale = match family {
+        Family::Gemma2 | Family::Gemma3 => Some(f.number("query_pre_attn_scalar")?.unwrap_or(256.0).powf(-0.5)),
+        Family::Granite => Some(f.number("attention_multiplier")?.unwrap_or(1.0)),
+        Family::Gpt2 if !f.optional_flag("scale_attn_weights")?.unwrap_or(true) => Some(1.0),
+        _ => None,
+    };
+    let by_depth = family == Family::Gpt2 && f.flag("scale_attn_by_inverse_layer_idx")?;
+    for (i, layer) in config.layers.iter_mut().enumerate() {
+        layer.window = used.filter(|_| slides(i));
+        if without_rope[i] {
+            layer.rope = None;
+        } else if family == Family::Gemma3 && slides(i) {
+            layer.rope = Some(1);
+        }
+        layer.attention_scale = scale.unwrap_or(layer.attention_scale) / if by_depth { (i + 1) as f64 } else { 1.0 };
+    }
+    if let Some(place) = kinds.into_iter().flatten().position(|slides| slides)
+        && config.layers[place].window.is_none()
+    {
+        return Err(f.wrong("layer_types", format!("layer {place} is \"sliding_attention\", which this model has no window for")));
+    }
+    Ok(())
+}
+
+/// Gemma 3's two: of the layers that see all, and of those with a window.
+fn global_and_local_ropes(f: &Fields<'_>, defaults: &RopeDefaults) -> Result<Vec<Rope>> {
+    let local_defaults = RopeDefaults { theta: 1e4, ..*defaults };
+    let local_theta = f.number("rope_local_base_freq")?;
+    if let Some(Value::Object(both)) = f.get("rope_parameters")
+        && (both.contains_key("full_attention") || both.contains_key("sliding_attention"))
+    {
+        let part = |key: &str, theta, defaults: &RopeDefaults| f.rope_at("rope_parameters", both.get(key), theta, defaults);
+        return Ok(vec![
+            part("full_attention", f.number("rope_theta")?, defaults)?,
+            part("sliding_attention", local_theta, &local_defaults)?,
+        ]);
+    }
+    Ok(vec![f.rope(defaults)?, f.rope_at("rope_parameters", None, local_theta, &local_defaults)?])
+}
+
+/// The function inside the MLP.
+fn activation(f: &Fields<'_>, family: Family) -> Result<Activation> {
+    let (key, default) = match family {
+        Family::Gpt2 => ("activation_function", "gelu_new"),
+        Family::Gemma2 | Family::Gemma3 => ("hidden_activation", "gelu_pytorch_tanh"),
+        Family::Gemma => ("hidden_act", "gelu_pytorch_tanh"),
+        _ => ("hidden_act", "silu"),
+    };
+    let name = f.text(key)?;
+    match name.as_deref().unwrap_or(default) {
+        "silu" | "swish" => Ok(Activation::Silu),
+        // Gemma's first files say gelu and mean its approximation.
+        "gelu" if family == Family::Gemma => Ok(Activation::GeluTanh),
+        "gelu" => Ok(Activation::Gelu),
+        "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Ok(Activation::GeluTanh),
+        "relu" => Ok(Activation::Relu),
+        other => {
+            let known = "\"silu\", \"gelu\", \"gelu_new\", \"gelu_pytorch_tanh\" and \"relu\"";
+            Err(f.wrong(key, format!("\"{other}\" is not supported; supported are {known}")))
+        }
+    }
+}
+
+/// A soft cap; absent is Gemma 2's default, null is none.
+fn softcap(f: &Fields<'_>, key: &str, family: Family, default: f64) -> Result<Option<f64>> {
+    if family == Family::Gemma2 && !f.map.contains_key(key) {
+        return Ok(Some(default));
+    }
+    f.number(key)
+}
+
+impl Family {
+    /// Whether the MLP multiplies its activated half by another.
+    pub fn gated(self) -> bool {
+        self.has(Part::Gate) || self.has(Part::GateUp)
     }
 }
 
@@ -198,131 +443,4 @@ pub fn read_json(path: &Path) -> Result<Value> {
 
 fn parse_json(text: &str, path: &Path) -> Result<Value> {
     serde_json::from_str(text).map_err(|e| Error::format(path, format!("not valid JSON: {e}")))
-}
-
-/// Typed access to a JSON object's fields; null counts as absent.
-struct Fields<'a> {
-    map: &'a Map<String, Value>,
-    path: &'a Path,
-}
-
-impl Fields<'_> {
-    fn get(&self, key: &str) -> Option<&Value> {
-        self.map.get(key).filter(|value| !value.is_null())
-    }
-
-    fn wrong(&self, key: &str, message: impl AsRef<str>) -> Error {
-        Error::format(self.path, format!("field {key}: {}", message.as_ref()))
-    }
-
-    fn optional_size(&self, key: &str) -> Result<Option<usize>> {
-        let Some(value) = self.get(key) else { return Ok(None) };
-        // A bound that no model reaches keeps products of two sizes within 64 bits.
-        match value.as_u64().filter(|&n| n > 0 && n <= 1 << 31) {
-            Some(n) => Ok(Some(n as usize)),
-            None => Err(self.wrong(key, format!("expected a whole number above 0, found {value}"))),
-        }
-    }
-
-    fn size(&self, key: &str) -> Result<usize> {
-        self.optional_size(key)?.ok_or_else(|| self.wrong(key, "is missing"))
-    }
-
-    fn number(&self, key: &str) -> Result<Option<f64>> {
-        let Some(value) = self.get(key) else { return Ok(None) };
-        match value.as_f64().filter(|x| x.is_finite() && *x > 0.0) {
-            Some(x) => Ok(Some(x)),
-            None => Err(self.wrong(key, format!("expected a number above 0, found {value}"))),
-        }
-    }
-
-    fn flag(&self, key: &str) -> Result<bool> {
-        match self.get(key) {
-            None => Ok(false),
-            Some(Value::Bool(flag)) => Ok(*flag),
-            Some(other) => Err(self.wrong(key, format!("expected true or false, found {other}"))),
-        }
-    }
-
-    fn text(&self, key: &str) -> Result<Option<String>> {
-        match self.get(key) {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text.clone())),
-            Some(other) => Err(self.wrong(key, format!("expected a string, found {other}"))),
-        }
-    }
-
-    /// A token id or an array of them.
-    fn tokens(&self, key: &str) -> Result<Vec<u32>> {
-        let one = |value: &Value| {
-            let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
-            id.ok_or_else(|| self.wrong(key, format!("expected a token id or an array of token ids, found {value}")))
-        };
-        match self.get(key) {
-            None => Ok(Vec::new()),
-            // Old configs write -1 for "none".
-            Some(value) if value.as_i64() == Some(-1) => Ok(Vec::new()),
-            Some(Value::Array(ids)) => ids.iter().map(one).collect(),
-            Some(value) => Ok(vec![one(value)?]),
-        }
-    }
-
-    fn refuse_unsupported(&self) -> Result<()> {
-        match self.text("hidden_act")?.as_deref() {
-            None | Some("silu" | "swish") => {}
-            Some(other) => return Err(self.wrong("hidden_act", format!("\"{other}\" is not supported, only \"silu\""))),
-        }
-        if self.get("quantization_config").is_some() {
-            let message = "weights quantised by other tools are not supported; use the unquantised model or a GGUF file";
-            return Err(self.wrong("quantization_config", message));
-        }
-        for (key, neutral) in [("partial_rotary_factor", 1.0), ("attention_dropout", 0.0)] {
-            if let Some(value) = self.get(key)
-                && value.as_f64() != Some(neutral)
-            {
-                return Err(self.wrong(key, format!("{value} is not supported, only {neutral:?}")));
-            }
-        }
-        Ok(())
-    }
-
-    /// `rope_theta` and `rope_scaling` at the top, or transformers 5's `rope_parameters`, which has both.
-    fn rope(&self, max_position_embeddings: usize) -> Result<(f64, RopeScaling)> {
-        let top_theta = self.number("rope_theta")?;
-        let (key, value) = match (self.get("rope_parameters"), self.get("rope_scaling")) {
-            (Some(value), _) => ("rope_parameters", value),
-            (None, Some(value)) => ("rope_scaling", value),
-            (None, None) => return Ok((top_theta.unwrap_or(10_000.0), RopeScaling::Default)),
-        };
-        let Value::Object(map) = value else { return Err(self.wrong(key, format!("expected an object, found {value}"))) };
-        let inner = Fields { map, path: self.path };
-        let within = |error: Error| match error {
-            Error::Format { path, message } => Error::Format { path, message: format!("in {key}: {message}") },
-            other => other,
-        };
-        let read = || -> Result<(f64, RopeScaling)> {
-            inner.refuse_unsupported()?;
-            let needed = |name: &str| inner.number(name)?.ok_or_else(|| inner.wrong(name, "is missing"));
-            let theta = inner.number("rope_theta")?.or(top_theta).unwrap_or(10_000.0);
-            let kind = inner.text("rope_type")?.or(inner.text("type")?).unwrap_or_else(|| "default".into());
-            let scaling = match kind.as_str() {
-                "default" => RopeScaling::Default,
-                "linear" => RopeScaling::Linear { factor: needed("factor")? },
-                "llama3" => RopeScaling::Llama3 {
-                    factor: needed("factor")?,
-                    low_freq_factor: needed("low_freq_factor")?,
-                    high_freq_factor: needed("high_freq_factor")?,
-                    original_max_position_embeddings: inner
-                        .number("original_max_position_embeddings")?
-                        .unwrap_or(max_position_embeddings as f64),
-                },
-                other => {
-                    let message = format!("\"{other}\" is not supported; supported are \"default\", \"linear\" and \"llama3\"");
-                    return Err(inner.wrong("rope_type", message));
-                }
-            };
-            Ok((theta, scaling))
-        };
-        read().map_err(within)
-    }
 }

@@ -1,58 +1,40 @@
-//! The decoder: one implementation, driven by the configuration, for every model of the llama family.
+//! The decoder: one implementation, driven by the configuration, for every family of models.
 //!
-//! Tokens of all sequences of a batch stand in one matrix `[tokens, hidden]`. A block is
-//! `x + attention(norm(x))`, then `x + mlp(norm(x))`, with `mlp(x) = down(silu(gate(x)) * up(x))`.
+//! Tokens of all sequences of a batch stand in one matrix `[tokens, hidden]`: embedded, taken through the blocks, normed, and
+//! multiplied by the head.
 
-use super::config::ModelConfig;
+use super::block::{Block, Module, NormSlots, Shared, dropped};
+use super::config::{LayerConfig, ModelConfig, Rope};
+use super::family::Part;
 use super::precision::Precision;
 use super::projection::{Pass, Projection, Slot};
 use super::source::Source;
 use super::{TokenBatch, batch};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::nn::Parameter;
-use crate::ops::attention::{AttentionSpec, attention};
-use crate::ops::block::{Block as FusedBlock, BlockLayers};
-use crate::ops::cache::{KvCache, cached_attention};
-use crate::ops::cross_entropy::{IGNORE_INDEX, cross_entropy, head_cross_entropy, head_loss_and_gradient};
+use crate::ops::attention::AttentionSpec;
+use crate::ops::cache::KvCache;
+use crate::ops::cross_entropy::{Head, IGNORE_INDEX, capped, cross_entropy, head_cross_entropy, head_loss_and_gradient};
 use crate::ops::embedding::embedding;
 use crate::ops::fused_for;
-use crate::ops::gated::silu_mul;
 use crate::ops::matrix::cheap_rows;
-use crate::ops::norm::rms_norm;
-use crate::ops::rope::{RopeTable, rope};
+use crate::ops::rope::RopeTable;
 use crate::ops::stack::apply_blocks;
 use crate::ops::team;
 use candle_core::{DType, Device, Tensor, Var};
 use std::sync::Arc;
 
-/// One block of the decoder.
-pub struct Block {
-    input_norm: Slot,
-    q: Projection,
-    k: Projection,
-    v: Projection,
-    o: Projection,
-    post_norm: Slot,
-    gate: Projection,
-    up: Projection,
-    down: Projection,
-}
-
 /// A decoder with its language-model head.
 pub struct Decoder {
     config: ModelConfig,
     embedding: Slot,
+    /// The embedding of positions, where there is one.
+    positions: Option<Slot>,
     blocks: Vec<Block>,
-    norm: Slot,
+    norm: NormSlots,
     head: Projection,
-    inverse_frequencies: Vec<f32>,
-}
-
-/// What the blocks of one forward pass share.
-struct Shared<'a> {
-    rope: RopeTable,
-    spec: Arc<AttentionSpec>,
-    pass: Pass<'a>,
+    /// The kinds of layers that there are.
+    kinds: Vec<LayerConfig>,
 }
 
 impl Decoder {
@@ -63,42 +45,29 @@ impl Decoder {
     pub fn load(source: &Source, precision: impl Into<Precision>, device: &Device) -> Result<Self> {
         let config = source.config().clone();
         let precision = precision.into();
-        let get = |name: String, shape: &[usize]| source.parameter(&name, shape, precision, device);
-        let c = &config;
-        let (hidden, inner) = (c.hidden_size, c.intermediate_size);
-        let (queries, keys) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
-        let projection = |name: String, inputs: usize, outputs: usize, bias: bool| -> Result<Projection> {
-            let weight = get(format!("{name}.weight"), &[outputs, inputs])?;
-            let bias = if bias { Some(get(format!("{name}.bias"), &[outputs])?) } else { None };
-            Ok(Projection::new(weight, bias))
+        let names = config.family.traits().names;
+        let get = |name: &str, shape: &[usize], transposed: bool| {
+            source.parameter(&stored_name(source, names.base, name), shape, transposed, precision, device)
         };
-        let block = |i: usize| -> Result<Block> {
-            let at = format!("model.layers.{i}");
-            let attention =
-                |name: &str, inputs, outputs| projection(format!("{at}.self_attn.{name}"), inputs, outputs, c.attention_bias);
-            let mlp = |name: &str, inputs, outputs| projection(format!("{at}.mlp.{name}"), inputs, outputs, c.mlp_bias);
-            Ok(Block {
-                q: attention("q_proj", hidden, queries)?,
-                k: attention("k_proj", hidden, keys)?,
-                v: attention("v_proj", hidden, keys)?,
-                o: attention("o_proj", queries, hidden)?,
-                gate: mlp("gate_proj", hidden, inner)?,
-                up: mlp("up_proj", hidden, inner)?,
-                down: mlp("down_proj", inner, hidden)?,
-                input_norm: Slot::new(get(format!("{at}.input_layernorm.weight"), &[hidden])?),
-                post_norm: Slot::new(get(format!("{at}.post_attention_layernorm.weight"), &[hidden])?),
-            })
+        let matrix = |name: &str, rows: usize| get(&format!("{name}.weight"), &[rows, config.hidden_size], false);
+        let mut kinds: Vec<LayerConfig> = Vec::new();
+        let block = |(i, layer): (usize, &LayerConfig)| -> Result<Block> {
+            let kind = kinds.iter().position(|kind| kind == layer).unwrap_or_else(|| {
+                kinds.push(*layer);
+                kinds.len() - 1
+            });
+            Block::load(&config, kind, &|name, shape, transposed| get(&format!("{}.{i}.{name}", names.blocks), shape, transposed))
         };
-        let words = get("model.embed_tokens.weight".into(), &[c.vocab_size, hidden])?;
-        let blocks = (0..c.num_hidden_layers).map(block).collect::<Result<Vec<_>>>()?;
-        let norm = Slot::new(get("model.norm.weight".into(), &[hidden])?);
-        let head = if c.tie_word_embeddings {
+        let words = matrix(names.embedding, config.vocab_size)?;
+        let positions = names.positions.map(|name| matrix(name, config.max_position_embeddings)).transpose()?;
+        let blocks = config.layers.iter().enumerate().map(block).collect::<Result<Vec<_>>>()?;
+        let norm = NormSlots::new(&config, config.hidden_size, |end, shape| get(&format!("{}.{end}", names.norm), shape, false))?;
+        let head = if config.tie_word_embeddings {
             Projection::new(words.clone(), None)
         } else {
-            projection("lm_head".into(), hidden, c.vocab_size, false)?
+            Projection::new(matrix("lm_head", config.vocab_size)?, None)
         };
-        let inverse_frequencies = c.inv_freq();
-        Ok(Self { embedding: Slot::new(words), blocks, norm, head, inverse_frequencies, config })
+        Ok(Self { embedding: Slot::new(words), positions: positions.map(Slot::new), blocks, norm, head, kinds, config })
     }
 
     /// The configuration.
@@ -108,23 +77,21 @@ impl Decoder {
 
     /// Where the weights are.
     pub fn device(&self) -> Device {
-        self.norm.base().device()
+        self.norm.weight.base().device()
     }
 
     /// Every parameter's slot under its Hugging Face name, in the order of PyTorch's `named_parameters`. A tied head is not
     /// listed again, as it is not there.
     pub fn slots(&self) -> Vec<(String, &Slot)> {
-        let mut slots = vec![("model.embed_tokens.weight".to_string(), &self.embedding)];
+        let names = self.config.family.traits().names;
+        let mut slots = vec![(format!("{}.weight", names.embedding), &self.embedding)];
+        slots.extend(names.positions.zip(self.positions.as_ref()).map(|(name, slot)| (format!("{name}.weight"), slot)));
         for (i, block) in self.blocks.iter().enumerate() {
-            for (name, projection) in block.projections() {
-                let at = format!("model.layers.{i}.{name}");
-                slots.push((format!("{at}.weight"), &projection.weight));
-                slots.extend(projection.bias.as_ref().map(|b| (format!("{at}.bias"), b)));
+            for (name, module) in block.parts() {
+                add_slots(&mut slots, &format!("{}.{i}.{name}", names.blocks), module.slots());
             }
-            slots.push((format!("model.layers.{i}.input_layernorm.weight"), &block.input_norm));
-            slots.push((format!("model.layers.{i}.post_attention_layernorm.weight"), &block.post_norm));
         }
-        slots.push(("model.norm.weight".to_string(), &self.norm));
+        add_slots(&mut slots, names.norm, self.norm.slots());
         if !self.tied() {
             slots.push(("lm_head.weight".to_string(), &self.head.weight));
         }
@@ -133,10 +100,17 @@ impl Decoder {
 
     /// Every projection under its Hugging Face module name, the head last.
     pub fn projections(&self) -> Vec<(String, &Projection)> {
-        let blocks = self.blocks.iter().enumerate();
-        let inner =
-            blocks.flat_map(|(i, b)| b.projections().into_iter().map(move |(name, p)| (format!("model.layers.{i}.{name}"), p)));
-        inner.chain([("lm_head".to_string(), &self.head)]).collect()
+        let blocks = self.config.family.traits().names.blocks;
+        let mut projections = Vec::new();
+        for (i, block) in self.blocks.iter().enumerate() {
+            for (name, module) in block.parts() {
+                if let Module::Projection(projection) = module {
+                    projections.push((format!("{blocks}.{i}.{name}"), projection));
+                }
+            }
+        }
+        projections.push(("lm_head".to_string(), &self.head));
+        projections
     }
 
     /// Whether the head's weight is the embedding's.
@@ -158,59 +132,119 @@ impl Decoder {
     pub fn cheap_tokens(&self) -> usize {
         let device = self.head.weight.current().device();
         if crate::ops::fused() && device.is_cpu() {
-            cheap_rows(self.blocks.iter().any(|block| block.down.weight.current().quantised().is_some()))
+            let down = |block: &Block| block.projection(Part::Down).is_some_and(|p| p.weight.current().quantised().is_some());
+            cheap_rows(self.blocks.iter().any(down))
         } else {
             1
         }
     }
 
-    fn shared<'a>(&self, batch: &TokenBatch, pass: Pass<'a>) -> Shared<'a> {
+    /// What the blocks need to know of a batch. Frequencies that depend on a text's length are taken for the longest of the batch, as
+    /// transformers takes them; with `apart`, for each sequence's own length, so that a text does not depend on its neighbours.
+    fn shared<'a>(&self, batch: &TokenBatch, pass: Pass<'a>, apart: bool) -> Shared<'a> {
         let c = &self.config;
-        let spec = AttentionSpec {
+        let table = |rope: &Rope, positions: &[u32]| {
+            let longest = positions.iter().max().map_or(0, |position| *position as usize + 1);
+            RopeTable::scaled(positions, &rope.inverse_frequencies(longest), rope.attention_factor(), c.head_dim)
+        };
+        let of_rope = |rope: &Rope| {
+            if !apart || rope.changes_beyond().is_none() {
+                return table(rope, &batch.positions);
+            }
+            let mut rest = batch.positions.as_slice();
+            let of_segment = |length: &usize| {
+                let (positions, after) = rest.split_at(*length);
+                rest = after;
+                table(rope, positions)
+            };
+            RopeTable::joined(&batch.segments.iter().map(of_segment).collect::<Vec<_>>())
+        };
+        let tables: Vec<RopeTable> = c.ropes.iter().map(of_rope).collect();
+        let spec = |kind: &LayerConfig| AttentionSpec {
             heads: c.num_attention_heads,
             kv_heads: c.num_key_value_heads,
             head_dim: c.head_dim,
-            scale: 1.0 / (c.head_dim as f32).sqrt(),
-            window: c.sliding_window,
+            scale: kind.attention_scale as f32,
+            softcap: c.attention_softcap.map(|cap| cap as f32),
+            window: kind.window,
             segments: batch.segments.clone(),
             positions: batch.positions.clone(),
         };
-        Shared { rope: RopeTable::new(&batch.positions, &self.inverse_frequencies), spec: Arc::new(spec), pass }
+        let kinds = self.kinds.iter().map(|kind| (kind.rope.and_then(|rope| tables.get(rope).cloned()), Arc::new(spec(kind))));
+        Shared { kinds: kinds.collect(), pass }
     }
 
-    /// Hidden states after the last norm, `[tokens, hidden]`.
+    /// What the first block is given, `[tokens, hidden]`.
+    fn embedded(&self, batch: &TokenBatch, pass: Pass<'_>) -> Result<Tensor> {
+        let words = self.embedding.current();
+        let mut x = embedding(&batch.ids, &words)?;
+        let scales = self.config.scales;
+        if scales.embedding != 1.0 {
+            let factor = if scales.rounded { rounded(scales.embedding, words.dtype()) } else { scales.embedding };
+            x = (x * factor)?;
+        }
+        if let Some(positions) = &self.positions {
+            let most = self.config.max_position_embeddings;
+            if let Some(position) = batch.positions.iter().find(|position| **position as usize >= most) {
+                return Err(Error::argument(format!(
+                    "position {position} is beyond the {most} that this model has; use shorter texts, or max_length"
+                )));
+            }
+            x = (x + embedding(&batch.positions, &positions.current())?)?;
+        }
+        dropped(x, self.config.dropout.embedding, pass)
+    }
+
+    /// Hidden states after the last norm, times the logits' factor, `[tokens, hidden]`.
     ///
     /// # Errors
     /// A token is outside the vocabulary, or a tensor operation failed.
     pub fn hidden(&self, batch: &TokenBatch, pass: Pass<'_>) -> Result<Tensor> {
-        let shared = self.shared(batch, pass);
-        let mut x = embedding(&batch.ids, &self.embedding.current())?;
-        let eps = self.config.rms_norm_eps;
-        if fused_for(&x) {
-            x = apply_blocks(self.blocks.iter().map(|block| block.fused(batch.len(), &shared, eps)).collect(), &x)?;
+        let shared = self.shared(batch, pass, false);
+        let mut x = self.embedded(batch, pass)?;
+        if fused_for(&x)
+            && let Some(blocks) = self.fused(batch.len(), &shared)?
+        {
+            x = apply_blocks(blocks, &x)?;
         } else {
             for block in &self.blocks {
-                x = block.forward(&x, &shared, eps, None)?;
+                x = block.forward(&x, &shared, None)?;
             }
         }
         self.normalised(&x)
     }
 
-    fn normalised(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(rms_norm(x, &self.norm.current(), self.config.rms_norm_eps)?)
+    /// All blocks as operations; none where the pass drops something that these do not.
+    fn fused(&self, tokens: usize, shared: &Shared<'_>) -> Result<Option<Vec<crate::ops::block::Block>>> {
+        self.blocks.iter().map(|block| block.fused(tokens, shared)).collect()
     }
 
-    /// Hidden states after the last norm of sequences that continue what the caches hold; the caches grow by the new tokens.
+    fn normalised(&self, x: &Tensor) -> Result<Tensor> {
+        let normal = self.norm.current().apply(x)?;
+        let factor = self.config.scales.logits;
+        Ok(if factor == 1.0 { normal } else { (normal * factor)? })
+    }
+
+    /// Hidden states, as [`Self::hidden`] gives them, of sequences that continue what the caches hold; the caches grow by the new
+    /// tokens.
     ///
     /// # Errors
     /// As [`Self::hidden`].
     pub fn hidden_cached(&self, batch: &TokenBatch, caches: &mut [&mut KvCache]) -> Result<Tensor> {
-        let shared = self.shared(batch, Pass::default());
-        let mut x = embedding(&batch.ids, &self.embedding.current())?;
+        let shared = self.shared(batch, Pass::default(), true);
+        let mut x = self.embedded(batch, Pass::default())?;
         for (layer, block) in self.blocks.iter().enumerate() {
-            x = block.forward(&x, &shared, self.config.rms_norm_eps, Some((layer, &mut *caches)))?;
+            x = block.forward(&x, &shared, Some((layer, &mut *caches)))?;
         }
         self.normalised(&x)
+    }
+
+    fn logit_softcap(&self) -> Option<f32> {
+        self.config.logit_softcap.map(|cap| cap as f32)
+    }
+
+    fn head_weight(&self) -> Head {
+        Head { weight: self.head.weight.current(), softcap: self.logit_softcap() }
     }
 
     /// Logits `[rows, vocab]` of hidden states `[rows, hidden]`.
@@ -218,7 +252,7 @@ impl Decoder {
     /// # Errors
     /// A tensor operation failed.
     pub fn logits(&self, hidden: &Tensor, pass: Pass<'_>) -> Result<Tensor> {
-        self.head.forward(hidden, pass)
+        Ok(capped(self.head.forward(hidden, pass)?, self.logit_softcap())?)
     }
 
     /// The loss of a batch: the sum of the targets' negative log-likelihoods, in nats, divided by `divisor`; a scalar.
@@ -229,9 +263,9 @@ impl Decoder {
     pub fn loss(&self, hidden: &Tensor, targets: &[i64], divisor: f64) -> Result<Tensor> {
         if self.head.has_delta() {
             // An adapter on the head changes the logits, so they have to exist.
-            return Ok(cross_entropy(&self.head.forward(hidden, Pass::default())?, targets, divisor)?);
+            return Ok(cross_entropy(&self.logits(hidden, Pass::default())?, targets, divisor)?);
         }
-        Ok(head_cross_entropy(hidden, &self.head.weight.current(), targets, divisor)?)
+        Ok(head_cross_entropy(hidden, &self.head_weight(), targets, divisor)?)
     }
 
     /// Forward and backward of a batch; gradients are added to the parameters. Returns the loss.
@@ -266,14 +300,14 @@ impl Decoder {
             }
             return Ok(loss);
         }
-        let shared = self.shared(batch, pass);
-        let eps = self.config.rms_norm_eps;
-        let mut inputs = vec![crate::nn::no_grad(|| embedding(&batch.ids, &self.embedding.current()))?];
+        let shared = self.shared(batch, pass, false);
+        let before = pass.dropout.map(|r| r.borrow().clone());
+        let mut inputs = vec![crate::nn::no_grad(|| self.embedded(batch, pass))?];
         let mut states = Vec::new();
         for block in &self.blocks {
             states.push(pass.dropout.map(|r| r.borrow().clone()));
             let last = &inputs[inputs.len() - 1];
-            let next = crate::nn::no_grad(|| block.forward(last, &shared, eps, None))?;
+            let next = crate::nn::no_grad(|| block.forward(last, &shared, None))?;
             inputs.push(next);
         }
         let after = pass.dropout.map(|r| r.borrow().clone());
@@ -286,15 +320,18 @@ impl Decoder {
             if let (Some(random), Some(state)) = (pass.dropout, state) {
                 *random.borrow_mut() = state;
             }
-            let output = block.forward(&input, &shared, eps, None)?;
+            let output = block.forward(&input, &shared, None)?;
             gradient = backward_to(&(output * &gradient)?.sum_all()?, &input)?;
+        }
+        if let (Some(random), Some(before)) = (pass.dropout, before) {
+            *random.borrow_mut() = before;
+        }
+        if self.embedding.current().tracked() || self.positions.as_ref().is_some_and(|slot| slot.current().tracked()) {
+            let embedded = self.embedded(batch, pass)?;
+            crate::nn::backward(&(embedded * gradient)?.sum_all()?)?;
         }
         if let (Some(random), Some(after)) = (pass.dropout, after) {
             *random.borrow_mut() = after;
-        }
-        if self.embedding.current().tracked() {
-            let words = embedding(&batch.ids, &self.embedding.current())?;
-            crate::nn::backward(&(words * gradient)?.sum_all()?)?;
         }
         Ok(loss)
     }
@@ -302,7 +339,7 @@ impl Decoder {
     /// The loss and its gradient by the hidden states; adds to the head's gradients.
     fn head_backward(&self, hidden: &Tensor, targets: &[i64], divisor: f64) -> Result<(f64, Tensor)> {
         if !self.head.has_delta() {
-            return Ok(head_loss_and_gradient(hidden, &self.head.weight.current(), targets, divisor)?);
+            return Ok(head_loss_and_gradient(hidden, &self.head_weight(), targets, divisor)?);
         }
         let leaf = leaf(Some(hidden.detach()))?;
         let loss = self.loss(&leaf, targets, divisor)?;
@@ -331,57 +368,32 @@ fn backward_to(scalar: &Tensor, input: &Tensor) -> Result<Tensor> {
     gradient.map(|g| g.detach()).ok_or_else(|| crate::Error::Training("no gradient reached a block's input".into()))
 }
 
-impl Block {
-    fn projections(&self) -> [(&'static str, &Projection); 7] {
-        [
-            ("self_attn.q_proj", &self.q),
-            ("self_attn.k_proj", &self.k),
-            ("self_attn.v_proj", &self.v),
-            ("self_attn.o_proj", &self.o),
-            ("mlp.gate_proj", &self.gate),
-            ("mlp.up_proj", &self.up),
-            ("mlp.down_proj", &self.down),
-        ]
+/// The name under which a source has a parameter: its own, or one that checkpoints of a part of the model, or of a model for text and
+/// images, have for it.
+fn stored_name(source: &Source, base: &str, name: &str) -> String {
+    let within = name.strip_prefix(base).and_then(|rest| rest.strip_prefix('.'));
+    let mut others = vec![format!("language_model.{name}")];
+    if let Some(within) = within {
+        others.push(within.to_string());
+        others.push(format!("{base}.language_model.{within}"));
     }
-
-    /// The block as one operation, for a device that has it.
-    fn fused(&self, tokens: usize, shared: &Shared<'_>, eps: f64) -> FusedBlock {
-        let layer = |projection: &Projection| projection.layer(tokens, shared.pass);
-        let layers = BlockLayers {
-            input_norm: self.input_norm.current(),
-            q: layer(&self.q),
-            k: layer(&self.k),
-            v: layer(&self.v),
-            o: layer(&self.o),
-            post_norm: self.post_norm.current(),
-            gate: layer(&self.gate),
-            up: layer(&self.up),
-            down: layer(&self.down),
-        };
-        FusedBlock { layers: Arc::new(layers), rope: shared.rope.clone(), spec: shared.spec.clone(), eps }
+    match others.into_iter().find(|other| source.contains(other)) {
+        Some(other) if !source.contains(name) => other,
+        _ => name.to_string(),
     }
+}
 
-    fn forward(&self, x: &Tensor, shared: &Shared<'_>, eps: f64, cache: Option<(usize, &mut [&mut KvCache])>) -> Result<Tensor> {
-        if fused_for(x) {
-            let fused = self.fused(x.dim(0)?, shared, eps);
-            return Ok(match cache {
-                None => apply_blocks(vec![fused], x)?,
-                Some((layer, caches)) => fused.apply_cached(x, layer, caches)?,
-            });
-        }
-        let pass = shared.pass;
-        let normal = rms_norm(x, &self.input_norm.current(), eps)?;
-        let q = rope(&self.q.forward(&normal, pass)?, &shared.rope)?;
-        let k = rope(&self.k.forward(&normal, pass)?, &shared.rope)?;
-        let v = self.v.forward(&normal, pass)?;
-        let mixed = match cache {
-            None => attention(&q, &k, &v, (*shared.spec).clone())?,
-            Some((layer, caches)) => cached_attention(&q, &k, &v, &shared.spec, layer, caches)?,
-        };
-        let x = (x + self.o.forward(&mixed, pass)?)?;
-        let normal = rms_norm(&x, &self.post_norm.current(), eps)?;
-        let inner = silu_mul(&self.gate.forward(&normal, pass)?, &self.up.forward(&normal, pass)?)?;
-        Ok((&x + self.down.forward(&inner, pass)?)?)
+fn add_slots<'a>(slots: &mut Vec<(String, &'a Slot)>, name: &str, (weight, bias): (&'a Slot, Option<&'a Slot>)) {
+    slots.push((format!("{name}.weight"), weight));
+    slots.extend(bias.map(|bias| (format!("{name}.bias"), bias)));
+}
+
+/// A number as a dtype holds it.
+fn rounded(value: f64, dtype: DType) -> f64 {
+    match dtype {
+        DType::BF16 => half::bf16::from_f64(value).to_f64(),
+        DType::F16 => half::f16::from_f64(value).to_f64(),
+        _ => f64::from(value as f32),
     }
 }
 

@@ -82,7 +82,11 @@ fn run(
     let rows: Vec<(&[u32], usize)> = prompts.iter().map(|prompt| (prompt.as_slice(), prompt.len() - 1)).collect();
     let prefix = shared_prefix(decoder, &rows)?;
     let context = decoder.config().max_position_embeddings;
-    let guessed_at_once = generation.prompt_lookup_num_tokens.unwrap_or_else(|| decoder.cheap_tokens() - 1);
+    // A guess must not change what came before it.
+    let guessed_at_once = match decoder.config().rope_changes_beyond() {
+        Some(_) => 0,
+        None => generation.prompt_lookup_num_tokens.unwrap_or_else(|| decoder.cheap_tokens() - 1),
+    };
     let room = |sequence: &Running| {
         let end = context.min(sequence.prompt + generation.max_new_tokens);
         end.saturating_sub(sequence.ids.len() + 1)
@@ -196,6 +200,9 @@ pub fn shared_prefix(decoder: &Decoder, rows: &[(&[u32], usize)]) -> Result<KvCa
     const WORTH_IT: usize = 8;
     let mut cache = KvCache::new(decoder.num_blocks());
     let (Some((first, _)), true) = (rows.first(), rows.len() > 1) else { return Ok(cache) };
+    if decoder.config().rope_changes_beyond().is_some() {
+        return Ok(cache);
+    }
     let common = |other: &[u32]| first.iter().zip(other).take_while(|(a, b)| a == b).count();
     let length = rows.iter().map(|(row, most)| common(row).min(*most)).min().unwrap_or(0);
     if length >= WORTH_IT {
@@ -208,7 +215,11 @@ pub fn shared_prefix(decoder: &Decoder, rows: &[(&[u32], usize)]) -> Result<KvCa
 /// guess.
 fn step(decoder: &Decoder, group: &mut [Running], guesses: &[u32]) -> Result<Vec<Vec<f32>>> {
     let mut batch = TokenBatch::default();
-    for sequence in group.iter() {
+    for sequence in group.iter_mut() {
+        let grows_over = |limit: usize| sequence.cache.len() <= limit && sequence.ids.len() > limit;
+        if decoder.config().rope_changes_beyond().is_some_and(grows_over) {
+            sequence.cache.truncate(0);
+        }
         let (cached, end) = (sequence.cache.len(), sequence.ids.len() + guesses.len());
         batch.ids.extend(&sequence.ids[cached..]);
         batch.ids.extend(guesses);

@@ -1,8 +1,7 @@
 //! A GGUF file's metadata as the `config.json` that transformers would write for the same model.
 
-use super::config::{ModelConfig, RopeScaling};
+use super::config::{ModelConfig, Rope, RopeScaling};
 use super::gguf::extent;
-use super::rope::inverse_frequencies;
 use crate::error::{Error, Result};
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::{Content, Value};
@@ -108,11 +107,12 @@ fn rope_scaling(content: &Content, bytes: &[u8], path: &Path, head_dim: usize, t
     let Some(info) = content.tensor_infos.get("rope_freqs.weight") else { return Ok(serde_json::Value::Null) };
     let (start, end) = extent(content, "rope_freqs.weight", bytes.len()).map_err(|message| Error::format(path, message))?;
     let factors: Vec<f32> = bytes[start..end].chunks_exact(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect();
-    let plain = inverse_frequencies(head_dim, theta, &RopeScaling::Default);
+    let frequencies = |scaling| Rope { theta, dims: head_dim, scaling }.inverse_frequencies(1);
+    let plain = frequencies(RopeScaling::Default);
     for factor in [8.0, 32.0] {
         let rule =
             RopeScaling::Llama3 { factor, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_position_embeddings: 8192.0 };
-        let scaled = inverse_frequencies(head_dim, theta, &rule);
+        let scaled = frequencies(rule);
         let same = factors.len() == plain.len()
             && factors.iter().zip(plain.iter().zip(&scaled)).all(|(&f, (&a, &b))| (a / b - f).abs() <= 1e-3 * f);
         if same && info.ggml_dtype == GgmlDType::F32 {

@@ -80,7 +80,7 @@ impl Cache {
         };
         let Some(files) = &info.files else { return Ok(info) };
         let source = Source::open(&files.path)?;
-        info.architecture = Some(source.config().model_type.clone());
+        info.architecture = Some(source.config().model_type().to_string());
         info.parameters = Some(source.num_parameters()?);
         info.stored_as = Some(source.stored_as()?);
         info.sizes = sizes(&files.path)?;

@@ -2,8 +2,9 @@
 
 use super::decoder::{Decoder, negative_log_likelihood};
 use super::generate::{Generation, generate};
+use super::projection::Slot;
 use super::sampling::Sampling;
-use super::weights::save_safetensors;
+use super::weights::{Stored, save_safetensors};
 use super::{Precision, Source, Tokenizer};
 use crate::control::Control;
 use crate::error::{Error, Result};
@@ -272,11 +273,12 @@ impl LanguageModel {
     pub fn save_pretrained(&self, folder: &Path) -> Result<()> {
         let config = self.decoder.config();
         let slots = self.decoder.slots();
-        let tensors: Vec<_> = slots.iter().map(|(name, slot)| (name.clone(), slot.current())).collect();
+        let stored = |slot: &Slot| Stored { parameter: slot.current(), transposed: slot.transposed() };
+        let tensors: Vec<_> = slots.iter().map(|(name, slot)| (name.clone(), stored(slot))).collect();
         save_safetensors(&folder.join("model.safetensors"), &tensors, &[("format".into(), "pt".into())])?;
         let mut raw = config.raw.clone();
         if let (Some(fields), Some((_, first))) = (raw.as_object_mut(), tensors.first()) {
-            let dtype = match first.dtype() {
+            let dtype = match first.parameter.dtype() {
                 DType::BF16 => "bfloat16",
                 DType::F16 => "float16",
                 _ => "float32",

@@ -1,15 +1,18 @@
 //! Language models: their files, configuration, weights, tokenizer and chat template, the decoder and generation.
 
 pub mod batch;
+mod block;
 pub mod catalogue;
 pub mod chat_template;
 pub mod config;
+mod config_fields;
+mod config_known;
 pub mod convert;
 pub mod decoder;
+pub mod family;
 pub mod generate;
 pub mod gguf;
 mod gguf_config;
-
 mod gguf_tokenizer;
 pub mod hub;
 pub mod hub_info;
@@ -30,6 +33,7 @@ pub use batch::TokenBatch;
 pub use chat_template::ChatTemplate;
 pub use config::ModelConfig;
 pub use decoder::Decoder;
+pub use family::Family;
 pub use precision::Precision;
 pub use source::Source;
 pub use tokenizer::Tokenizer;

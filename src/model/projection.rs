@@ -22,12 +22,19 @@ pub struct Pass<'a> {
 pub struct Slot {
     base: Parameter,
     replacement: RwLock<Option<Parameter>>,
+    /// Whether files hold the matrix the other way round.
+    transposed: bool,
 }
 
 impl Slot {
     /// A slot that holds the base's parameter.
     pub fn new(base: Parameter) -> Self {
-        Self { base, replacement: RwLock::new(None) }
+        Self { base, replacement: RwLock::new(None), transposed: false }
+    }
+
+    /// Whether files hold the matrix the other way round, `[inputs, outputs]`.
+    pub fn transposed(&self) -> bool {
+        self.transposed
     }
 
     /// The base model's parameter.
@@ -76,6 +83,12 @@ impl Projection {
     /// A projection without a change.
     pub fn new(weight: Parameter, bias: Option<Parameter>) -> Self {
         Self { weight: Slot::new(weight), bias: bias.map(Slot::new), delta: RwLock::new(None) }
+    }
+
+    /// The same projection, whose weight files hold the other way round.
+    pub fn stored_transposed(mut self, transposed: bool) -> Self {
+        self.weight.transposed = transposed;
+        self
     }
 
     /// Sets or removes the change of the output; returns the one before.

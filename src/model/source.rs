@@ -6,6 +6,7 @@ use super::precision::Precision;
 use super::weights::Weights;
 use crate::autograd::Parameter;
 use crate::error::{Error, Result};
+use crate::ops::quantised::Quantised;
 use candle_core::{DType, Device, Var};
 use std::path::Path;
 
@@ -82,13 +83,30 @@ impl Source {
         }
     }
 
-    /// As [`Self::load`], after checking that the file's shape is the one that the configuration asks for.
+    /// As [`Self::load`], after checking that the file's shape is the one that the configuration asks for. With `transposed`, a
+    /// folder holds the matrix the other way round; GGUF files hold all alike.
     ///
     /// # Errors
     /// As [`Self::load`]; the shapes differ.
-    pub fn load_shaped(&self, name: &str, shape: &[usize], dtype: Option<DType>, device: &Device) -> Result<Var> {
-        self.check_shape(name, shape)?;
-        self.load(name, dtype, device)
+    pub fn load_shaped(
+        &self,
+        name: &str,
+        shape: &[usize],
+        transposed: bool,
+        dtype: Option<DType>,
+        device: &Device,
+    ) -> Result<Var> {
+        match (self, shape) {
+            (Self::Safetensors { .. }, &[outputs, inputs]) if transposed => {
+                self.check_shape(name, &[inputs, outputs])?;
+                let turned = self.load(name, dtype, device)?.as_detached_tensor().t()?.contiguous()?;
+                Ok(Var::from_tensor(&turned)?)
+            }
+            _ => {
+                self.check_shape(name, shape)?;
+                self.load(name, dtype, device)
+            }
+        }
     }
 
     fn check_shape(&self, name: &str, shape: &[usize]) -> Result<()> {
@@ -104,27 +122,44 @@ impl Source {
     ///
     /// # Errors
     /// As [`Self::load_shaped`]; a quantised model on another device than the CPU.
-    pub fn parameter(&self, name: &str, shape: &[usize], precision: Precision, device: &Device) -> Result<Parameter> {
+    pub fn parameter(
+        &self,
+        name: &str,
+        shape: &[usize],
+        transposed: bool,
+        precision: Precision,
+        device: &Device,
+    ) -> Result<Parameter> {
         let Some(blocks) = precision.blocks() else {
             let dtype = if let Precision::Float(dtype) = precision { Some(dtype) } else { None };
-            return Ok(Parameter::from_var(self.load_shaped(name, shape, dtype, device)?));
+            return Ok(Parameter::from_var(self.load_shaped(name, shape, transposed, dtype, device)?));
         };
         if !device.is_cpu() {
             return Err(Error::argument(
                 "quantised weights (dtype \"q4\", \"q8\") are computed on the CPU only; use device: \"cpu\", or dtype: \"bf16\"",
             ));
         }
-        self.check_shape(name, shape)?;
-        let quantised = match self {
-            Self::Safetensors { weights, .. } => weights.quantised(name, blocks)?,
-            Self::Gguf(gguf) => gguf.quantised(name, blocks)?,
+        let quantised = match (self, shape) {
+            (Self::Safetensors { .. }, &[outputs, inputs]) if transposed && inputs.is_multiple_of(blocks.block_size()) => {
+                let rows = self.load_shaped(name, shape, true, Some(DType::F32), device)?.to_vec2::<f32>()?;
+                Some(Quantised::quantise(blocks, (outputs, inputs), |row, out| out.copy_from_slice(&rows[row]))?)
+            }
+            (Self::Safetensors { .. }, _) if transposed => None,
+            (Self::Safetensors { weights, .. }, _) => {
+                self.check_shape(name, shape)?;
+                weights.quantised(name, blocks)?
+            }
+            (Self::Gguf(gguf), _) => {
+                self.check_shape(name, shape)?;
+                gguf.quantised(name, blocks)?
+            }
         };
         if let Some(quantised) = quantised {
             return Parameter::from_quantised(quantised);
         }
         // Vectors are small, and everything multiplies by them: f32. Matrices that cannot be quantised are kept as they are.
         let dtype = if shape.len() == 1 { Some(DType::F32) } else { None };
-        let parameter = Parameter::from_var(self.load(name, dtype, device)?);
+        let parameter = Parameter::from_var(self.load_shaped(name, shape, transposed, dtype, device)?);
         parameter.set_requires_grad(false);
         Ok(parameter)
     }

@@ -300,6 +300,33 @@ impl Saved for Parameter {
     }
 }
 
+/// A parameter in the orientation that files have.
+#[derive(Debug)]
+pub struct Stored {
+    /// The parameter.
+    pub parameter: Parameter,
+    /// Whether files hold the matrix the other way round.
+    pub transposed: bool,
+}
+
+impl Saved for Stored {
+    fn dims(&self) -> Vec<usize> {
+        let mut dims = self.parameter.dims();
+        if self.transposed {
+            dims.reverse();
+        }
+        dims
+    }
+    fn dtype(&self) -> DType {
+        self.parameter.dtype()
+    }
+    fn tensor(&self) -> Tensor {
+        let value = self.parameter.value();
+        // A vector, which has no other way round, stays.
+        if self.transposed { value.t().unwrap_or(value) } else { value }
+    }
+}
+
 /// Writes tensors to a safetensors file, whole or not at all; `format: pt` is added to the metadata, as PyTorch's readers expect.
 ///
 /// Tensors are ordered as the safetensors library orders them (wider dtypes first, then by name), one tensor in memory at a time.

@@ -8,12 +8,12 @@
 //! With `P = softmax(scale Q K^T)`, `O = P V`, and `D = rowsum(g * O)`: `dV = P^T g`, `dS = P (g V^T - D)`,
 //! `dQ = scale dS K`, `dK = scale dS^T Q`.
 
-use super::exp::{exp, vectorised};
+use super::exp::{exp, tanh, vectorised};
 use super::matrix::{Head, head_mix, head_mix_transposed, head_scores};
 use super::parallel;
 use crate::autograd::buffer::zeroed;
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 /// Queries whose scores are held at once.
 const BLOCK: usize = 64;
@@ -32,6 +32,8 @@ pub struct AttentionSpec {
     pub head_dim: usize,
     /// Factor on the scores, usually `1 / sqrt(head_dim)`.
     pub scale: f32,
+    /// Scores are bent to stay within plus and minus this: `cap * tanh(score / cap)` (Gemma 2).
+    pub softcap: Option<f32>,
     /// Number of positions a token sees, itself included; `None` for all before it.
     pub window: Option<usize>,
     /// Lengths of the sequences, in the order in which their tokens lie.
@@ -114,7 +116,7 @@ impl AttentionSpec {
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, spec: AttentionSpec) -> Result<Tensor> {
     spec.check(q, k, v)?;
     if !super::fused_for(q) {
-        return composed(q, k, v, &spec);
+        return composed(q, k, v, &spec, None);
     }
     let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
     let tracked = (q.track_op() || k.track_op() || v.track_op()) && crate::autograd::grad_enabled();
@@ -122,8 +124,20 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, spec: AttentionSpec) -> Res
     if tracked { q.apply_op3(&k, &v, op) } else { q.apply_op3_no_bwd(&k, &v, &op) }
 }
 
-/// The same by candle's operations, one sequence after the other.
-fn composed(q: &Tensor, k: &Tensor, v: &Tensor, spec: &AttentionSpec) -> Result<Tensor> {
+/// Makes a dropout mask for a number of elements.
+pub type Masks<'a> = &'a dyn Fn(usize) -> Arc<Vec<f32>>;
+
+/// As [`attention`], by candle's operations, with weights that are dropped by masks.
+///
+/// # Errors
+/// As [`attention`].
+pub fn attention_with_dropout(q: &Tensor, k: &Tensor, v: &Tensor, spec: &AttentionSpec, masks: Masks<'_>) -> Result<Tensor> {
+    spec.check(q, k, v)?;
+    composed(q, k, v, spec, Some(masks))
+}
+
+/// By candle's operations, one sequence after the other.
+fn composed(q: &Tensor, k: &Tensor, v: &Tensor, spec: &AttentionSpec, masks: Option<Masks<'_>>) -> Result<Tensor> {
     let groups = spec.heads / spec.kv_heads;
     let mut outputs = Vec::new();
     for (start, length) in spec.starts() {
@@ -141,9 +155,16 @@ fn composed(q: &Tensor, k: &Tensor, v: &Tensor, spec: &AttentionSpec) -> Result<
             (0..length).map(move |j| if (from..to).contains(&j) { 0.0 } else { f32::NEG_INFINITY })
         });
         let mask = Tensor::from_iter(mask, q.device())?.reshape((1, length, length))?.to_dtype(q.dtype())?;
-        let scores = (q.matmul(&k.transpose(1, 2)?)? * f64::from(spec.scale))?.broadcast_add(&mask)?;
+        let mut scores = (q.matmul(&k.transpose(1, 2)?)? * f64::from(spec.scale))?;
+        if let Some(cap) = spec.softcap.map(f64::from) {
+            scores = ((scores / cap)?.tanh()? * cap)?;
+        }
+        let scores = scores.broadcast_add(&mask)?;
         let shifted = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
-        let weights = shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)?;
+        let mut weights = shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)?;
+        if let Some(masks) = masks {
+            weights = super::dropout::masked(&weights, masks(weights.elem_count()))?;
+        }
         outputs.push(weights.matmul(&v)?.transpose(0, 1)?.reshape((length, spec.heads * spec.head_dim))?);
     }
     Tensor::cat(&outputs, 0)
@@ -192,7 +213,7 @@ pub(super) fn forward(q: &[f32], k: &[f32], v: &[f32], spec: &AttentionSpec, out
             head_scores(&q[at..], q_head, &k[kv + from * kv_head.stride..], kv_head, &mut scores, count, keys);
             for (i, row) in scores.chunks_exact_mut(keys).enumerate() {
                 let (low, high) = spec.visible(positions, first + i);
-                let sum = softmax(row, low - from, high - from, spec.scale);
+                let sum = softmax(row, low - from, high - from, spec);
                 sum_cells.from((start + first + i) * spec.heads + head)[0] = sum;
             }
             head_mix(&scores, &v[kv + from * kv_head.stride..], kv_head, out_cells.from(at), q_head, false, count, keys);
@@ -233,7 +254,13 @@ pub(super) fn backward([q, k, v, out, g]: [&[f32]; 5], log_sums: &[f32], spec: &
                     p[seen.end..].fill(0.0);
                     ds[..seen.start].fill(0.0);
                     ds[seen.end..].fill(0.0);
-                    softmax_backward(&mut p[seen.clone()], &mut ds[seen], spec.scale, log_sums[token * spec.heads + head], inner);
+                    let log_sum = log_sums[token * spec.heads + head];
+                    match spec.softcap {
+                        None => softmax_backward(&mut p[seen.clone()], &mut ds[seen], spec.scale, log_sum, inner),
+                        Some(cap) => {
+                            capped_softmax_backward(&mut p[seen.clone()], &mut ds[seen], (spec.scale, cap), log_sum, inner);
+                        }
+                    }
                 }
                 head_mix(&ds, &k[kv..], kv_head, dq_cells.from(at), q_head, false, count, keys);
                 head_mix_transposed(&ds, &q[at..], q_head, dk_cells.from(kv), kv_head, true, count, keys);
@@ -293,10 +320,41 @@ impl CustomOp3 for Attention {
 }
 
 /// Turns scores `low..high` of a row into probabilities and the rest into zeros; returns the log-sum-exp.
-fn softmax(row: &mut [f32], low: usize, high: usize, scale: f32) -> f32 {
+fn softmax(row: &mut [f32], low: usize, high: usize, spec: &AttentionSpec) -> f32 {
     row[..low].fill(0.0);
     row[high..].fill(0.0);
-    softmax_in_place(&mut row[low..high], scale)
+    softmax_seen(&mut row[low..high], spec)
+}
+
+/// Turns scores into probabilities; returns the log-sum-exp.
+#[inline(always)]
+fn softmax_seen(row: &mut [f32], spec: &AttentionSpec) -> f32 {
+    match spec.softcap {
+        None => softmax_in_place(row, spec.scale),
+        Some(cap) => {
+            bend(row, spec.scale, cap);
+            softmax_in_place(row, 1.0)
+        }
+    }
+}
+
+vectorised! {
+    /// `cap * tanh(scale * v / cap)`, in place.
+    fn bend(row: &mut [f32], scale: f32, cap: f32) {
+        let inner = scale / cap;
+        row.iter_mut().for_each(|v| *v = cap * tanh(*v * inner));
+    }
+}
+
+vectorised! {
+    /// As [`softmax_backward`], with scores that were bent: `scale` comes with the cap.
+    fn capped_softmax_backward(p: &mut [f32], ds: &mut [f32], (scale, cap): (f32, f32), log_sum: f32, inner: f32) {
+        for (p, ds) in p.iter_mut().zip(ds) {
+            let t = tanh(*p * scale / cap);
+            *p = exp(cap * t - log_sum);
+            *ds = scale * (1.0 - t * t) * *p * (*ds - inner);
+        }
+    }
 }
 
 vectorised! {
@@ -338,13 +396,15 @@ pub fn attend_cached(q: &[f32], keys: &[f32], values: &[f32], first: usize, spec
         let q = &q[head * spec.head_dim..(head + 1) * spec.head_dim];
         let at = first * width + head / groups * spec.head_dim;
         let out = &mut out[head * spec.head_dim..(head + 1) * spec.head_dim];
-        attend_head(q, &keys[at..], &values[at..], width, &mut weights, spec.scale, out);
+        scores(q, &keys[at..], width, &mut weights);
+        softmax_seen(&mut weights, spec);
+        mix(&weights, &values[at..], width, out);
     }
 }
 
 vectorised! {
-    /// One head of one query; row `i` of keys and values begins at `i * stride`.
-    fn attend_head(q: &[f32], keys: &[f32], values: &[f32], stride: usize, weights: &mut [f32], scale: f32, out: &mut [f32]) {
+    /// The scores of one head of one query; row `i` of the keys begins at `i * stride`.
+    fn scores(q: &[f32], keys: &[f32], stride: usize, weights: &mut [f32]) {
         let (queries, last_queries) = q.as_chunks::<16>();
         for (i, weight) in weights.iter_mut().enumerate() {
             let (keys, last_keys) = keys[i * stride..i * stride + q.len()].as_chunks::<16>();
@@ -357,7 +417,12 @@ vectorised! {
             let rest: f32 = last_queries.iter().zip(last_keys).map(|(q, k)| q * k).sum();
             *weight = rest + sum(sums);
         }
-        softmax_in_place(weights, scale);
+    }
+}
+
+vectorised! {
+    /// The values' mean with these weights; row `i` begins at `i * stride`.
+    fn mix(weights: &[f32], values: &[f32], stride: usize, out: &mut [f32]) {
         // Columns in runs whose sums stay in registers.
         let (runs, last) = out.as_chunks_mut::<64>();
         for (run, out) in runs.iter_mut().enumerate() {
@@ -396,7 +461,7 @@ mod tests {
     fn spec(heads: usize, kv_heads: usize, head_dim: usize, window: Option<usize>, segments: &[usize]) -> AttentionSpec {
         let positions = segments.iter().flat_map(|n| 0..*n as u32).collect();
         let scale = 1.0 / (head_dim as f32).sqrt();
-        AttentionSpec { heads, kv_heads, head_dim, scale, window, segments: segments.to_vec(), positions }
+        AttentionSpec { heads, kv_heads, head_dim, scale, softcap: None, window, segments: segments.to_vec(), positions }
     }
 
     fn run(fused: bool, spec: &AttentionSpec) -> Vec<Tensor> {
@@ -419,6 +484,7 @@ mod tests {
             spec(6, 2, 4, Some(3), &[11, 2]),
             spec(3, 1, 16, None, &[150]),
             spec(2, 2, 5, Some(70), &[200, 3]),
+            AttentionSpec { softcap: Some(0.3), ..spec(4, 2, 8, Some(6), &[5, 1, 9]) },
         ];
         for case in cases {
             for (a, b) in run(true, &case).iter().zip(&run(false, &case)) {
@@ -429,8 +495,8 @@ mod tests {
 
     #[test]
     fn a_cached_step_equals_the_last_row() {
-        for (window, width) in [(None, 8), (Some(4), 8), (None, 64), (Some(4), 150)] {
-            let spec = spec(4, 2, width, window, &[9]);
+        for (window, width, softcap) in [(None, 8, None), (Some(4), 8, Some(0.3)), (None, 64, None), (Some(4), 150, None)] {
+            let spec = AttentionSpec { softcap, ..spec(4, 2, width, window, &[9]) };
             let (q, k, v) = (tensor(&[9, 4 * width], 1), tensor(&[9, 2 * width], 2), tensor(&[9, 2 * width], 3));
             let whole = attention(&q, &k, &v, spec.clone()).unwrap().to_vec2::<f32>().unwrap();
             let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();

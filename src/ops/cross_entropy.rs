@@ -1,9 +1,10 @@
 //! Language-model head and cross-entropy in one: `loss = sum over targets of (logsumexp(z) - z[target]) / divisor`, `z = h W^T`.
 //!
 //! Rows without a target are skipped. Logits exist a chunk of rows at a time; backward computes them again:
-//! `dz = (softmax(z) - onehot) / divisor`, `dh = dz W`, `dW = dz^T h`.
+//! `dz = (softmax(z) - onehot) / divisor`, `dh = dz W`, `dW = dz^T h`. With a soft cap, `z = cap tanh(h W^T / cap)`, and `dz` is
+//! multiplied by `1 - (z / cap)^2`.
 
-use super::exp::{exp, vectorised};
+use super::exp::{exp, tanh, vectorised};
 use super::matrix::{self, Dims, Weight};
 use super::{Recording, parallel};
 use crate::autograd::Parameter;
@@ -16,19 +17,34 @@ const CHUNK_ELEMENTS: usize = 1 << 24;
 /// The label that carries no loss.
 pub const IGNORE_INDEX: i64 = -100;
 
+/// What turns hidden states into logits.
+#[derive(Debug, Clone)]
+pub struct Head {
+    /// `[vocab, hidden]`.
+    pub weight: Parameter,
+    /// Logits are bent to stay within plus and minus this: `cap * tanh(logit / cap)` (Gemma 2).
+    pub softcap: Option<f32>,
+}
+
+impl From<&Parameter> for Head {
+    fn from(weight: &Parameter) -> Self {
+        Self { weight: weight.clone(), softcap: None }
+    }
+}
+
 /// Cross-entropy of the next tokens, in nats: the sum over all targets, divided by `divisor`.
 ///
-/// `hidden` is [tokens, hidden]; `targets` has one entry a token, already shifted, [`IGNORE_INDEX`] where there is none;
-/// `weight` is [vocab, hidden]. The result is a scalar.
+/// `hidden` is [tokens, hidden]; `targets` has one entry a token, already shifted, [`IGNORE_INDEX`] where there is none. The
+/// result is a scalar.
 ///
 /// # Errors
 /// A target is outside the vocabulary, or the shapes do not fit.
-pub fn head_cross_entropy(hidden: &Tensor, weight: &Parameter, targets: &[i64], divisor: f64) -> Result<Tensor> {
-    let op = HeadCrossEntropy::new(hidden, weight, targets, divisor)?;
+pub fn head_cross_entropy(hidden: &Tensor, head: &Head, targets: &[i64], divisor: f64) -> Result<Tensor> {
+    let op = HeadCrossEntropy::new(hidden, head, targets, divisor)?;
     if !super::fused_for(hidden) {
-        return composed(hidden, weight, targets, divisor);
+        return composed(hidden, head, targets, divisor);
     }
-    super::apply(&hidden.contiguous()?, weight.tracked(), |recording| HeadCrossEntropy { recording, ..op })
+    super::apply(&hidden.contiguous()?, head.weight.tracked(), |recording| HeadCrossEntropy { recording, ..op })
 }
 
 fn check_targets(targets: &[i64], vocabulary: usize) -> Result<()> {
@@ -42,8 +58,20 @@ fn check_targets(targets: &[i64], vocabulary: usize) -> Result<()> {
 }
 
 /// The same by candle's operations.
-fn composed(hidden: &Tensor, weight: &Parameter, targets: &[i64], divisor: f64) -> Result<Tensor> {
-    cross_entropy(&hidden.matmul(&weight.tensor().to_dtype(hidden.dtype())?.t()?)?, targets, divisor)
+fn composed(hidden: &Tensor, head: &Head, targets: &[i64], divisor: f64) -> Result<Tensor> {
+    let logits = hidden.matmul(&head.weight.tensor().to_dtype(hidden.dtype())?.t()?)?;
+    cross_entropy(&capped(logits, head.softcap)?, targets, divisor)
+}
+
+/// `cap * tanh(logits / cap)`, by candle's operations; the logits themselves without a cap.
+///
+/// # Errors
+/// A tensor operation failed.
+pub fn capped(logits: Tensor, cap: Option<f32>) -> Result<Tensor> {
+    match cap.map(f64::from) {
+        Some(cap) => (logits / cap)?.tanh()? * cap,
+        None => Ok(logits),
+    }
 }
 
 /// Cross-entropy of given logits [tokens, vocab], by candle's operations; as [`head_cross_entropy`] otherwise.
@@ -64,6 +92,7 @@ pub fn cross_entropy(logits: &Tensor, targets: &[i64], divisor: f64) -> Result<T
 
 struct HeadCrossEntropy {
     weight: Parameter,
+    softcap: Option<f32>,
     /// Row of the hidden states, and target.
     rows: Vec<(usize, usize)>,
     divisor: f64,
@@ -98,16 +127,51 @@ vectorised! {
     }
 }
 
+vectorised! {
+    fn bend(logits: &mut [f32], cap: f32) {
+        let inner = 1.0 / cap;
+        logits.iter_mut().for_each(|v| *v = cap * tanh(*v * inner));
+    }
+}
+
+vectorised! {
+    /// `factor * exp(logits - log_sum)` times the derivative of the bent logits, in place.
+    fn capped_exponentials(logits: &mut [f32], log_sum: f32, factor: f32, cap: f32) {
+        let inner = 1.0 / cap;
+        for v in logits {
+            let t = *v * inner;
+            *v = factor * exp(*v - log_sum) * (1.0 - t * t);
+        }
+    }
+}
+
+/// Turns a row of logits into the gradient by what they were before they were bent: `factor * (softmax - onehot)`, times the
+/// derivative.
+fn gradient_row(logits: &mut [f32], target: usize, log_sum: f32, factor: f32, softcap: Option<f32>) {
+    match softcap {
+        None => {
+            exponentials(logits, log_sum, factor);
+            logits[target] -= factor;
+        }
+        Some(cap) => {
+            let t = logits[target] / cap;
+            capped_exponentials(logits, log_sum, factor, cap);
+            logits[target] -= factor * (1.0 - t * t);
+        }
+    }
+}
+
 impl HeadCrossEntropy {
-    fn new(hidden: &Tensor, weight: &Parameter, targets: &[i64], divisor: f64) -> Result<Self> {
-        let dims = weight.dims();
+    fn new(hidden: &Tensor, head: &Head, targets: &[i64], divisor: f64) -> Result<Self> {
+        let dims = head.weight.dims();
         if hidden.dims() != [targets.len(), dims[1]] {
             candle_core::bail!("cross-entropy: {} targets for hidden states of shape {:?}", targets.len(), hidden.dims());
         }
         check_targets(targets, dims[0])?;
         let wanted = targets.iter().enumerate().filter(|(_, target)| **target != IGNORE_INDEX);
         let rows = wanted.map(|(row, target)| (row, *target as usize)).collect();
-        Ok(Self { weight: weight.clone(), rows, divisor, recording: Recording::default() })
+        let (weight, softcap) = (head.weight.clone(), head.softcap);
+        Ok(Self { weight, softcap, rows, divisor, recording: Recording::default() })
     }
 
     /// Calls `work` with chunks of rows, their hidden states and their logits.
@@ -128,6 +192,9 @@ impl HeadCrossEntropy {
             let dims = Dims { rows: rows.len(), inputs: width, outputs: vocabulary };
             let logits = &mut logits[..rows.len() * vocabulary];
             matrix::times_weight_transposed(&states, weight, logits, false, dims);
+            if let Some(cap) = self.softcap {
+                parallel::by_rows(logits, dims.outputs, |_, logits| bend(logits, cap));
+            }
             work(rows, &states, logits)?;
         }
         Ok(())
@@ -180,8 +247,7 @@ impl HeadCrossEntropy {
                 parallel::by_chunks(&mut losses, 1, |first, losses| {
                     for ((loss, z), (_, target)) in losses.iter_mut().zip(&rows[first..]) {
                         let (row_loss, log_sum) = row_loss(z, *target);
-                        exponentials(z, log_sum, factor);
-                        z[*target] -= factor;
+                        gradient_row(z, *target, log_sum, factor, self.softcap);
                         *loss = row_loss;
                     }
                 });
@@ -217,15 +283,15 @@ impl HeadCrossEntropy {
 ///
 /// # Errors
 /// As [`head_cross_entropy`].
-pub fn head_loss_and_gradient(hidden: &Tensor, weight: &Parameter, targets: &[i64], divisor: f64) -> Result<(f64, Tensor)> {
+pub fn head_loss_and_gradient(hidden: &Tensor, head: &Head, targets: &[i64], divisor: f64) -> Result<(f64, Tensor)> {
     if !super::fused_for(hidden) {
         let leaf = Var::from_tensor(&hidden.detach())?;
-        let loss = head_cross_entropy(leaf.as_tensor(), weight, targets, divisor)?;
+        let loss = head_cross_entropy(leaf.as_tensor(), head, targets, divisor)?;
         let store = crate::autograd::backward_store(&loss).map_err(candle_core::Error::wrap)?;
         let gradient = store.get(&leaf).map_or_else(|| hidden.zeros_like(), |g| Ok(g.detach()))?;
         return Ok((f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?), gradient));
     }
-    let op = HeadCrossEntropy::new(hidden, weight, targets, divisor)?;
+    let op = HeadCrossEntropy::new(hidden, head, targets, divisor)?;
     let mut dhidden = zeroed(hidden.elem_count());
     let sum = super::with_elements(hidden, |hidden| op.gradients(hidden, (1.0 / divisor) as f32, Some(&mut dhidden)))?;
     Ok((sum / divisor, Tensor::from_vec(dhidden, hidden.shape(), hidden.device())?))
@@ -238,11 +304,12 @@ mod tests {
     use crate::ops::check::{difference, tensor};
     use crate::ops::with_fused;
 
-    fn run(fused: bool, vocabulary: usize, targets: &[i64]) -> Vec<Tensor> {
+    fn run(fused: bool, vocabulary: usize, softcap: Option<f32>, targets: &[i64]) -> Vec<Tensor> {
         with_fused(fused, || {
             let hidden = Parameter::new(&tensor(&[targets.len(), 6], 1)).unwrap();
             let weight = Parameter::new(&tensor(&[vocabulary, 6], 2)).unwrap();
-            let loss = head_cross_entropy(&hidden.tensor(), &weight, targets, 2.5).unwrap();
+            let head = Head { weight: weight.clone(), softcap };
+            let loss = head_cross_entropy(&hidden.tensor(), &head, targets, 2.5).unwrap();
             backward(&(&loss * 3.0).unwrap()).unwrap();
             vec![loss.detach(), hidden.grad().unwrap().unwrap(), weight.grad().unwrap().unwrap()]
         })
@@ -251,9 +318,11 @@ mod tests {
     #[test]
     fn fused_equals_composed_with_ignored_rows() {
         for (vocabulary, targets) in [(3, vec![2]), (37, vec![-100, 5, 0, -100, 36]), (CHUNK_ELEMENTS / 16, (0..20).collect())] {
-            for (a, b) in run(true, vocabulary, &targets).iter().zip(&run(false, vocabulary, &targets)) {
-                let difference = difference(a, b);
-                assert!(difference < 1e-5, "{vocabulary} {:?}: {difference}", a.dims());
+            for cap in [None, Some(0.8)] {
+                for (a, b) in run(true, vocabulary, cap, &targets).iter().zip(&run(false, vocabulary, cap, &targets)) {
+                    let difference = difference(a, b);
+                    assert!(difference < 1e-5, "{vocabulary} {cap:?} {:?}: {difference}", a.dims());
+                }
             }
         }
     }
@@ -261,7 +330,7 @@ mod tests {
     #[test]
     fn a_label_outside_the_vocabulary_is_named() {
         let weight = Parameter::new(&tensor(&[3, 2], 1)).unwrap();
-        let error = head_cross_entropy(&tensor(&[1, 2], 2), &weight, &[3], 1.0).unwrap_err().to_string();
+        let error = head_cross_entropy(&tensor(&[1, 2], 2), &Head::from(&weight), &[3], 1.0).unwrap_err().to_string();
         assert!(error.contains("label 3"), "{error}");
     }
 }

@@ -97,9 +97,11 @@ mod tests {
     use super::*;
     use crate::autograd::{Parameter, backward};
     use crate::ops::attention::AttentionSpec;
-    use crate::ops::block::BlockLayers;
+    use crate::ops::block::{BlockLayers, Inner, Mixer};
     use crate::ops::check::{difference, tensor};
+    use crate::ops::gated::Activation;
     use crate::ops::layer::Layer;
+    use crate::ops::norm::{Norm, NormKind};
     use crate::ops::rope::RopeTable;
     use std::sync::Arc;
 
@@ -114,16 +116,20 @@ mod tests {
                 parameter
             };
             let layer = |outputs, inputs, seed| Layer { weight: parameter(&[outputs, inputs], seed), bias: None, low_rank: None };
+            let norm = |width, seed| Norm { kind: NormKind::Rms, weight: parameter(&[width], seed), bias: None, eps: 1e-5 };
             let layers = BlockLayers {
-                input_norm: parameter(&[8], 1),
-                q: layer(8, 8, 2),
-                k: layer(8, 8, 3),
-                v: layer(8, 8, 4),
+                input_norm: Some(norm(8, 1)),
+                mixer: Mixer::Apart([layer(8, 8, 2), layer(8, 8, 3), layer(8, 8, 4)]),
+                q_norm: None,
+                k_norm: None,
                 o: layer(8, 8, 5),
-                post_norm: parameter(&[8], 6),
-                gate: layer(12, 8, 7),
-                up: layer(12, 8, 8),
+                attention_norm: None,
+                inner_norm: Some(norm(8, 6)),
+                inner: Inner::Apart([layer(12, 8, 7), layer(12, 8, 8)]),
+                activation: Activation::Silu,
                 down: layer(8, 12, 9),
+                output_norm: None,
+                residual_scale: 1.0,
             };
             let positions: Vec<u32> = (0..TOKENS).collect();
             let spec = AttentionSpec {
@@ -131,11 +137,12 @@ mod tests {
                 kv_heads: 2,
                 head_dim: 4,
                 scale: 0.5,
+                softcap: None,
                 window: None,
                 segments: vec![TOKENS as usize],
                 positions: positions.clone(),
             };
-            Block { layers: Arc::new(layers), rope: RopeTable::new(&positions, &[1.0, 0.1]), spec: Arc::new(spec), eps: 1e-5 }
+            Block { layers: Arc::new(layers), rope: Some(RopeTable::new(&positions, &[1.0, 0.1])), spec: Arc::new(spec) }
         };
         (0..).zip(train).map(block).collect()
     }
@@ -158,7 +165,8 @@ mod tests {
         }
         let of_block = |block: &Block| {
             let layers = &block.layers;
-            [&layers.input_norm, &layers.q.weight, &layers.v.weight, &layers.down.weight].map(|p| p.grad().unwrap())
+            let (Some(norm), Mixer::Apart([q, _, v])) = (&layers.input_norm, &layers.mixer) else { panic!("as made above") };
+            [&norm.weight, &q.weight, &v.weight, &layers.down.weight].map(|p| p.grad().unwrap())
         };
         let found: Vec<Option<Tensor>> = blocks.iter().flat_map(of_block).collect();
         assert!(

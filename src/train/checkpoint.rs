@@ -109,8 +109,13 @@ pub fn resume(folder: &Path, model: &ModelHandle, optimizer: &mut dyn Optimizer,
     } else {
         let source = Source::open(folder)?;
         // Quantised weights never change.
-        for (name, parameter) in model.named_parameters().into_iter().filter(|(_, p)| p.quantised().is_none()) {
-            let value = source.load_shaped(&name, &parameter.dims(), Some(parameter.dtype()), &Device::Cpu)?;
+        for (name, slot) in model.model().decoder().slots() {
+            let parameter = slot.current();
+            if parameter.quantised().is_some() {
+                continue;
+            }
+            let (shape, dtype) = (parameter.dims(), Some(parameter.dtype()));
+            let value = source.load_shaped(&name, &shape, slot.transposed(), dtype, &Device::Cpu)?;
             parameter.set(value.as_tensor())?;
         }
     }

@@ -1,0 +1,199 @@
+//! Adapters on every family of models, against PEFT: logits, loss, gradients, ten steps of training, files both ways, merging.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use candle_core::{Device, Tensor};
+use ftrepl::adapter::storage;
+use ftrepl::control::Control;
+use ftrepl::model::batch::shifted_targets;
+use ftrepl::model::generate::{Generation, generate};
+use ftrepl::model::lm::LanguageModel;
+use ftrepl::model::projection::Pass;
+use ftrepl::model::sampling::Sampling;
+use ftrepl::model::{Decoder, Source, TokenBatch};
+use ftrepl::ops::with_fused;
+use ftrepl::optim::{Adam, AdamWOptions, Optimizer, ParamGroup};
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+const FAMILIES: [&str; 15] = [
+    "smollm3",
+    "qwen2",
+    "qwen2_window",
+    "qwen3",
+    "gemma",
+    "gemma2",
+    "gemma3",
+    "phi3",
+    "phi3_longrope",
+    "phi3_partial",
+    "olmo2",
+    "granite",
+    "gpt2",
+    "gpt2_scaled",
+    "llama_yarn",
+];
+
+fn folder(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/families").join(name)
+}
+
+fn decoder(name: &str) -> Decoder {
+    Decoder::load(&Source::open(&folder(name)).unwrap(), None, &Device::Cpu).unwrap()
+}
+
+fn read(name: &str, file: &str) -> HashMap<String, Tensor> {
+    candle_core::safetensors::load(folder(name).join(file), &Device::Cpu).unwrap()
+}
+
+fn difference(a: &Tensor, b: &Tensor) -> f32 {
+    assert_eq!(a.dims(), b.dims());
+    let largest = b.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap().max(1e-6);
+    (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap() / largest
+}
+
+struct Batch {
+    tokens: TokenBatch,
+    targets: Vec<i64>,
+    lengths: Vec<usize>,
+}
+
+impl Batch {
+    fn of(golden: &HashMap<String, Tensor>) -> Self {
+        let rows = |name: &str| golden[name].to_vec2::<i64>().unwrap();
+        let lengths: Vec<usize> = rows("attention_mask").iter().map(|mask| mask.iter().sum::<i64>() as usize).collect();
+        let ids: Vec<Vec<u32>> =
+            rows("input_ids").iter().zip(&lengths).map(|(row, n)| row[..*n].iter().map(|id| *id as u32).collect()).collect();
+        let labels = rows("labels");
+        let targets = shifted_targets(labels.iter().zip(&lengths).map(|(row, n)| &row[..*n]));
+        Self { tokens: TokenBatch::new(ids.iter().map(Vec::as_slice)), targets, lengths }
+    }
+
+    fn check_logits(&self, decoder: &Decoder, expected: &Tensor, what: &str, tolerance: f32) {
+        let hidden = decoder.hidden(&self.tokens, Pass::default()).unwrap();
+        let logits = decoder.logits(&hidden, Pass::default()).unwrap().detach();
+        let mut start = 0;
+        for (row, length) in self.lengths.iter().enumerate() {
+            let expected = expected.get(row).unwrap().narrow(0, 0, *length).unwrap();
+            let d = difference(&logits.narrow(0, start, *length).unwrap(), &expected);
+            assert!(d < tolerance, "{what}, row {row}: logits differ by {d}");
+            start += length;
+        }
+    }
+
+    /// The loss; its gradients are added to the parameters.
+    fn loss(&self, decoder: &Decoder, checkpointing: bool) -> f64 {
+        let count = self.targets.iter().filter(|t| **t >= 0).count() as f64;
+        decoder.loss_backward(&self.tokens, &self.targets, count, Pass::default(), checkpointing).unwrap()
+    }
+}
+
+/// An adapter that PEFT made, on one family: all that PEFT computes with it.
+fn check(name: &str, fused: bool) {
+    with_fused(fused, || {
+        let (base, golden) = (read(name, "golden.safetensors"), read(name, "lora_golden.safetensors"));
+        let batch = Batch::of(&base);
+        let decoder = decoder(name);
+        let adapter = storage::load(&decoder, &folder(name).join("lora"), true).unwrap();
+        batch.check_logits(&decoder, &golden["logits"], name, 1e-5);
+        for checkpointing in [false, true] {
+            let loss = batch.loss(&decoder, checkpointing);
+            assert!((loss - f64::from(golden["loss"].to_vec1::<f32>().unwrap()[0])).abs() < 1e-5, "{name}: loss {loss}");
+            let own = adapter.own_parameters();
+            assert_eq!(golden.keys().filter(|key| key.starts_with("grad.")).count(), own.len(), "{name}");
+            for (parameter_name, parameter) in own {
+                let gradient = parameter.grad().unwrap().unwrap_or_else(|| panic!("{name}: no gradient of {parameter_name}"));
+                let d = difference(&gradient, &golden[&format!("grad.{parameter_name}")]);
+                assert!(d < 1e-4, "{name}: gradient of {parameter_name} differs by {d}");
+                parameter.zero_grad();
+            }
+        }
+
+        let parameters: Vec<_> = adapter.own_parameters().into_iter().map(|(_, parameter)| parameter).collect();
+        let options = AdamWOptions { lr: 1e-2, weight_decay: 0.0, ..AdamWOptions::default() };
+        let mut optimizer = Adam::adamw(vec![ParamGroup::new(parameters)], options).unwrap();
+        for (step, expected) in golden["losses"].to_vec1::<f32>().unwrap().into_iter().enumerate() {
+            let loss = batch.loss(&decoder, step % 2 == 1);
+            assert!((loss - f64::from(expected)).abs() < 1e-4 * f64::from(expected), "{name} step {step}: {loss} {expected}");
+            optimizer.step().unwrap();
+            optimizer.zero_grad();
+        }
+        for (parameter_name, parameter) in adapter.own_parameters() {
+            let d = difference(&parameter.value(), &golden[&format!("after.{parameter_name}")]);
+            assert!(d < 1e-3, "{name}: {parameter_name} differs by {d} after ten steps");
+        }
+        let prompts =
+            [0, 1].map(|i| base[&format!("prompt.{i}")].to_vec1::<i64>().unwrap().iter().map(|id| *id as u32).collect());
+        let generation = Generation {
+            max_new_tokens: 12,
+            sampling: Sampling::default(),
+            stop_tokens: vec![],
+            batch_size: 2,
+            seed: 0,
+            prompt_lookup_num_tokens: None,
+        };
+        let tokens = generate(&decoder, &prompts, &generation, &Control::default(), &|_| false).unwrap();
+        for (found, expected) in tokens.iter().zip(golden["greedy"].to_vec2::<i64>().unwrap()) {
+            assert_eq!(found.iter().map(|id| i64::from(*id)).collect::<Vec<_>>(), expected, "{name}: after ten steps");
+        }
+    });
+}
+
+#[test]
+fn lora_on_every_family_gives_pefts_numbers() {
+    for name in FAMILIES {
+        check(name, true);
+    }
+}
+
+#[test]
+fn lora_by_plain_compositions_gives_pefts_numbers() {
+    for name in FAMILIES {
+        check(name, false);
+    }
+}
+
+#[test]
+fn adapters_are_merged_and_saved_and_loaded_again() {
+    for name in FAMILIES {
+        let (base, golden) = (read(name, "golden.safetensors"), read(name, "lora_golden.safetensors"));
+        let batch = Batch::of(&base);
+        let loaded = decoder(name);
+        let adapter = storage::load(&loaded, &folder(name).join("lora"), false).unwrap();
+        let ours = tempfile::tempdir().unwrap();
+        storage::save(&adapter, ours.path(), name).unwrap();
+        let again = decoder(name);
+        storage::load(&again, ours.path(), false).unwrap();
+        batch.check_logits(&again, &golden["logits"], name, 1e-5);
+        adapter.merge(&loaded).unwrap();
+        batch.check_logits(&loaded, &golden["logits_merged"], name, 1e-4);
+        let config = std::fs::read_to_string(ours.path().join("adapter_config.json")).unwrap();
+        assert_eq!(config.contains("\"fan_in_fan_out\": true"), name.starts_with("gpt2"), "{name}: {config}");
+    }
+}
+
+/// A model that is written is the model that was read, byte for byte in its tensors, under the names and in the shapes of the file.
+#[test]
+fn models_are_saved_as_they_were_read() {
+    for name in FAMILIES {
+        let model = LanguageModel::load(name, &folder(name), None, &Device::Cpu).unwrap();
+        let saved = tempfile::tempdir().unwrap();
+        model.save_pretrained(saved.path()).unwrap();
+        let ours = candle_core::safetensors::load(saved.path().join("model.safetensors"), &Device::Cpu).unwrap();
+        let original = read(name, "model.safetensors");
+        for (tensor, value) in &ours {
+            // Some checkpoints leave out the first part of the names.
+            let stored = original.get(tensor).or_else(|| original.get(tensor.strip_prefix("transformer.")?));
+            let stored = stored.unwrap_or_else(|| panic!("{name}: {tensor} is not in the original"));
+            assert_eq!(value.dims(), stored.dims(), "{name}: {tensor}");
+            assert_eq!(
+                value.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
+                stored.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+            );
+        }
+        let masks = original.keys().filter(|key| key.ends_with(".attn.bias")).count();
+        assert_eq!(ours.len(), original.len() - masks, "{name}");
+        let config = |folder: &std::path::Path| ftrepl::model::ModelConfig::from_folder(folder).unwrap();
+        let (before, after) = (config(&folder(name)), config(saved.path()));
+        assert_eq!(ftrepl::model::ModelConfig { raw: before.raw.clone(), ..after }, before, "{name}");
+    }
+}
