@@ -123,6 +123,7 @@ const WITH_UNKNOWN: &[(&str, &str)] = &[
     ("AutoModelForCausalLM::from_pretrained", "AutoModelForCausalLM::from_pretrained(\"tiny-random\", #{ zz: 1 })"),
     ("generate", "MODEL.generate(\"a\", #{ zz: 1 })"),
     ("pipeline", "pipeline(\"text-generation\", #{ model: MODEL, zz: 1 })"),
+    ("save_gguf", "MODEL.save_gguf(\"x.gguf\", #{ zz: 1 })"),
     ("forward", "MODEL.forward([1, 2], #{ zz: 1 })"),
     ("num_parameters", "MODEL.num_parameters(#{ zz: 1 })"),
     ("encode", "TOKENIZER.encode(\"a\", #{ zz: 1 })"),

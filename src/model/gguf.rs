@@ -1,10 +1,11 @@
-//! GGUF files of the llama architecture: metadata to [`ModelConfig`], tensors dequantised under their Hugging Face names.
+//! GGUF files: metadata to [`ModelConfig`], tensors dequantised under their Hugging Face names.
 //!
-//! llama.cpp stores the rows of q and k in the order of interleaved rotary embeddings; here they are put back into the Hugging
-//! Face order while loading, so that everything above sees one layout.
+//! llama.cpp stores the rows of llama's q and k in the order of interleaved rotary embeddings, and Gemma's norms with 1 added; here
+//! both are undone while loading, so that everything above sees one layout.
 
 use super::config::ModelConfig;
 use super::convert::Float;
+use super::gguf_names;
 use super::weights::{closest, forget_pages, map_file};
 use crate::error::{Error, Result};
 use crate::ops::quantised::{Decode, Quantised, decode_of};
@@ -35,6 +36,8 @@ struct Entry {
     end: usize,
     /// For q and k: the width of a head, within which rows are to be un-permuted.
     head_dim: Option<usize>,
+    /// What is to be taken away from every element.
+    added: f32,
 }
 
 impl std::fmt::Debug for Gguf {
@@ -54,10 +57,10 @@ impl Gguf {
         let config = super::gguf_config::model_config(&content, &map, path)?;
         let mut tensors = BTreeMap::new();
         for (name, info) in &content.tensor_infos {
-            let Some(hf_name) = hf_name(name) else { continue };
+            let Some(hf_name) = gguf_names::hf_name(config.family, name) else { continue };
             let shape = info.shape.dims().to_vec();
             let (start, end) = extent(&content, name, map.len()).map_err(|message| Error::format(path, message))?;
-            let permuted = hf_name.contains(".q_proj.") || hf_name.contains(".k_proj.");
+            let permuted = gguf_names::is_permuted(config.family, &hf_name);
             if permuted && !shape.first().is_some_and(|rows| rows.is_multiple_of(config.head_dim)) {
                 return Err(Error::format(
                     path,
@@ -65,7 +68,8 @@ impl Gguf {
                 ));
             }
             let head_dim = permuted.then_some(config.head_dim);
-            tensors.insert(hf_name, Entry { dtype: info.ggml_dtype, shape, start, end, head_dim });
+            let added = gguf_names::added(config.family, &hf_name);
+            tensors.insert(hf_name, Entry { dtype: info.ggml_dtype, shape, start, end, head_dim, added });
         }
         Ok(Self { path: path.to_path_buf(), map, metadata: content.metadata, config, tensors })
     }
@@ -204,7 +208,7 @@ impl Entry {
             || vec![0f32; columns],
             |buffer, (row, out)| {
                 decode(&bytes[self.stored_row(row) * length..][..length], buffer);
-                out.iter_mut().zip(buffer.iter()).for_each(|(out, &value)| *out = T::narrow(value));
+                out.iter_mut().zip(buffer.iter()).for_each(|(out, &value)| *out = T::narrow(value - self.added));
             },
         );
         values
@@ -255,29 +259,4 @@ pub(super) fn extent(content: &Content, name: &str, file_len: usize) -> std::res
             "tensor {name} reaches beyond the end of the file ({file_len} bytes): it is cut short; download it again"
         )),
     }
-}
-
-/// The Hugging Face name of a llama tensor in a GGUF file; `None` for those that are no parameters (`rope_freqs.weight`).
-fn hf_name(name: &str) -> Option<String> {
-    match name {
-        "token_embd.weight" => return Some("model.embed_tokens.weight".into()),
-        "output.weight" => return Some("lm_head.weight".into()),
-        "output_norm.weight" => return Some("model.norm.weight".into()),
-        _ => {}
-    }
-    let (block, rest) = name.strip_prefix("blk.")?.split_once('.')?;
-    let (module, kind) = rest.rsplit_once('.')?;
-    let module = match module {
-        "attn_norm" => "input_layernorm",
-        "ffn_norm" => "post_attention_layernorm",
-        "attn_q" => "self_attn.q_proj",
-        "attn_k" => "self_attn.k_proj",
-        "attn_v" => "self_attn.v_proj",
-        "attn_output" => "self_attn.o_proj",
-        "ffn_gate" => "mlp.gate_proj",
-        "ffn_up" => "mlp.up_proj",
-        "ffn_down" => "mlp.down_proj",
-        _ => return None,
-    };
-    Some(format!("model.layers.{block}.{module}.{kind}"))
 }

@@ -1,11 +1,13 @@
 //! A GGUF file's metadata as the `config.json` that transformers would write for the same model.
 
 use super::config::{ModelConfig, Rope, RopeScaling};
+use super::family::Family;
 use super::gguf::extent;
+use super::gguf_names;
 use crate::error::{Error, Result};
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::{Content, Value};
-use serde_json::json;
+use serde_json::{Map, Value as Json, json};
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -33,57 +35,93 @@ fn float(metadata: &HashMap<String, Value>, key: &str) -> Option<f64> {
     }
 }
 
-/// The configuration of a llama model; it goes through the same checks as a `config.json`.
+/// The metadata of one architecture, whose keys begin with its name.
+struct Keys<'a> {
+    content: &'a Content,
+    architecture: &'static str,
+    path: &'a Path,
+}
+
+impl Keys<'_> {
+    fn key(&self, name: &str) -> String {
+        format!("{}.{name}", self.architecture)
+    }
+
+    fn integer(&self, name: &str) -> Option<u64> {
+        integer(&self.content.metadata, &self.key(name))
+    }
+
+    fn float(&self, name: &str) -> Option<f64> {
+        float(&self.content.metadata, &self.key(name))
+    }
+
+    fn text(&self, name: &str) -> Option<&str> {
+        text(&self.content.metadata, &self.key(name))
+    }
+
+    fn needed(&self, name: &str) -> Result<u64> {
+        let missing = || self.wrong(format!("metadata {} is missing or no whole number", self.key(name)));
+        self.integer(name).ok_or_else(missing)
+    }
+
+    fn has(&self, tensor: &str) -> bool {
+        self.content.tensor_infos.contains_key(tensor)
+    }
+
+    fn wrong(&self, message: String) -> Error {
+        Error::format(self.path, message)
+    }
+}
+
+/// The configuration of a model; it goes through the same checks as a `config.json`.
 pub(super) fn model_config(content: &Content, bytes: &[u8], path: &Path) -> Result<ModelConfig> {
-    let metadata = &content.metadata;
     let wrong = |message: String| Error::format(path, message);
-    match text(metadata, "general.architecture") {
-        Some("llama") => {}
-        Some(other) => return Err(wrong(format!("general.architecture: \"{other}\" is not supported, only \"llama\""))),
+    let family = match text(&content.metadata, "general.architecture") {
         None => return Err(wrong("general.architecture is missing".into())),
+        Some(name) => gguf_names::family(name).ok_or_else(|| {
+            let known = gguf_names::architectures().join(", ");
+            wrong(format!("general.architecture: \"{name}\" is not supported; supported are {known}"))
+        })?,
+    };
+    let keys = Keys { content, architecture: gguf_names::architecture(family), path };
+    if let Some(experts) = keys.integer("expert_count").filter(|&n| n > 0) {
+        let key = keys.key("expert_count");
+        return Err(wrong(format!("{key}: {experts} experts; mixtures of experts are not supported")));
     }
-    let needed = |key: &str| integer(metadata, key).ok_or_else(|| wrong(format!("metadata {key} is missing or no whole number")));
-    if let Some(experts) = integer(metadata, "llama.expert_count").filter(|&n| n > 0) {
-        return Err(wrong(format!("llama.expert_count: {experts} experts; mixtures of experts are not supported")));
+    let hidden = keys.needed("embedding_length")?;
+    let heads = keys.needed("attention.head_count")?;
+    let head_dim = keys.integer("attention.key_length").or_else(|| hidden.checked_div(heads)).unwrap_or(0);
+    let turned = keys.integer("rope.dimension_count").filter(|_| family != Family::Gpt2).unwrap_or(head_dim);
+    if turned != head_dim && family != Family::Phi3 {
+        let key = keys.key("rope.dimension_count");
+        return Err(wrong(format!("{key}: {turned} of {head_dim}; partial rotary embeddings are not supported for this family")));
     }
-    let hidden = needed("llama.embedding_length")?;
-    let heads = needed("llama.attention.head_count")?;
-    let head_dim = integer(metadata, "llama.attention.key_length").or_else(|| hidden.checked_div(heads)).unwrap_or(0);
-    if let Some(rotary) = integer(metadata, "llama.rope.dimension_count")
-        && rotary != head_dim
-    {
-        return Err(wrong(format!(
-            "llama.rope.dimension_count: {rotary} of {head_dim}; partial rotary embeddings are not supported"
-        )));
-    }
-    let theta = float(metadata, "llama.rope.freq_base").unwrap_or(10_000.0);
     let Some(embedding) = content.tensor_infos.get("token_embd.weight") else {
         return Err(wrong("tensor token_embd.weight is missing".into()));
     };
-    let has = |name: &str| content.tensor_infos.contains_key(name);
+    let theta = keys.float("rope.freq_base").unwrap_or(10_000.0);
+    let traits = family.traits();
     let mut raw = json!({
-        "architectures": ["LlamaForCausalLM"],
-        "attention_bias": has("blk.0.attn_q.bias"),
+        "architectures": [traits.architecture],
         "attention_dropout": 0.0,
-        "hidden_act": "silu",
         "head_dim": head_dim,
         "hidden_size": hidden,
-        "intermediate_size": needed("llama.feed_forward_length")?,
-        "max_position_embeddings": needed("llama.context_length")?,
-        "mlp_bias": has("blk.0.ffn_gate.bias"),
-        "model_type": "llama",
+        "intermediate_size": keys.needed("feed_forward_length")?,
+        "max_position_embeddings": keys.needed("context_length")?,
+        "model_type": traits.model_type,
         "num_attention_heads": heads,
-        "num_hidden_layers": needed("llama.block_count")?,
-        "num_key_value_heads": integer(metadata, "llama.attention.head_count_kv").unwrap_or(heads),
-        "rms_norm_eps": float(metadata, "llama.attention.layer_norm_rms_epsilon").unwrap_or(1e-6),
+        "num_hidden_layers": keys.needed("block_count")?,
+        "num_key_value_heads": keys.integer("attention.head_count_kv").unwrap_or(heads),
+        "rms_norm_eps": keys.float("attention.layer_norm_rms_epsilon").unwrap_or(1e-6),
         "rope_theta": theta,
-        "rope_scaling": rope_scaling(content, bytes, path, head_dim as usize, theta)?,
-        "tie_word_embeddings": !has("output.weight"),
+        "rope_scaling": rope_scaling(&keys, bytes, turned as usize, theta)?,
+        "tie_word_embeddings": !keys.has("output.weight"),
         "vocab_size": embedding.shape.dims().first().copied().unwrap_or(0),
     });
-    if let serde_json::Value::Object(map) = &mut raw {
+    if let Json::Object(map) = &mut raw {
+        of_family(map, &keys, family, turned as f64 / head_dim.max(1) as f64)?;
         for (field, key) in [("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")] {
-            if let Some(id) = integer(metadata, &format!("tokenizer.ggml.{key}_token_id")) {
+            if let Some(id) = integer(&content.metadata, &format!("tokenizer.ggml.{key}_token_id")) {
                 map.insert(field.into(), id.into());
             }
         }
@@ -92,22 +130,138 @@ pub(super) fn model_config(content: &Content, bytes: &[u8], path: &Path) -> Resu
     ModelConfig::from_json(raw, path)
 }
 
-/// GGUF files have no fields for Llama 3.1's rule but the factors that come of it, in the tensor `rope_freqs.weight`.
-/// The published models have two settings; the one that gives the same factors is written down, any other is refused.
-fn rope_scaling(content: &Content, bytes: &[u8], path: &Path, head_dim: usize, theta: f64) -> Result<serde_json::Value> {
-    let metadata = &content.metadata;
-    match text(metadata, "llama.rope.scaling.type") {
+/// The fields that are a family's own.
+fn of_family(map: &mut Map<String, Json>, keys: &Keys<'_>, family: Family, turned: f64) -> Result<()> {
+    let mut set = |key: &str, value: Json| {
+        map.insert(key.into(), value);
+    };
+    let bias = |tensor: &str| json!(keys.has(tensor));
+    if !matches!(family, Family::Gemma | Family::Gemma2 | Family::Gemma3 | Family::Gpt2) {
+        set("hidden_act", json!("silu"));
+    }
+    if !matches!(family, Family::Mistral | Family::Phi3 | Family::Qwen2 | Family::Gpt2) {
+        set("attention_bias", bias("blk.0.attn_q.bias"));
+    }
+    if matches!(family, Family::Llama | Family::Granite | Family::SmolLm3) {
+        set("mlp_bias", bias("blk.0.ffn_gate.bias"));
+    }
+    let window = keys.integer("attention.sliding_window").filter(|n| *n > 0);
+    let scalar = |layers: u64, map: &Map<String, Json>| {
+        // llama.cpp knows by its number of layers that the largest model scales by its hidden size.
+        let large = map["num_hidden_layers"] == json!(layers);
+        let heads = map["num_attention_heads"].as_u64().unwrap_or(1).max(1);
+        if large { json!(map["hidden_size"].as_u64().unwrap_or(0) / heads) } else { map["head_dim"].clone() }
+    };
+    match family {
+        Family::Gemma => set("hidden_act", json!("gelu_pytorch_tanh")),
+        Family::Gemma2 | Family::Gemma3 => {
+            let (default, layers) = if family == Family::Gemma2 { (4096, 46) } else { (1024, 62) };
+            let scalar = scalar(layers, map);
+            let mut set = |key: &str, value: Json| {
+                map.insert(key.into(), value);
+            };
+            set("query_pre_attn_scalar", scalar);
+            set("hidden_activation", json!("gelu_pytorch_tanh"));
+            set("sliding_window", json!(window.unwrap_or(default)));
+            let caps = if family == Family::Gemma2 { [Some(50.0), Some(30.0)] } else { [None, None] };
+            set("attn_logit_softcapping", json!(keys.float("attn_logit_softcapping").or(caps[0])));
+            set("final_logit_softcapping", json!(keys.float("final_logit_softcapping").or(caps[1])));
+            if family == Family::Gemma3 {
+                let pattern = keys.integer("attention.sliding_window_pattern").unwrap_or(6);
+                set("sliding_window_pattern", json!(pattern));
+                set("rope_local_base_freq", json!(keys.float("rope.freq_base_swa").unwrap_or(10_000.0)));
+            }
+        }
+        Family::Phi3 => {
+            set("sliding_window", json!(window));
+            if turned != 1.0 {
+                set("partial_rotary_factor", json!(turned));
+            }
+            if let Some(original) = keys.integer("rope.scaling.original_context_length") {
+                set("original_max_position_embeddings", json!(original));
+            }
+        }
+        Family::Granite => {
+            for (field, key) in [
+                ("logits_scaling", "logit_scale"),
+                ("residual_multiplier", "residual_scale"),
+                ("embedding_multiplier", "embedding_scale"),
+                ("attention_multiplier", "attention.scale"),
+            ] {
+                if let Some(factor) = keys.float(key) {
+                    set(field, json!(factor));
+                }
+            }
+            if keys.float("attention.scale").is_none() {
+                // llama.cpp's default; transformers' is 1.
+                let head_dim = map["head_dim"].as_f64().unwrap_or(1.0);
+                map.insert("attention_multiplier".into(), json!(head_dim.powf(-0.5)));
+            }
+        }
+        Family::SmolLm3 => set("no_rope_layer_interval", json!(4)),
+        Family::Gpt2 => {
+            let eps = keys.float("attention.layer_norm_epsilon").unwrap_or(1e-5);
+            for (old, new) in [
+                ("hidden_size", "n_embd"),
+                ("intermediate_size", "n_inner"),
+                ("max_position_embeddings", "n_positions"),
+                ("num_attention_heads", "n_head"),
+                ("num_hidden_layers", "n_layer"),
+            ] {
+                if let Some(value) = map.remove(old) {
+                    map.insert(new.into(), value);
+                }
+            }
+            for absent in ["attention_dropout", "head_dim", "num_key_value_heads", "rms_norm_eps", "rope_theta", "rope_scaling"] {
+                map.remove(absent);
+            }
+            map.insert("activation_function".into(), json!("gelu_new"));
+            map.insert("layer_norm_epsilon".into(), json!(eps));
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// The numbers of a tensor of f32, where the file has it.
+fn floats(keys: &Keys<'_>, bytes: &[u8], name: &str) -> Result<Option<Vec<f32>>> {
+    let Some(info) = keys.content.tensor_infos.get(name) else { return Ok(None) };
+    if info.ggml_dtype != GgmlDType::F32 {
+        return Err(keys.wrong(format!("tensor {name}: {:?} is not supported, only F32", info.ggml_dtype)));
+    }
+    let (start, end) = extent(keys.content, name, bytes.len()).map_err(|message| keys.wrong(message))?;
+    Ok(Some(bytes[start..end].chunks_exact(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect()))
+}
+
+/// The change of the rotary frequencies.
+///
+/// GGUF files have no fields for Llama 3.1's rule but the factors that come of it, in the tensor `rope_freqs.weight`. The published
+/// models have two settings; the one that gives the same factors is written down, any other is refused.
+fn rope_scaling(keys: &Keys<'_>, bytes: &[u8], dims: usize, theta: f64) -> Result<Json> {
+    if let (Some(short), Some(long)) =
+        (floats(keys, bytes, "rope_factors_short.weight")?, floats(keys, bytes, "rope_factors_long.weight")?)
+    {
+        let attention_factor = keys.float("rope.scaling.attn_factor");
+        return Ok(json!({
+            "rope_type": "longrope", "short_factor": short, "long_factor": long, "attention_factor": attention_factor,
+        }));
+    }
+    match keys.text("rope.scaling.type") {
         None | Some("none") => {}
         Some("linear") => {
-            let factor = float(metadata, "llama.rope.scaling.factor").unwrap_or(1.0);
-            return Ok(json!({ "rope_type": "linear", "factor": factor }));
+            return Ok(json!({ "rope_type": "linear", "factor": keys.float("rope.scaling.factor").unwrap_or(1.0) }));
         }
-        Some(other) => return Err(Error::format(path, format!("llama.rope.scaling.type: \"{other}\" is not supported"))),
+        Some("yarn") => {
+            let factor = keys.float("rope.scaling.factor").unwrap_or(1.0);
+            let original = keys.integer("rope.scaling.original_context_length");
+            return Ok(json!({ "rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original }));
+        }
+        Some(other) => {
+            return Err(keys.wrong(format!("{}: \"{other}\" is not supported", keys.key("rope.scaling.type"))));
+        }
     }
-    let Some(info) = content.tensor_infos.get("rope_freqs.weight") else { return Ok(serde_json::Value::Null) };
-    let (start, end) = extent(content, "rope_freqs.weight", bytes.len()).map_err(|message| Error::format(path, message))?;
-    let factors: Vec<f32> = bytes[start..end].chunks_exact(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect();
-    let frequencies = |scaling| Rope { theta, dims: head_dim, scaling }.inverse_frequencies(1);
+    let Some(factors) = floats(keys, bytes, "rope_freqs.weight")? else { return Ok(Json::Null) };
+    let frequencies = |scaling| Rope { theta, dims, scaling }.inverse_frequencies(1);
     let plain = frequencies(RopeScaling::Default);
     for factor in [8.0, 32.0] {
         let rule =
@@ -115,15 +269,14 @@ fn rope_scaling(content: &Content, bytes: &[u8], path: &Path, head_dim: usize, t
         let scaled = frequencies(rule);
         let same = factors.len() == plain.len()
             && factors.iter().zip(plain.iter().zip(&scaled)).all(|(&f, (&a, &b))| (a / b - f).abs() <= 1e-3 * f);
-        if same && info.ggml_dtype == GgmlDType::F32 {
+        if same {
             return Ok(json!({
                 "rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                 "original_max_position_embeddings": 8192,
             }));
         }
     }
-    Err(Error::format(
-        path,
-        "tensor rope_freqs.weight holds rotary factors of an unknown rule; only Llama 3.1's and 3.2's are supported",
+    Err(keys.wrong(
+        "tensor rope_freqs.weight holds rotary factors of an unknown rule; only Llama 3.1's and 3.2's are supported".into(),
     ))
 }

@@ -1,22 +1,24 @@
-//! The tokenizer inside a GGUF file, as the `tokenizer.json` that the Hugging Face library would have for it.
+//! The tokenizer inside a GGUF file, as the Hugging Face library would have it.
 
 use super::gguf_config::{integer, text};
+use super::gguf_sentencepiece::{Pieces, sentencepiece_bpe};
 use crate::error::{Error, Result};
 use candle_core::quantized::gguf_file::Value;
 use serde_json::{Value as Json, json};
 use std::collections::HashMap;
 use std::path::Path;
+use tokenizers::models::bpe::BPE;
 
 /// GPT-2's rule and Llama 3's and Qwen 2's, as their own tokenizer.json files have them.
-const LLAMA3: &str =
+pub(super) const LLAMA3: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN2: &str =
+pub(super) const QWEN2: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 // llama.cpp's token types.
-const UNKNOWN: u64 = 2;
-const CONTROL: u64 = 3;
-const USER_DEFINED: u64 = 4;
+pub(super) const UNKNOWN: u64 = 2;
+pub(super) const CONTROL: u64 = 3;
+pub(super) const USER_DEFINED: u64 = 4;
 
 /// How text is cut before the byte pairs are merged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +28,8 @@ pub(super) enum PreTokenizer {
     /// Every digit by itself, then GPT-2's rule.
     Smollm,
     Llama3,
+    /// Cut as Llama 3's, with every token made by merging.
+    Dbrx,
     Qwen2,
 }
 
@@ -36,35 +40,89 @@ pub(super) struct AddedToken {
     pub(super) content: String,
     /// Whether decoding can leave it out.
     pub(super) special: bool,
+    /// Whether it takes the white space after it.
+    pub(super) rstrip: bool,
+}
+
+/// A tokenizer by byte pair encoding, in parts: what is large is kept out of the JSON, whose parsing would take a second.
+pub(super) struct Built {
+    /// `tokenizer.json` with neither vocabulary, merges nor added tokens.
+    pub(super) json: Json,
+    /// A token's id is its place.
+    pub(super) vocabulary: Vec<String>,
+    pub(super) merges: Vec<(String, String)>,
+    pub(super) added: Vec<AddedToken>,
+}
+
+impl Built {
+    /// The whole `tokenizer.json`.
+    pub(super) fn into_json(self) -> Json {
+        let Self { mut json, vocabulary, merges, added } = self;
+        let added = added.into_iter().map(|token| {
+            json!({ "id": token.id, "content": token.content, "single_word": false, "lstrip": false, "rstrip": token.rstrip,
+                    "normalized": false, "special": token.special })
+        });
+        json["added_tokens"] = added.collect();
+        let vocabulary = vocabulary.into_iter().enumerate().map(|(id, token)| (token, Json::from(id)));
+        json["model"]["vocab"] = Json::Object(vocabulary.collect());
+        json["model"]["merges"] = merges.into_iter().map(|(left, right)| format!("{left} {right}")).collect();
+        json
+    }
+
+    /// The tokenizer.
+    pub(super) fn into_tokenizer(self) -> std::result::Result<tokenizers::Tokenizer, String> {
+        let Self { json, vocabulary, merges, added } = self;
+        let text = |error: &dyn std::fmt::Display| error.to_string();
+        let flag = |name: &str| json["model"][name].as_bool().unwrap_or(false);
+        let vocabulary: ahash::AHashMap<String, u32> = (0..).zip(vocabulary).map(|(id, token)| (token, id)).collect();
+        let mut model = BPE::builder()
+            .vocab_and_merges(vocabulary, merges)
+            .fuse_unk(flag("fuse_unk"))
+            .byte_fallback(flag("byte_fallback"))
+            .ignore_merges(flag("ignore_merges"));
+        if let Some(unknown) = json["model"]["unk_token"].as_str() {
+            model = model.unk_token(unknown.to_string());
+        }
+        let mut tokenizer = tokenizers::Tokenizer::new(model.build().map_err(|e| text(&e))?);
+        fn part<T: serde::de::DeserializeOwned>(json: &Json, name: &str) -> std::result::Result<Option<T>, String> {
+            serde_json::from_value(json[name].clone()).map_err(|error| format!("{name}: {error}"))
+        }
+        tokenizer.with_normalizer(part::<tokenizers::NormalizerWrapper>(&json, "normalizer")?).map_err(|e| text(&e))?;
+        tokenizer.with_pre_tokenizer(part::<tokenizers::PreTokenizerWrapper>(&json, "pre_tokenizer")?);
+        tokenizer.with_decoder(part::<tokenizers::DecoderWrapper>(&json, "decoder")?);
+        tokenizer.with_post_processor(part::<tokenizers::PostProcessorWrapper>(&json, "post_processor")?);
+        let added: Vec<_> = added
+            .into_iter()
+            .map(|token| tokenizers::AddedToken::from(token.content, token.special).normalized(false).rstrip(token.rstrip))
+            .collect();
+        tokenizer.add_tokens(added).map_err(|e| text(&e))?;
+        Ok(tokenizer)
+    }
 }
 
 /// The tokenizer of a GGUF file.
-pub(super) fn tokenizer_json(metadata: &HashMap<String, Value>, path: &Path) -> Result<Json> {
+pub(super) fn tokenizer(metadata: &HashMap<String, Value>, path: &Path) -> Result<tokenizers::Tokenizer> {
+    built(metadata, path)?
+        .into_tokenizer()
+        .map_err(|message| Error::format(path, format!("the tokenizer in it is damaged: {message}")))
+}
+
+fn built(metadata: &HashMap<String, Value>, path: &Path) -> Result<Built> {
     let wrong = |message: String| Error::format(path, message);
-    match text(metadata, "tokenizer.ggml.model") {
-        Some("gpt2") => {}
+    let sentencepiece = match text(metadata, "tokenizer.ggml.model") {
+        Some("gpt2") => false,
+        Some("llama") => true,
         Some(other) => {
             return Err(wrong(format!(
-                "tokenizer.ggml.model: \"{other}\" is not supported, only \"gpt2\" (byte-level BPE); use the model's folder in the \
-                 Hugging Face layout, which has a tokenizer.json"
+                "tokenizer.ggml.model: \"{other}\" is not supported, only \"gpt2\" (byte-level BPE) and \"llama\" (sentencepiece); \
+                 use the model's folder in the Hugging Face layout, which has a tokenizer.json"
             )));
         }
         None => return Err(wrong("the file has no tokenizer (metadata tokenizer.ggml.model)".into())),
-    }
-    let pre = match text(metadata, "tokenizer.ggml.pre") {
-        None | Some("default" | "gpt-2") => PreTokenizer::Gpt2,
-        Some("smollm") => PreTokenizer::Smollm,
-        Some("llama-bpe" | "llama3" | "llama-v3") => PreTokenizer::Llama3,
-        Some("qwen2") => PreTokenizer::Qwen2,
-        Some(other) => {
-            let known = "\"gpt-2\", \"smollm\", \"llama-bpe\" and \"qwen2\"";
-            return Err(wrong(format!("tokenizer.ggml.pre: \"{other}\" is not supported; supported are {known}")));
-        }
     };
+    let pre = if sentencepiece { PreTokenizer::Gpt2 } else { pre_tokenizer(metadata, path)? };
     let tokens =
         strings(metadata, "tokenizer.ggml.tokens").ok_or_else(|| wrong("metadata tokenizer.ggml.tokens is missing".into()))?;
-    let merges =
-        strings(metadata, "tokenizer.ggml.merges").ok_or_else(|| wrong("metadata tokenizer.ggml.merges is missing".into()))?;
     let types: Vec<u64> = match metadata.get("tokenizer.ggml.token_type") {
         Some(Value::Array(types)) => types
             .iter()
@@ -72,26 +130,73 @@ pub(super) fn tokenizer_json(metadata: &HashMap<String, Value>, path: &Path) -> 
             .collect(),
         _ => Vec::new(),
     };
+    let special = |key: &str| -> Option<AddedToken> {
+        let id = integer(metadata, &format!("tokenizer.ggml.{key}_token_id"))?;
+        Some(AddedToken { id, content: tokens.get(usize::try_from(id).ok()?)?.to_string(), special: true, rstrip: false })
+    };
+    let add_eos = flag(metadata, "tokenizer.ggml.add_eos_token").unwrap_or(false);
+    let eos = special("eos").filter(|_| add_eos);
+    if sentencepiece {
+        let scores = floats(metadata, "tokenizer.ggml.scores")
+            .filter(|scores| scores.len() == tokens.len())
+            .ok_or_else(|| wrong("metadata tokenizer.ggml.scores is missing or has not one score a token".into()))?;
+        // llama.cpp's defaults for files that do not say.
+        let add_bos = flag(metadata, "tokenizer.ggml.add_bos_token").unwrap_or(true);
+        let unknown = special("unknown").map(|token| token.content).or_else(|| {
+            let place = types.iter().position(|kind| *kind == UNKNOWN)?;
+            tokens.get(place).map(|token| (*token).to_string())
+        });
+        let name = text(metadata, "general.name").unwrap_or_default().to_lowercase();
+        return Ok(sentencepiece_bpe(&Pieces {
+            tokens: &tokens,
+            scores: &scores,
+            types: &types,
+            add_space_prefix: flag(metadata, "tokenizer.ggml.add_space_prefix").unwrap_or(true),
+            unknown: unknown.as_deref(),
+            strip_after_special: name.contains("phi-3") || name.contains("phi3"),
+            bos: special("bos").filter(|_| add_bos),
+            eos,
+        }));
+    }
+    let merges =
+        strings(metadata, "tokenizer.ggml.merges").ok_or_else(|| wrong("metadata tokenizer.ggml.merges is missing".into()))?;
     let added: Vec<AddedToken> = tokens
         .iter()
         .zip(&types)
         .enumerate()
         .filter(|(_, (_, kind))| [UNKNOWN, CONTROL, USER_DEFINED].contains(kind))
-        .map(|(id, (token, &kind))| AddedToken { id: id as u64, content: token.to_string(), special: kind != USER_DEFINED })
+        .map(|(id, (token, &kind))| AddedToken {
+            id: id as u64,
+            content: token.to_string(),
+            special: kind != USER_DEFINED,
+            rstrip: false,
+        })
         .collect();
-    let special = |key: &str| -> Option<AddedToken> {
-        let id = integer(metadata, &format!("tokenizer.ggml.{key}_token_id"))?;
-        Some(AddedToken { id, content: tokens.get(usize::try_from(id).ok()?)?.to_string(), special: true })
-    };
     // llama.cpp's default for files that do not say.
     let add_bos = flag(metadata, "tokenizer.ggml.add_bos_token").unwrap_or(pre == PreTokenizer::Llama3);
-    let add_eos = flag(metadata, "tokenizer.ggml.add_eos_token").unwrap_or(false);
     let bos = special("bos").filter(|_| add_bos);
-    let eos = special("eos").filter(|_| add_eos);
     Ok(byte_level_bpe(&tokens, &merges, &added, pre, bos.as_ref(), eos.as_ref()))
 }
 
-/// A `tokenizer.json` for byte-level BPE; a token's id is its place in `tokens`.
+/// How a file's byte-level BPE cuts text.
+fn pre_tokenizer(metadata: &HashMap<String, Value>, path: &Path) -> Result<PreTokenizer> {
+    Ok(match text(metadata, "tokenizer.ggml.pre") {
+        None | Some("default" | "gpt-2") => PreTokenizer::Gpt2,
+        Some("smollm") => PreTokenizer::Smollm,
+        Some("llama-bpe" | "llama3" | "llama-v3") => PreTokenizer::Llama3,
+        Some("qwen2") => PreTokenizer::Qwen2,
+        // OLMo 2's files say dbrx, Granite's refact.
+        Some("dbrx" | "smaug-bpe") => PreTokenizer::Dbrx,
+        Some("refact" | "starcoder" | "command-r") => PreTokenizer::Smollm,
+        Some("olmo") => PreTokenizer::Gpt2,
+        Some(other) => {
+            let known = "\"gpt-2\", \"smollm\", \"llama-bpe\" and \"qwen2\"";
+            return Err(Error::format(path, format!("tokenizer.ggml.pre: \"{other}\" is not supported; supported are {known}")));
+        }
+    })
+}
+
+/// A tokenizer by byte-level BPE; a token's id is its place in `tokens`.
 pub(super) fn byte_level_bpe(
     tokens: &[&str],
     merges: &[&str],
@@ -99,7 +204,7 @@ pub(super) fn byte_level_bpe(
     pre: PreTokenizer,
     bos: Option<&AddedToken>,
     eos: Option<&AddedToken>,
-) -> Json {
+) -> Built {
     let byte_level =
         |use_regex: bool| json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex });
     let split = |regex: &str| json!({ "type": "Split", "pattern": { "Regex": regex }, "behavior": "Isolated", "invert": false });
@@ -107,23 +212,13 @@ pub(super) fn byte_level_bpe(
     let pre_tokenizer = match pre {
         PreTokenizer::Gpt2 => byte_level(true),
         PreTokenizer::Smollm => sequence([json!({ "type": "Digits", "individual_digits": true }), byte_level(true)]),
-        PreTokenizer::Llama3 => sequence([split(LLAMA3), byte_level(false)]),
+        PreTokenizer::Llama3 | PreTokenizer::Dbrx => sequence([split(LLAMA3), byte_level(false)]),
         PreTokenizer::Qwen2 => sequence([split(QWEN2), byte_level(false)]),
     };
-    let vocab: serde_json::Map<String, Json> =
-        tokens.iter().enumerate().map(|(id, token)| (token.to_string(), id.into())).collect();
-    let added: Vec<Json> = added
-        .iter()
-        .map(|token| {
-            json!({ "id": token.id, "content": token.content, "single_word": false, "lstrip": false, "rstrip": false,
-                    "normalized": false, "special": token.special })
-        })
-        .collect();
-    json!({
+    let json = json!({
         "version": "1.0",
         "truncation": null,
         "padding": null,
-        "added_tokens": added,
         "normalizer": (pre == PreTokenizer::Qwen2).then(|| json!({ "type": "NFC" })),
         "pre_tokenizer": pre_tokenizer,
         "post_processor": template(bos, eos),
@@ -131,13 +226,19 @@ pub(super) fn byte_level_bpe(
         "model": {
             "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null, "end_of_word_suffix": null,
             "fuse_unk": false, "byte_fallback": false, "ignore_merges": pre == PreTokenizer::Llama3,
-            "vocab": vocab, "merges": merges,
         },
-    })
+    });
+    let pair = |merge: &&str| merge.split_once(' ').map(|(left, right)| (left.to_string(), right.to_string()));
+    Built {
+        json,
+        vocabulary: tokens.iter().map(|token| token.to_string()).collect(),
+        merges: merges.iter().filter_map(pair).collect(),
+        added: added.to_vec(),
+    }
 }
 
 /// The post-processor that adds start and end of text; null where neither is added.
-fn template(bos: Option<&AddedToken>, eos: Option<&AddedToken>) -> Json {
+pub(super) fn template(bos: Option<&AddedToken>, eos: Option<&AddedToken>) -> Json {
     if bos.is_none() && eos.is_none() {
         return Json::Null;
     }
@@ -160,6 +261,13 @@ fn template(bos: Option<&AddedToken>, eos: Option<&AddedToken>) -> Json {
 fn strings<'a>(metadata: &'a HashMap<String, Value>, key: &str) -> Option<Vec<&'a str>> {
     match metadata.get(key)? {
         Value::Array(values) => values.iter().map(|value| value.to_string().ok().map(String::as_str)).collect(),
+        _ => None,
+    }
+}
+
+fn floats(metadata: &HashMap<String, Value>, key: &str) -> Option<Vec<f32>> {
+    match metadata.get(key)? {
+        Value::Array(values) => values.iter().map(|value| value.to_f32().ok()).collect(),
         _ => None,
     }
 }

@@ -84,9 +84,12 @@ fn byte_token(byte: u8) -> char {
 fn tokenizer() -> Value {
     let tokens = vocabulary();
     let tokens: Vec<&str> = tokens.iter().map(String::as_str).collect();
-    let added: Vec<AddedToken> =
-        SPECIALS.iter().zip(0..).map(|(content, id)| AddedToken { id, content: content.to_string(), special: true }).collect();
-    byte_level_bpe(&tokens, &MERGES, &added, PreTokenizer::Smollm, None, None)
+    let added: Vec<AddedToken> = SPECIALS
+        .iter()
+        .zip(0..)
+        .map(|(content, id)| AddedToken { id, content: content.to_string(), special: true, rstrip: false })
+        .collect();
+    byte_level_bpe(&tokens, &MERGES, &added, PreTokenizer::Smollm, None, None).into_json()
 }
 
 fn weights() -> Result<Vec<(String, Tensor)>> {

