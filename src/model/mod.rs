@@ -13,7 +13,7 @@ mod gguf_config;
 mod gguf_tokenizer;
 pub mod hub;
 pub mod hub_info;
-mod hub_repository;
+pub(crate) mod hub_repository;
 pub mod lm;
 mod local_time;
 pub mod precision;

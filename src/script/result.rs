@@ -47,9 +47,11 @@ pub fn blocks(value: &Dynamic) -> Option<Vec<Block>> {
     tabular(value, MOST_ROWS).map(|table| vec![Block::Table(table)])
 }
 
-/// What one of the language's functions gave, by what it holds: a training, a comparison, an evaluation, a checklist.
+/// What one of the language's functions gave, by what it holds: a training, a comparison, an evaluation, a checklist,
+/// a description of a data set.
 pub fn known(map: &Map) -> Option<Vec<Block>> {
-    training(map).or_else(|| comparison(map)).or_else(|| evaluation(map)).or_else(|| checklist(map))
+    let measured = || evaluation(map).or_else(|| checklist(map)).or_else(|| super::data_describe::description(map));
+    training(map).or_else(|| comparison(map)).or_else(measured)
 }
 
 /// A value as a table with at most so many rows: records, a data set, a map with more than one key.
@@ -116,7 +118,7 @@ fn cell(value: &Dynamic) -> Value {
     Value::String(crate::show::shorten(&text, LONGEST_CELL))
 }
 
-fn number(map: &Map, key: &str) -> Option<f64> {
+pub(super) fn number(map: &Map, key: &str) -> Option<f64> {
     map.get(key).and_then(to_number)
 }
 
