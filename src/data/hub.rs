@@ -35,8 +35,12 @@ impl HubDataset {
         let id = |revision| {
             HubId::dataset(name, revision).ok_or_else(|| Error::argument(format!("\"{name}\" is no name of the hub: org/name")))
         };
-        let own = id(revision)?;
-        let names = names(&own, control)?;
+        let (own, converted) = (id(revision)?, id(Some(CONVERTED))?);
+        let names = match names(&own, control) {
+            // Of a repository without data of its own the cache has only the other branch.
+            Err(Error::Missing(_)) if revision.is_none() && !hub_repository::cached_names(&converted).is_empty() => Vec::new(),
+            names => names?,
+        };
         let fault = |reason: String| Error::Missing(format!("cannot load {own} from the hub: {reason}"));
         match choose(&names, configuration) {
             Ok(chosen) => Ok(Self { id: own, chosen }),
@@ -47,7 +51,6 @@ impl HubDataset {
                 if revision.is_some() {
                     return Err(fault(none));
                 }
-                let converted = id(Some(CONVERTED))?;
                 let names = match self::names(&converted, control) {
                     Ok(names) => names,
                     Err(Error::Interrupted) => return Err(Error::Interrupted),

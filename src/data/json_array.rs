@@ -16,11 +16,12 @@ pub(super) struct JsonArray {
     done: bool,
 }
 
-/// Bytes with the place of the next one, counted from 1.
+/// Bytes with the place of the next one, counted from 1, and that of the one before it.
 struct Counted {
     input: Input,
     line: u64,
     column: u64,
+    last: (u64, u64),
 }
 
 impl Read for Counted {
@@ -34,6 +35,7 @@ impl Read for Counted {
 impl Counted {
     fn count(&mut self, bytes: &[u8]) {
         for byte in bytes {
+            self.last = (self.line, self.column);
             match byte {
                 b'\n' => (self.line, self.column) = (self.line + 1, 1),
                 _ => self.column += 1,
@@ -60,7 +62,7 @@ impl Counted {
 
 impl JsonArray {
     pub(super) fn new(path: &Path, input: Input) -> Self {
-        Self { path: path.to_path_buf(), input: Counted { input, line: 1, column: 1 }, index: 0, done: false }
+        Self { path: path.to_path_buf(), input: Counted { input, line: 1, column: 1, last: (1, 1) }, index: 0, done: false }
     }
 
     fn read(&mut self) -> Result<Option<FileRow>> {
@@ -87,7 +89,8 @@ impl JsonArray {
                 let message = format!("item {} of the array is {}, but every row must be an object", self.index, kind(&other));
                 return Err(Error::format(&self.path, format!("line {line}: {message}")));
             }
-            Err(e) => return Err(self.fault(&reason(&e))),
+            // The parser has taken the byte that it stumbled over.
+            Err(e) => return Err(self.fault_at(self.input.last, &reason(&e))),
         };
         self.index += 1;
         Ok(Some(FileRow { row, line }))
@@ -106,7 +109,10 @@ impl JsonArray {
     }
 
     fn fault(&self, what: &str) -> Error {
-        let Counted { line, column, .. } = &self.input;
+        self.fault_at((self.input.line, self.input.column), what)
+    }
+
+    fn fault_at(&self, (line, column): (u64, u64), what: &str) -> Error {
         Error::format(&self.path, format!("line {line}, column {column}: {what}; expected a JSON array of objects"))
     }
 }

@@ -55,6 +55,20 @@ impl TokenRows {
         encoding: Encoding,
         control: &Control,
     ) -> Result<(Self, Option<String>)> {
+        Self::keeping(KEPT, data, tokenizer, encoding, control)
+    }
+
+    /// As [`TokenRows::of_dataset`], with at most so many tokens kept.
+    ///
+    /// # Errors
+    /// As [`TokenRows::of_dataset`].
+    pub fn keeping(
+        most: usize,
+        data: &Dataset,
+        tokenizer: Rc<dyn TextTokenizer>,
+        encoding: Encoding,
+        control: &Control,
+    ) -> Result<(Self, Option<String>)> {
         let encoding = Encoding { format: encoding.format.or(data.format()), ..encoding };
         let (mut first, mut tokens) = (Tokenized::default(), 0);
         for (number, row) in data.non_empty("training")?.iter().enumerate() {
@@ -62,7 +76,7 @@ impl TokenRows {
             let encoded = tokenize(&*row?, &data.place(number), &*tokenizer, encoding)?;
             tokens += encoded.input_ids.len();
             first.push(encoded);
-            if tokens > KEPT && first.rows.len() < data.len() {
+            if tokens > most && first.rows.len() < data.len() {
                 break;
             }
         }

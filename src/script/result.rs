@@ -346,6 +346,12 @@ mod tests {
         assert!(verdict.contains("math"), "{verdict}");
         let check = shown("run_forgetting_checklist(|prompt| \"Paris, Rome and Berlin are 10 sunny cities.\")");
         assert!(check.starts_with("3 of 4 checks passed"), "{check}");
+        let described = shown(
+            "Dataset::from_list([#{ text: \"on the hill\" }, #{ text: \"on\" }])
+                .describe(AutoTokenizer::from_pretrained(\"tiny-random\"), #{ max_length: 4 })",
+        );
+        assert!(described.starts_with("2 rows, format text, 0 duplicates\ncolumns: text (string)\n"), "{described}");
+        assert!(described.contains("max_length 4 cuts 1 rows") && described.contains("rows by tokens"), "{described}");
         let rows = shown("[#{ name: \"a\", score: 0.5 }, #{ name: \"b\", score: 1.0 }]");
         assert!(rows.contains("│ name") && rows.contains("┆   0.5 │"), "{rows}");
         assert!(shown("#{ b: 2, a: [1, 2] }").contains("[1, 2]"));
