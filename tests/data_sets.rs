@@ -305,6 +305,68 @@ fn columns_sorting_and_shards() {
     }
 }
 
+/// Any value that Parquet keeps: no list or map without a value, and no null in a list, which the reader gives back as null too.
+fn parquet_value() -> impl Strategy<Value = serde_json::Value> {
+    let leaf = prop_oneof![
+        any::<i64>().prop_map(|n| json!(n)),
+        "[a-zü]{0,5}".prop_map(|text| json!(text)),
+        any::<bool>().prop_map(|b| json!(b))
+    ];
+    leaf.prop_recursive(3, 12, 3, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..3).prop_map(|items| json!(items)),
+            (inner.clone(), inner).prop_map(|(a, b)| json!({ "a": a, "b": b })),
+        ]
+    })
+}
+
+/// A value of the same shape with other leaves, some of them null, and lists of other lengths.
+fn reshaped(value: &serde_json::Value, seed: usize) -> serde_json::Value {
+    match value {
+        _ if seed % 5 == 4 => json!(null),
+        serde_json::Value::Number(_) => json!(seed),
+        serde_json::Value::Array(items) => {
+            let first = items.first().map(|item| reshaped(item, seed / 2));
+            json!(std::iter::repeat_n(first, seed % 3).flatten().collect::<Vec<_>>())
+        }
+        serde_json::Value::Object(fields) => {
+            fields.iter().map(|(name, value)| (name.clone(), reshaped(value, seed / 3))).collect()
+        }
+        other => other.clone(),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn parquet_files_give_back_the_rows(value in parquet_value(), seeds in prop::collection::vec(0usize..1000, 1..6)) {
+        // Lists of one kind: a value of several kinds is written as text, which is another test.
+        let same = reshaped(&reshaped(&value, 0), 1);
+        let values: Vec<_> = std::iter::once(same.clone()).chain(seeds.iter().map(|seed| reshaped(&same, *seed))).collect();
+        let rows: Vec<Row> = values.iter().map(|value| Row::from_iter([("v".to_string(), value.clone()), ("n".to_string(), json!(1))])).collect();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.parquet");
+        Dataset::from_list(rows.clone()).to_parquet(&path).unwrap();
+        let read = read_files(FileFormat::Parquet, &[path], &ReadOptions::default()).unwrap();
+        let read: Vec<Row> = read.iter().map(|row| (*row.unwrap()).clone()).collect();
+        prop_assert_eq!(read, rows);
+    }
+}
+
+#[test]
+fn values_of_several_kinds_are_text_in_parquet() {
+    let folder = Folder::new();
+    let code = "Dataset::from_list([#{ a: 1, b: 1, c: (), d: #{} }, #{ a: \"x\", b: 2.5, c: (), d: #{} }, #{ a: [1] }]).to_parquet(\"x.parquet\");
+        load_dataset(\"x.parquet\").to_list()";
+    folder.gives(
+        code,
+        r##"[#{ a: "1", b: 1.0, c: (), d: "{}" }, #{ a: "x", b: 2.5, c: (), d: "{}" }, #{ a: "[1]", b: (), c: (), d: () }]"##,
+    );
+    folder.says("Dataset::from_list([#{}]).to_parquet(\"x.parquet\")", &["no fields"]);
+    folder.says("Dataset::from_list([]).to_parquet(\"x.parquet\")", &["empty"]);
+}
+
 #[test]
 fn what_a_data_set_holds() {
     let folder = Folder::new();

@@ -19,6 +19,7 @@ mod line_file;
 pub mod loader;
 pub mod packing;
 mod parquet;
+mod parquet_write;
 pub mod place;
 pub mod read;
 pub mod replay;

@@ -163,4 +163,16 @@ mod column_functions {
     pub fn to_csv(call: NativeCallContext, dataset: &mut Dataset, path: &str) -> ScriptResult<()> {
         dataset.to_csv(&context(&call)?.output_path(path)).script()
     }
+
+    /// Writes the rows as a Parquet file. Lists and maps keep their shape; a column whose values have no kind in common is written as
+    /// text. The file appears whole or not at all; a relative path is below `--out`.
+    ///
+    /// ```rhai
+    /// Dataset::from_list([#{ text: "one", ids: [1, 2] }]).to_parquet("rows.parquet");
+    /// load_dataset("parquet", #{ data_files: "rows.parquet" })[0] // => #{ ids: [1, 2], text: "one" }
+    /// ```
+    #[rhai_fn(global, return_raw, pure)]
+    pub fn to_parquet(call: NativeCallContext, dataset: &mut Dataset, path: &str) -> ScriptResult<()> {
+        dataset.to_parquet(&context(&call)?.output_path(path)).script()
+    }
 }
