@@ -154,7 +154,9 @@ impl Dataset {
     /// The rows in random order, that of `torch.randperm`.
     #[must_use]
     pub fn shuffle(&self, random: &mut Random) -> Self {
-        self.gather(random.randperm(self.len()))
+        let mut rows = self.rows_in_table(0..self.len());
+        random.shuffle(&mut rows);
+        self.picked(rows)
     }
 
     /// The rows at these positions, in this order; a negative index counts from the end.
@@ -245,9 +247,16 @@ impl Dataset {
 
     /// The rows at these positions, which must exist.
     pub(super) fn gather(&self, positions: impl IntoIterator<Item = usize>) -> Self {
-        // Tables are refused more than 4 billion rows where they are made.
-        let rows = positions.into_iter().map(|index| self.in_table(index) as u32).collect();
+        self.picked(self.rows_in_table(positions))
+    }
+
+    fn picked(&self, rows: Vec<u32>) -> Self {
         Self { table: self.table.clone(), order: Order::Picked(Arc::new(rows)), format: self.format }
+    }
+
+    fn rows_in_table(&self, positions: impl IntoIterator<Item = usize>) -> Vec<u32> {
+        // Files of more than 4 billion rows are refused where they are read.
+        positions.into_iter().map(|index| self.in_table(index) as u32).collect()
     }
 
     fn in_table(&self, index: usize) -> usize {

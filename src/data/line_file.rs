@@ -1,9 +1,10 @@
-//! Rows in a file of JSON Lines, read when they are asked for: all that is in memory is where each begins, 8 bytes a row.
+//! Rows in a file of JSON Lines, read when they are asked for: all that is in memory is where each begins, 4 bytes a row.
 //!
 //! The file is read, not mapped: pages of a mapped file count as the program's memory, and a file that is cut while it is mapped
 //! ends the program.
 
 use super::columns::Columns;
+use super::row_starts::RowStarts;
 use super::{Row, input, json};
 use crate::control::Control;
 use crate::error::{Error, Result};
@@ -20,8 +21,7 @@ const OFTEN: usize = 4096;
 #[derive(Debug)]
 pub(super) struct LineFile {
     path: PathBuf,
-    /// Where every row begins, and where the last one ends.
-    starts: Vec<u64>,
+    starts: RowStarts,
     columns: Vec<String>,
     reader: Mutex<Block>,
 }
@@ -38,7 +38,7 @@ struct Block {
 
 impl LineFile {
     /// Rows of `file`, of which messages speak as `path`.
-    pub(super) fn new(path: &Path, file: File, starts: Vec<u64>, columns: Vec<String>) -> Self {
+    pub(super) fn new(path: &Path, file: File, starts: RowStarts, columns: Vec<String>) -> Self {
         let reader = Mutex::new(Block { file, start: 0, bytes: Vec::new(), next: 0 });
         Self { path: path.to_path_buf(), starts, columns, reader }
     }
@@ -49,7 +49,7 @@ impl LineFile {
         let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
         let size = file.metadata().map_err(|e| Error::io("read", path, e))?.len();
         let mut reader = input::open(path)?;
-        let (mut starts, mut columns, mut line) = (Vec::new(), Columns::default(), Vec::new());
+        let (mut starts, mut columns, mut line) = (RowStarts::default(), Columns::default(), Vec::new());
         let mut at = input::mark_length(path)?;
         for number in 1.. {
             if number % OFTEN == 0 {
@@ -63,18 +63,20 @@ impl LineFile {
             }
             if !line.trim_ascii().is_empty() {
                 json::check_line(path, &line, number as u64, starts.is_empty(), &mut columns)?;
-                starts.push(at);
+                starts.begin(at, path)?;
             }
             at += length as u64;
         }
         control.progress("load", size, size, "bytes", path.display().to_string());
+        if !starts.is_empty() {
+            starts.end(at, path)?;
+        }
         super::check_count(path, starts.len())?;
-        starts.push(at);
         Ok(Self::new(path, file, starts, columns.into_names()))
     }
 
     pub(super) fn len(&self) -> usize {
-        self.starts.len().saturating_sub(1)
+        self.starts.len()
     }
 
     pub(super) fn columns(&self) -> &[String] {
@@ -83,11 +85,11 @@ impl LineFile {
 
     /// The byte at which a row begins.
     pub(super) fn start(&self, index: usize) -> u64 {
-        self.starts[index]
+        self.starts.range(index).start
     }
 
     pub(super) fn row(&self, index: usize) -> Result<Row> {
-        let (start, end) = (self.starts[index], self.starts[index + 1]);
+        let std::ops::Range { start, end } = self.starts.range(index);
         // A panic elsewhere leaves the block as it was or with other bytes of the same file; both are right.
         let mut reader = self.reader.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let bytes = reader.read(start, end).map_err(|e| Error::io("read", &self.path, e))?;

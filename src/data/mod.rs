@@ -25,6 +25,7 @@ pub mod read;
 pub mod replay;
 pub mod repository;
 pub mod row;
+mod row_starts;
 pub mod row_writer;
 mod sorting;
 mod split;

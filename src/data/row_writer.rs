@@ -3,6 +3,7 @@
 
 use super::columns::Columns;
 use super::line_file::LineFile;
+use super::row_starts::RowStarts;
 use super::table::{Lines, Origin, Table};
 use super::{Dataset, Row};
 use crate::error::{Error, Result};
@@ -28,7 +29,7 @@ pub struct RowWriter {
 #[derive(Debug)]
 struct Spilled {
     file: BufWriter<File>,
-    starts: Vec<u64>,
+    starts: RowStarts,
     end: u64,
 }
 
@@ -80,8 +81,8 @@ impl RowWriter {
         let folder = std::env::temp_dir();
         let fault = |e| Error::io("write a temporary file in", &folder, e);
         let mut starts = spilled.starts;
+        starts.end(spilled.end, &folder)?;
         super::check_count(&folder, starts.len())?;
-        starts.push(spilled.end);
         let file = spilled.file.into_inner().map_err(|e| fault(e.into_error()))?;
         Ok(Table::of_lines(LineFile::new(&folder, file, starts, self.columns.into_names())))
     }
@@ -90,7 +91,7 @@ impl RowWriter {
 impl Spilled {
     fn new() -> Result<Self> {
         let file = tempfile::tempfile().map_err(|e| Error::io("write a temporary file in", std::env::temp_dir(), e))?;
-        Ok(Self { file: BufWriter::with_capacity(1 << 18, file), starts: Vec::new(), end: 0 })
+        Ok(Self { file: BufWriter::with_capacity(1 << 18, file), starts: RowStarts::default(), end: 0 })
     }
 
     fn push(&mut self, row: &Row) -> Result<()> {
@@ -98,7 +99,7 @@ impl Spilled {
         let mut line = serde_json::to_vec(row).map_err(|e| fault(e.into()))?;
         line.push(b'\n');
         self.file.write_all(&line).map_err(fault)?;
-        self.starts.push(self.end);
+        self.starts.begin(self.end, &std::env::temp_dir())?;
         self.end += line.len() as u64;
         Ok(())
     }

@@ -83,17 +83,19 @@ impl<'a> Feed<'a> {
         let order = shuffled_order(length, seed, epoch);
         Box::new((skip..length.div_ceil(size)).map(move |step| {
             let rows = &order[step * size..length.min((step + 1).saturating_mul(size))];
-            let micro = |batch: &[usize]| batch.iter().flat_map(|row| self.members(row)).map(|row| self.rows.get(*row)).collect();
+            let micro = |batch: &[u32]| batch.iter().flat_map(|row| self.members(*row)).map(|row| self.rows.get(row)).collect();
             rows.chunks(batch).map(micro).collect()
         }))
     }
 
     /// The rows that lie in a packed row, or the row itself.
-    fn members<'b>(&'b self, row: &'b usize) -> &'b [usize] {
-        match &self.layout {
-            Layout::Packed(packed) => &packed[*row],
-            _ => std::slice::from_ref(row),
-        }
+    fn members(&self, row: u32) -> impl Iterator<Item = usize> + '_ {
+        let row = row as usize;
+        let (packed, single) = match &self.layout {
+            Layout::Packed(packed) => (packed[row].as_slice(), None),
+            _ => (&[][..], Some(row)),
+        };
+        packed.iter().copied().chain(single)
     }
 }
 
