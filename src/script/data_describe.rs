@@ -45,7 +45,7 @@ mod describe_functions {
     /// ```rhai
     /// let ds = Dataset::from_list([#{ prompt: "on the", completion: " hill" }, #{ prompt: "in the tall", completion: " hall" }]);
     /// let about = ds.describe(AutoTokenizer::from_pretrained("tiny-random"), #{ max_length: 6 });
-    /// [about.rows, about.formats.prompt_completion, about.tokens.max, about.tokens.truncated_rows] // => [2, 2, 10, 1]
+    /// [about.rows, about.formats.prompt_completion, about.tokens.max, about.tokens.truncated_rows] // => [2, 2, 9, 1]
     /// ```
     #[rhai_fn(global, name = "describe", return_raw, pure)]
     pub fn describe_with(
