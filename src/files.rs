@@ -85,3 +85,22 @@ pub fn write_text(path: &Path, text: &str) -> Result<()> {
 pub fn read_text(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))
 }
+
+/// The files below a folder, by their paths from it with `/` between the parts, sorted; hidden ones are left out.
+pub fn names_below(folder: &Path, names: &mut Vec<String>) {
+    fn walk(folder: &Path, prefix: &str, names: &mut Vec<String>) {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let path = entry.path();
+            match name.starts_with('.') {
+                true => {}
+                // A link to a folder may lead back up.
+                false if path.is_dir() && !path.is_symlink() => walk(&path, &format!("{prefix}{name}/"), names),
+                false if path.is_file() => names.push(format!("{prefix}{name}")),
+                false => {}
+            }
+        }
+    }
+    walk(folder, "", names);
+    names.sort();
+}

@@ -90,11 +90,16 @@ impl Random {
     /// A random order of `0..count`: `torch.randperm`.
     pub fn randperm(&mut self, count: usize) -> Vec<usize> {
         let mut order: Vec<usize> = (0..count).collect();
-        for at in 0..count.saturating_sub(1) {
-            let other = at + self.next_u32() as usize % (count - at);
-            order.swap(at, other);
-        }
+        self.shuffle(&mut order);
         order
+    }
+
+    /// Puts items into the order that `torch.randperm` gives of as many.
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        for at in 0..items.len().saturating_sub(1) {
+            let other = at + self.next_u32() as usize % (items.len() - at);
+            items.swap(at, other);
+        }
     }
 
     /// A number in `0..limit` as `torch.randint` draws it (the remainder of 32 bits); 0 where `limit` is 0.

@@ -182,6 +182,19 @@ fn data_files_that_are_malformed() {
     place.fails("load_dataset(\"json\", #{ data_files: \"absent.jsonl\" });", &["absent.jsonl", "No such file"]);
     place.write("x.parquet", "PAR1 but not really");
     place.fails("load_dataset(\"parquet\", #{ data_files: \"x.parquet\" });", &["x.parquet"]);
+    place.write("x.jsonl.gz", "not compressed");
+    place.fails("load_dataset(\"x.jsonl.gz\");", &["x.jsonl.gz", "gzip"]);
+    place.write("x.json", "[{\"a\": 1},\n {\"a\": }]");
+    place.fails("load_dataset(\"x.json\");", &["x.json", "line 2, column 8", "JSON array of objects", "script.rhai:1:"]);
+    let stream = "for row in load_dataset(\"x.json\", #{ streaming: true }) { print(row.a); }";
+    place.fails(stream, &["x.json", "line 2, column 8"]);
+    place.fails("load_dataset(\"json\", #{ data_files: \"*.jsn\" });", &["no file fits \"*.jsn\""]);
+    place.fails("load_dataset(\"json\", #{ data_files: \"[\" });", &["no pattern"]);
+    place.fails("load_dataset(\"drug_qa\", #{ format: \"alpca\" });", &["\"format\"", "\"alpaca\"", "alpca"]);
+    place.fails("load_dataset(\"drug_qa\", #{ columns: [\"a\"] });", &["columns must be a map"]);
+    place.fails("load_dataset(\"org/absent\");", &["org/absent", "HF_HUB_OFFLINE"]);
+    std::fs::create_dir(place.path().join("nothing")).unwrap();
+    place.fails("load_dataset(\"nothing\");", &["nothing has no Parquet", "only nothing"]);
     place.write("x.json", "{\"a\": 1,}");
     place.fails("load_json(\"x.json\");", &["x.json:1:9", "not valid JSON"]);
 }
@@ -198,6 +211,13 @@ fn rows_that_training_cannot_take() {
     place.fails(&train("[#{ messages: [#{ role: \"user\" }] }]"), &["row 0", "message 0", "content"]);
     place.fails(&train("[#{ text: \"\" }]"), &["no", "token to learn from", "answers are empty"]);
     place.fails(&train("\"x.jsonl\""), &["train_dataset"]);
+    place.write("mixed.jsonl", "{\"text\": \"a\"}\n{\"question\": \"a\"}\n");
+    place.fails(&train("load_dataset(\"mixed.jsonl\")"), &["row 1 (mixed.jsonl, line 2) has the fields question", "columns:"]);
+    let stream = "load_dataset(\"mixed.jsonl\", #{ streaming: true })";
+    place.fails(&train(stream), &["stream", "max_steps"]);
+    let steps =
+        format!("Trainer(#{{ model: model, train_dataset: {stream}, args: TrainingArguments(#{{ max_steps: 1 }}) }}).train();");
+    place.fails(&with_model(&steps), &["row 1 (mixed.jsonl, line 2)"]);
     place.fails(&with_model("Trainer(#{ model: model });"), &["train_dataset", "missing"]);
     place.fails("Trainer(#{ model: 5, train_dataset: [] });", &["Trainer", "\"model\" must be a model", "5"]);
 }

@@ -211,7 +211,7 @@ impl TextTokenizer for Bytes {
 }
 
 fn encode(json: serde_json::Value, max_length: Option<usize>) -> ftrepl::Result<Encoded> {
-    tokenize(json.as_object().unwrap(), 3, &Bytes, Encoding { max_length, add_eos: true })
+    tokenize(json.as_object().unwrap(), &3, &Bytes, Encoding { max_length, ..Encoding::default() })
 }
 
 #[test]
@@ -244,8 +244,8 @@ fn which_tokens_carry_loss() {
 fn batches_are_padded_on_the_right() {
     let rows: Vec<Encoded> = ["a", "bcd", "ef"].iter().map(|t| encode(serde_json::json!({"text": t}), None).unwrap()).collect();
     let loader = DataLoader::new(rows, 2, 0).unwrap();
-    let batches: Vec<Batch> = loader.clone().into_iter().map(|b| b.unwrap()).collect();
-    assert_eq!((batches.len(), loader.len()), (2, 2));
+    let batches: Vec<Batch> = loader.epoch(0).map(|b| b.unwrap()).collect();
+    assert_eq!((batches.len(), loader.batches()), (2, Some(2)));
     assert_eq!((batches[0].batch, batches[0].seq, batches[1].batch), (2, 5, 1));
     assert_eq!(batches[0].input_ids, [256, 97, 257, 0, 0, 256, 98, 99, 100, 257]);
     assert_eq!(batches[0].attention_mask, [1, 1, 1, 0, 0, 1, 1, 1, 1, 1]);
@@ -255,21 +255,21 @@ fn batches_are_padded_on_the_right() {
     assert_eq!(shuffled.order(1), loader.clone().shuffled(43).order(0));
     let mut even = loader.clone();
     even.drop_last = true;
-    assert_eq!(even.into_iter().count(), 1);
-    let mut resumed = loader.epoch(0);
-    resumed.skip_batches(1);
-    assert_eq!(resumed.next().unwrap().unwrap(), batches[1]);
-    assert!(DataLoader::new(vec![], 2, 0).is_err());
+    assert_eq!(even.epoch(0).count(), 1);
+    assert_eq!(loader.epoch(0).nth(1).unwrap().unwrap(), batches[1]);
+    assert!(DataLoader::new(Vec::new(), 2, 0).is_err());
 }
 
 #[test]
 fn whole_data_sets() {
     let data =
         Dataset::from_list(vec![Row::from_iter([("text".into(), "a".into())]), Row::from_iter([("text".into(), "".into())])]);
-    let encoding = Encoding { max_length: Some(1), add_eos: false };
+    let encoding = Encoding { max_length: Some(1), add_eos: false, format: None };
     let error = tokenize_dataset(&data, &Bytes, encoding, &Control::default()).unwrap_err().to_string();
     assert!(error.contains("none of the 2 rows"), "{error}");
-    let done = tokenize_dataset(&data, &Bytes, Encoding { max_length: Some(2), add_eos: false }, &Control::default()).unwrap();
+    let done =
+        tokenize_dataset(&data, &Bytes, Encoding { max_length: Some(2), add_eos: false, format: None }, &Control::default())
+            .unwrap();
     assert_eq!((done.truncated, done.without_target), (0, 1));
     assert!(done.warning(Some(2)).unwrap().contains("1 rows have no token"));
     assert!(tokenize_dataset(&Dataset::default(), &Bytes, encoding, &Control::default()).is_err());

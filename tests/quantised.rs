@@ -146,7 +146,7 @@ fn trained(model: LanguageModel, rows: Vec<Encoded>, learning_rate: f64) -> (Vec
         serde_json::from_value(serde_json::json!({ "r": 4, "lora_alpha": 8, "target_modules": "all-linear" })).unwrap();
     model.attach(config, &mut Random::new(0)).unwrap();
     let args = TrainingArguments { max_steps: 20, learning_rate, per_device_train_batch_size: 2, ..TrainingArguments::default() };
-    let trainer = Trainer { model: model.clone(), args, train: rows, eval: vec![], regularizer: None };
+    let trainer = Trainer { model: model.clone(), args, train: rows.into(), eval: vec![].into(), regularizer: None };
     let mut losses = Vec::new();
     let mut note = |state: &ftrepl::train::StepState| {
         losses.push(state.loss);

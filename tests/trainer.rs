@@ -62,7 +62,7 @@ fn lengths(rows: &[Encoded]) -> Vec<usize> {
 }
 
 fn train(model: &ModelHandle, args: TrainingArguments, rows: Vec<Encoded>) -> (TrainResult, Vec<StepState>) {
-    let trainer = Trainer { model: model.clone(), args, train: rows, eval: vec![], regularizer: None };
+    let trainer = Trainer { model: model.clone(), args, train: rows.into(), eval: vec![].into(), regularizer: None };
     let mut states = Vec::new();
     let result = trainer
         .train(&Control::default(), None, &mut |state| {
@@ -103,7 +103,7 @@ fn check(name: &str, checkpointing: bool) {
         let norm = norm.as_f64().unwrap();
         assert!((f64::from(own) - norm).abs() < 1e-4 * norm.max(1.0), "run {name}: norm of {parameter} {own} {norm}");
     }
-    let trainer = Trainer { model, args, train: vec![], eval: rows(), regularizer: None };
+    let trainer = Trainer { model, args, train: vec![].into(), eval: rows().into(), regularizer: None };
     let loss = trainer.evaluate(&Control::default()).unwrap();
     let expected = run["eval_loss_all_rows_batch_8"].as_f64().unwrap();
     assert!((loss - expected).abs() < 1e-4, "run {name}: evaluation {loss} {expected}");
@@ -146,7 +146,7 @@ fn a_run_that_was_stopped_and_resumed_gives_the_same_bits() {
         let whole = start();
         let (straight, _) = train(&whole, args.clone(), rows());
         let resumed = start();
-        let trainer = Trainer { model: resumed.clone(), args, train: rows(), eval: vec![], regularizer: None };
+        let trainer = Trainer { model: resumed.clone(), args, train: rows().into(), eval: vec![].into(), regularizer: None };
         let checkpoint = folder.path().join("checkpoint-7");
         let result = trainer.train(&Control::default(), Some(&checkpoint), &mut |_| Ok(true)).unwrap();
         assert_eq!(result.log_history, straight.log_history);
@@ -233,7 +233,7 @@ fn steps_epochs_and_the_schedule_count_packed_rows() {
 #[test]
 fn a_row_too_long_to_be_packed_is_named() {
     let args = TrainingArguments { packing: true, max_length: Some(14), ..TrainingArguments::default() };
-    let trainer = Trainer { model: model(), args, train: rows(), eval: vec![], regularizer: None };
+    let trainer = Trainer { model: model(), args, train: rows().into(), eval: vec![].into(), regularizer: None };
     let error = trainer.train(&Control::default(), None, &mut |_| Ok(true)).unwrap_err().to_string();
     assert!(error.contains("row 2 has 15 tokens") && error.contains("at most 14 (max_length"), "{error}");
 }
@@ -267,7 +267,7 @@ fn a_loss_that_is_no_number_stops_with_the_last_good_model() {
         max_grad_norm: 0.0,
         ..TrainingArguments::default()
     };
-    let trainer = Trainer { model: model.clone(), args, train: rows(), eval: vec![], regularizer: None };
+    let trainer = Trainer { model: model.clone(), args, train: rows().into(), eval: vec![].into(), regularizer: None };
     let mut last = 0;
     let error = trainer
         .train(&Control::default(), None, &mut |state| {

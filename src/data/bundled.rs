@@ -53,7 +53,8 @@ pub fn unknown(name: &str) -> Error {
         _ => String::new(),
     };
     Error::Missing(format!(
-        "there is no data set \"{name}\"{hint}. Bundled: {}. Own files: load_dataset(\"json\", #{{ data_files: \"my.jsonl\" }}), or {}",
+        "there is no data set \"{name}\"{hint}. Bundled: {}. Own files: load_dataset(\"json\", #{{ data_files: \"my.jsonl\" }}), or {}; \
+         of the hub: load_dataset(\"org/name\")",
         names.join(", "),
         formats[1..].join(", ")
     ))

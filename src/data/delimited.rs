@@ -1,36 +1,80 @@
 //! CSV files: a header row, then one row a line. A column whose cells are all numbers becomes numbers.
 
 use super::Row;
+use super::input;
+use super::read::{FileRow, FileRows};
 use crate::error::{Error, Result};
 use serde_json::Value;
-use std::path::Path;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
-pub(super) fn parse(path: &Path, text: &str, delimiter: u8) -> Result<Vec<Row>> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).flexible(true).from_reader(text.as_bytes());
-    let header: Vec<String> = reader.headers().map_err(|e| fault(path, &e))?.iter().map(|name| name.trim().to_string()).collect();
-    for (i, name) in header.iter().enumerate() {
-        if name.is_empty() || header[..i].contains(name) {
-            let what = if name.is_empty() { "has no name".to_string() } else { format!("`{name}` appears twice") };
-            return Err(Error::format(path, format!("line 1: column {} {what}; the first line must name every column", i + 1)));
-        }
+/// Rows of a file, which is read twice: what a column is shows only in its last cell.
+pub(super) fn rows(path: &Path, delimiter: u8) -> Result<FileRows> {
+    let mut first = Records::open(path, delimiter)?;
+    let mut kinds: Vec<Cells> = first.header.iter().map(|_| Cells::default()).collect();
+    while let Some(record) = first.next()? {
+        kinds.iter_mut().zip(record).for_each(|(kind, cell)| kind.see(cell));
     }
-    let mut records = Vec::new();
-    for record in reader.records() {
-        let record = record.map_err(|e| fault(path, &e))?;
-        if record.len() != header.len() {
-            let line = record.position().map_or(0, csv::Position::line);
-            let message = format!("line {line} has {} fields, but the header names {}", record.len(), header.len());
-            return Err(Error::format(path, format!("{message}; a field with a comma or a line break needs double quotes")));
+    let kinds: Vec<Kind> = kinds.iter().map(Cells::kind).collect();
+    let mut records = Records::open(path, delimiter)?;
+    Ok(Box::new(std::iter::from_fn(move || {
+        let header = records.header.clone();
+        let row = records.next().map(|record| {
+            record.map(|record| {
+                let cells = record.iter().zip(&kinds).map(|(cell, kind)| kind.value(cell));
+                let line = record.position().map_or(0, csv::Position::line);
+                FileRow { row: header.iter().cloned().zip(cells).collect::<Row>(), line }
+            })
+        });
+        row.transpose()
+    })))
+}
+
+struct Records {
+    path: PathBuf,
+    reader: csv::Reader<Box<dyn Read>>,
+    header: std::rc::Rc<[String]>,
+    record: csv::StringRecord,
+    done: bool,
+}
+
+impl Records {
+    fn open(path: &Path, delimiter: u8) -> Result<Self> {
+        let input: Box<dyn Read> = Box::new(input::open(path)?);
+        let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).flexible(true).from_reader(input);
+        let header: Vec<String> =
+            reader.headers().map_err(|e| fault(path, &e))?.iter().map(|name| name.trim().to_string()).collect();
+        for (i, name) in header.iter().enumerate() {
+            if name.is_empty() || header[..i].contains(name) {
+                let what = if name.is_empty() { "has no name".to_string() } else { format!("`{name}` appears twice") };
+                return Err(Error::format(
+                    path,
+                    format!("line 1: column {} {what}; the first line must name every column", i + 1),
+                ));
+            }
         }
-        records.push(record);
+        Ok(Self { path: path.to_path_buf(), reader, header: header.into(), record: csv::StringRecord::new(), done: false })
     }
-    let kinds: Vec<Kind> = (0..header.len()).map(|i| Kind::of(records.iter().filter_map(|r| r.get(i)))).collect();
-    let row = |record: &csv::StringRecord| {
-        let cells = record.iter().zip(&kinds).map(|(cell, kind)| kind.value(cell));
-        header.iter().cloned().zip(cells).collect()
-    };
-    Ok(records.iter().map(row).collect())
+
+    fn next(&mut self) -> Result<Option<&csv::StringRecord>> {
+        if self.done {
+            return Ok(None);
+        }
+        self.done = true;
+        if !self.reader.read_record(&mut self.record).map_err(|e| fault(&self.path, &e))? {
+            return Ok(None);
+        }
+        if self.record.len() != self.header.len() {
+            let line = self.record.position().map_or(0, csv::Position::line);
+            let message = format!("line {line} has {} fields, but the header names {}", self.record.len(), self.header.len());
+            return Err(Error::format(
+                &self.path,
+                format!("{message}; a field with a comma or a line break needs double quotes"),
+            ));
+        }
+        self.done = false;
+        Ok(Some(&self.record))
+    }
 }
 
 fn fault(path: &Path, error: &csv::Error) -> Error {
@@ -38,7 +82,47 @@ fn fault(path: &Path, error: &csv::Error) -> Error {
     Error::format(path, format!("{line}{error}; expected CSV with a header line"))
 }
 
-/// What all non-empty cells of a column are.
+/// What the cells of a column that are not empty have been so far.
+struct Cells {
+    filled: bool,
+    integer: bool,
+    float: bool,
+    bool: bool,
+}
+
+impl Default for Cells {
+    fn default() -> Self {
+        Self { filled: false, integer: true, float: true, bool: true }
+    }
+}
+
+impl Cells {
+    fn see(&mut self, cell: &str) {
+        if cell.is_empty() {
+            return;
+        }
+        self.filled = true;
+        // "007" is a code, not a number: reading it as 7 would lose it.
+        let digits = cell.trim_start_matches('-');
+        let padded = digits.len() > 1 && digits.starts_with('0') && digits.bytes().all(|b| b.is_ascii_digit());
+        let numeric = !padded && cell.bytes().any(|b| b.is_ascii_digit());
+        self.integer = self.integer && numeric && cell.parse::<i64>().is_ok();
+        self.float = self.float && numeric && cell.parse::<f64>().is_ok_and(f64::is_finite);
+        self.bool &= matches!(cell, "true" | "false" | "True" | "False");
+    }
+
+    fn kind(&self) -> Kind {
+        match self {
+            Self { filled: false, .. } => Kind::Text,
+            Self { integer: true, .. } => Kind::Integer,
+            Self { float: true, .. } => Kind::Float,
+            Self { bool: true, .. } => Kind::Bool,
+            _ => Kind::Text,
+        }
+    }
+}
+
+/// What all cells of a column are that are not empty.
 enum Kind {
     Integer,
     Float,
@@ -47,31 +131,6 @@ enum Kind {
 }
 
 impl Kind {
-    fn of<'a>(cells: impl Iterator<Item = &'a str> + Clone) -> Self {
-        let mut filled = cells.filter(|cell| !cell.is_empty()).peekable();
-        if filled.peek().is_none() {
-            return Self::Text;
-        }
-        // "007" is a code, not a number: reading it as 7 would lose it.
-        let padded = |cell: &str| {
-            let digits = cell.trim_start_matches('-');
-            digits.len() > 1 && digits.starts_with('0') && digits.bytes().all(|b| b.is_ascii_digit())
-        };
-        let numeric = |cell: &str| !padded(cell) && cell.bytes().any(|b| b.is_ascii_digit());
-        let (mut integer, mut float, mut bool) = (true, true, true);
-        for cell in filled {
-            integer &= numeric(cell) && cell.parse::<i64>().is_ok();
-            float &= numeric(cell) && cell.parse::<f64>().is_ok_and(f64::is_finite);
-            bool &= matches!(cell, "true" | "false" | "True" | "False");
-        }
-        match (integer, float, bool) {
-            (true, ..) => Self::Integer,
-            (_, true, _) => Self::Float,
-            (.., true) => Self::Bool,
-            _ => Self::Text,
-        }
-    }
-
     fn value(&self, cell: &str) -> Value {
         let parsed = match self {
             _ if cell.is_empty() => Some(Value::Null),

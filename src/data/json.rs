@@ -1,53 +1,165 @@
-//! JSON Lines and JSON arrays of objects.
+//! JSON Lines and JSON arrays of objects, one row at a time.
 
-use super::Row;
+use super::columns::Columns;
+use super::input::{self, Input};
+use super::read::{FileRow, FileRows};
+use super::{Row, json_array::JsonArray};
 use crate::error::{Error, Result};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
-use std::path::Path;
+use std::io::{BufRead, Read};
+use std::path::{Path, PathBuf};
 
-/// Rows of a JSON array, or of JSON Lines (one object a line, blank lines skipped). `path` is for messages.
-pub(super) fn parse(path: &Path, text: &str) -> Result<Vec<Row>> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    if text.trim_start().starts_with('[') { array(path, text) } else { lines(path, text) }
+/// The longest text that is looked through to explain what is wrong with it.
+const EXPLAINED: u64 = 1 << 20;
+
+/// Rows of a JSON array, or of JSON Lines (one object a line, blank lines skipped).
+pub(super) fn rows(path: &Path) -> Result<FileRows> {
+    let mut input = input::open(path)?;
+    Ok(if begins_array(path, &mut input)? {
+        Box::new(JsonArray::new(path, input))
+    } else {
+        Box::new(JsonLines { path: path.to_path_buf(), input, line: Vec::new(), number: 0, first: true, done: false })
+    })
 }
 
-fn array(path: &Path, text: &str) -> Result<Vec<Row>> {
-    let values: Vec<Value> = serde_json::from_str(text).map_err(|e| {
-        let what = reason(&e);
-        Error::format(path, format!("line {}, column {}: {what}; expected a JSON array of objects", e.line(), e.column()))
-    })?;
-    let rows = values.into_iter().enumerate().map(|(i, value)| match value {
-        Value::Object(row) => Ok(row),
-        other => Err(Error::format(path, format!("item {i} of the array is {}, but every row must be an object", kind(&other)))),
-    });
-    rows.collect()
+/// Whether a file is a JSON array rather than JSON Lines.
+pub(super) fn is_array(path: &Path) -> Result<bool> {
+    begins_array(path, &mut input::open(path)?)
 }
 
-fn lines(path: &Path, text: &str) -> Result<Vec<Row>> {
-    let mut rows = Vec::new();
-    for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let number = i + 1;
-        match serde_json::from_str(line) {
-            Ok(Value::Object(row)) => rows.push(row),
-            Ok(other) => {
-                let message = format!("line {number}: every line must be an object such as {{\"text\": \"..\"}}, but this is");
-                return Err(Error::format(path, format!("{message} {}", kind(&other))));
-            }
-            Err(e) if e.is_eof() && rows.is_empty() && serde_json::from_str::<Row>(text).is_ok() => {
-                let message = "this is one JSON object over several lines, but JSON Lines has one object a line";
-                return Err(Error::format(path, format!("{message}; for several rows write an array: [{{..}}, {{..}}]")));
-            }
-            Err(e) => {
-                let message = format!("line {number}, column {}: {}; expected one JSON object a line", e.column(), reason(&e));
-                return Err(Error::format(path, message));
+fn begins_array(path: &Path, input: &mut Input) -> Result<bool> {
+    loop {
+        let block = input.fill_buf().map_err(|e| Error::io("read", path, e))?;
+        match block.iter().position(|byte| !byte.is_ascii_whitespace()) {
+            Some(at) => return Ok(block[at] == b'['),
+            None if block.is_empty() => return Ok(false),
+            // A line break that is skipped would make the lines' numbers wrong, so all blanks stay where a line begins.
+            None if block.contains(&b'\n') => return Ok(false),
+            None => {
+                let length = block.len();
+                input.consume(length);
             }
         }
     }
-    Ok(rows)
 }
 
-/// serde_json's message without its own position, which counts from the line we gave it.
-fn reason(error: &serde_json::Error) -> String {
+/// Rows of text in memory. `path` is for messages.
+pub(super) fn parse(path: &Path, text: &str) -> Result<Vec<Row>> {
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    lines.map(|(i, line)| line_row(path, line.as_bytes(), i as u64 + 1)).collect()
+}
+
+struct JsonLines {
+    path: PathBuf,
+    input: Input,
+    line: Vec<u8>,
+    number: u64,
+    first: bool,
+    done: bool,
+}
+
+impl JsonLines {
+    fn read(&mut self) -> Result<Option<FileRow>> {
+        loop {
+            self.line.clear();
+            self.number += 1;
+            if self.input.read_until(b'\n', &mut self.line).map_err(|e| Error::io("read", &self.path, e))? == 0 {
+                return Ok(None);
+            }
+            if self.line.trim_ascii().is_empty() {
+                continue;
+            }
+            let first = std::mem::take(&mut self.first);
+            let row = match line_row(&self.path, &self.line, self.number) {
+                Err(_) if first && self.is_spread()? => return Err(spread(&self.path)),
+                row => row?,
+            };
+            return Ok(Some(FileRow { row, line: self.number }));
+        }
+    }
+
+    /// Whether the file is one object over several lines.
+    fn is_spread(&mut self) -> Result<bool> {
+        let mut text = std::mem::take(&mut self.line);
+        (&mut self.input).take(EXPLAINED).read_to_end(&mut text).map_err(|e| Error::io("read", &self.path, e))?;
+        Ok(serde_json::from_slice::<Row>(&text).is_ok())
+    }
+}
+
+impl Iterator for JsonLines {
+    type Item = Result<FileRow>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.done {
+            return None;
+        }
+        let row = self.read().transpose();
+        self.done = !matches!(row, Some(Ok(_)));
+        row
+    }
+}
+
+fn spread(path: &Path) -> Error {
+    let message = "this is one JSON object over several lines, but JSON Lines has one object a line";
+    Error::format(path, format!("{message}; for several rows write an array: [{{..}}, {{..}}]"))
+}
+
+fn line_row(path: &Path, line: &[u8], number: u64) -> Result<Row> {
+    match serde_json::from_str(input::text(path, line, number)?.trim_end()) {
+        Ok(Value::Object(row)) => Ok(row),
+        Ok(other) => Err(not_an_object(path, number, &other)),
+        Err(e) => Err(malformed(path, number, &e)),
+    }
+}
+
+/// Checks a line without making a row of it, and notes its fields' names.
+pub(super) fn check_line(path: &Path, line: &[u8], number: u64, first: bool, columns: &mut Columns) -> Result<()> {
+    let text = input::text(path, line, number)?.trim_end();
+    let mut parser = serde_json::Deserializer::from_str(text);
+    let checked = parser.deserialize_map(Names(columns)).and_then(|()| parser.end());
+    match checked {
+        Ok(()) => Ok(()),
+        // The whole way gives the words; only the first line of a file can be the first of an object.
+        Err(_) => match line_row(path, line, number) {
+            Err(_) if first && text == "{" => Err(spread(path)),
+            other => other.map(|_| ()),
+        },
+    }
+}
+
+/// Takes the names of an object's fields and skips their values.
+struct Names<'a>(&'a mut Columns);
+
+impl<'de> Visitor<'de> for Names<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<(), A::Error> {
+        while let Some(name) = map.next_key::<std::borrow::Cow<'de, str>>()? {
+            self.0.add(&name);
+            map.next_value::<IgnoredAny>()?;
+        }
+        Ok(())
+    }
+}
+
+fn not_an_object(path: &Path, number: u64, value: &Value) -> Error {
+    let message =
+        format!("line {number}: every line must be an object such as {{\"text\": \"..\"}}, but this is {}", kind(value));
+    Error::format(path, message)
+}
+
+fn malformed(path: &Path, number: u64, error: &serde_json::Error) -> Error {
+    let message = format!("line {number}, column {}: {}; expected one JSON object a line", error.column(), reason(error));
+    Error::format(path, message)
+}
+
+/// serde_json's message without its own position, which counts from what we gave it.
+pub(super) fn reason(error: &serde_json::Error) -> String {
     let text = error.to_string();
     text.rfind(" at line ").map_or(text.clone(), |end| text[..end].to_string())
 }

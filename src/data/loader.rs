@@ -1,9 +1,10 @@
 //! Token rows to padded batches, in an order that a seed fixes.
 
+use super::token_rows::{Pass, TokenRows};
 use super::tokenize::{Encoded, IGNORE};
 use crate::error::{Error, Result};
 use crate::random::Random;
-use std::sync::Arc;
+use std::borrow::Cow;
 
 /// Rows of one length: row-major `[batch, seq]` arrays.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +38,7 @@ impl Batch {
 ///
 /// # Errors
 /// There are no rows, or all are empty.
-pub fn collate(rows: &[&Encoded], pad_id: u32) -> Result<Batch> {
+pub fn collate(rows: &[Cow<'_, Encoded>], pad_id: u32) -> Result<Batch> {
     let seq = rows.iter().map(|row| row.input_ids.len()).max().unwrap_or(0);
     if seq == 0 {
         return Err(Error::argument("a batch needs at least one row with at least one token"));
@@ -61,17 +62,20 @@ pub fn collate(rows: &[&Encoded], pad_id: u32) -> Result<Batch> {
 }
 
 /// The order of so many rows in `epoch`: as transformers' Trainer has it, a permutation from a generator seeded `seed + epoch`.
-pub fn shuffled_order(rows: usize, seed: u64, epoch: u64) -> Vec<usize> {
-    Random::new(seed.wrapping_add(epoch)).randperm(rows)
+pub fn shuffled_order(rows: usize, seed: u64, epoch: u64) -> Vec<u32> {
+    // Half the size of positions in memory: of millions of rows the order is most of what a training holds.
+    let mut order: Vec<u32> = (0..rows as u32).collect();
+    Random::new(seed.wrapping_add(epoch)).shuffle(&mut order);
+    order
 }
 
 /// Gives a tokenised data set out in batches. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct DataLoader {
-    rows: Arc<Vec<Encoded>>,
+    rows: TokenRows,
     /// Rows a batch; the last batch may have fewer.
     pub batch_size: usize,
-    /// Whether every epoch has an order of its own.
+    /// Whether every epoch has an order of its own; a stream has that of its rows.
     pub shuffle: bool,
     /// What the orders depend on.
     pub seed: u64,
@@ -86,14 +90,15 @@ impl DataLoader {
     ///
     /// # Errors
     /// No rows, or a batch size of 0.
-    pub fn new(rows: Vec<Encoded>, batch_size: usize, pad_id: u32) -> Result<Self> {
-        if rows.is_empty() {
+    pub fn new(rows: impl Into<TokenRows>, batch_size: usize, pad_id: u32) -> Result<Self> {
+        let rows = rows.into();
+        if rows.known_len() == Some(0) {
             return Err(Error::argument("a DataLoader needs rows, but the data set is empty"));
         }
         if batch_size == 0 {
             return Err(Error::argument("batch_size must be at least 1, but it is 0"));
         }
-        Ok(Self { rows: Arc::new(rows), batch_size, shuffle: false, seed: 0, drop_last: false, pad_id })
+        Ok(Self { rows, batch_size, shuffle: false, seed: 0, drop_last: false, pad_id })
     }
 
     /// The same rows in an order of its own for every epoch.
@@ -103,72 +108,56 @@ impl DataLoader {
         self
     }
 
-    /// The tokenised rows.
-    pub fn rows(&self) -> &[Encoded] {
-        &self.rows
+    /// Batches an epoch; none for a stream whose rows have not been counted.
+    pub fn batches(&self) -> Option<usize> {
+        let rows = self.rows.known_len()?;
+        Some(if self.drop_last { rows / self.batch_size } else { rows.div_ceil(self.batch_size) })
     }
 
-    /// Batches an epoch.
-    pub fn len(&self) -> usize {
-        if self.drop_last { self.rows.len() / self.batch_size } else { self.rows.len().div_ceil(self.batch_size) }
+    /// The rows' order in `epoch`: their own, or that of [`shuffled_order`]. Nothing for a stream whose rows have not been counted.
+    pub fn order(&self, epoch: u64) -> Vec<u32> {
+        let rows = self.rows.known_len().unwrap_or(0);
+        if self.is_shuffled() { shuffled_order(rows, self.seed, epoch) } else { (0..rows as u32).collect() }
     }
 
-    /// Whether an epoch has no batch.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    fn is_shuffled(&self) -> bool {
+        self.shuffle && !self.rows.is_stream()
     }
 
-    /// The rows' order in `epoch`: their own, or that of [`shuffled_order`].
-    pub fn order(&self, epoch: u64) -> Vec<usize> {
-        if self.shuffle { shuffled_order(self.rows.len(), self.seed, epoch) } else { (0..self.rows.len()).collect() }
+    /// The rows of one epoch in its order.
+    pub fn rows(&self, epoch: u64) -> Pass<'static> {
+        if !self.is_shuffled() {
+            return self.rows.owned_pass(epoch);
+        }
+        let rows = self.rows.clone();
+        let one = move |index| rows.get(index as usize).map(|row| Cow::Owned(row.into_owned()));
+        Box::new(self.order(epoch).into_iter().map(one))
     }
 
-    /// The batches of one epoch, made as they are asked for.
-    pub fn epoch(&self, epoch: u64) -> Batches {
-        Batches { loader: self.clone(), order: self.order(epoch), next: 0 }
-    }
-}
-
-impl IntoIterator for DataLoader {
-    type Item = Result<Batch>;
-    type IntoIter = Batches;
-
-    fn into_iter(self) -> Batches {
-        self.epoch(0)
-    }
-}
-
-/// The batches of one epoch.
-#[derive(Debug, Clone)]
-pub struct Batches {
-    loader: DataLoader,
-    order: Vec<usize>,
-    next: usize,
-}
-
-impl Batches {
-    /// Leaves out the next `count` batches, without making them; for resuming within an epoch.
-    pub fn skip_batches(&mut self, count: usize) {
-        self.next = (self.next + count).min(self.loader.len());
+    /// The batches of one epoch, made as they are asked for; after an error there are no more.
+    pub fn epoch(&self, epoch: u64) -> impl Iterator<Item = Result<Batch>> + use<> {
+        let mut groups = groups(self.rows(epoch), self.batch_size);
+        let (least, pad_id) = (if self.drop_last { self.batch_size } else { 1 }, self.pad_id);
+        std::iter::from_fn(move || {
+            let rows = match groups.next()? {
+                Ok(rows) if rows.len() < least => return None,
+                Ok(rows) => rows,
+                Err(error) => return Some(Err(error)),
+            };
+            Some(collate(&rows, pad_id))
+        })
     }
 }
 
-impl Iterator for Batches {
-    type Item = Result<Batch>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.next >= self.loader.len() {
+/// Rows in groups of `size`, the last of which may have fewer; after an error there are no more.
+pub fn groups<'a>(mut rows: Pass<'a>, size: usize) -> impl Iterator<Item = Result<Vec<Cow<'a, Encoded>>>> + use<'a> {
+    let mut failed = false;
+    std::iter::from_fn(move || {
+        if failed {
             return None;
         }
-        let start = self.next * self.loader.batch_size;
-        let end = (start + self.loader.batch_size).min(self.order.len());
-        self.next += 1;
-        let rows: Vec<&Encoded> = self.order[start..end].iter().map(|i| &self.loader.rows[*i]).collect();
-        Some(collate(&rows, self.loader.pad_id))
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        let left = self.loader.len() - self.next;
-        (left, Some(left))
-    }
+        let group: Result<Vec<_>> = rows.by_ref().take(size).collect();
+        failed = group.is_err();
+        if matches!(&group, Ok(group) if group.is_empty()) { None } else { Some(group) }
+    })
 }

@@ -1,24 +1,28 @@
 //! Parquet files through the record API: one row at a time, nested fields included.
 
-use super::Row;
+use super::read::{FileRow, FileRows};
 use crate::error::{Error, Result};
-use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::file::reader::SerializedFileReader;
 use parquet::record::Field;
+use parquet::record::reader::RowIter;
 use serde_json::Value;
 use std::path::Path;
 
-pub(super) fn read(path: &Path) -> Result<Vec<Row>> {
+pub(super) fn rows(path: &Path) -> Result<FileRows> {
     let file = std::fs::File::open(path).map_err(|e| Error::io("open", path, e))?;
-    let fault = |e: parquet::errors::ParquetError| {
-        Error::format(path, format!("not readable as Parquet: {e}. Compressions read: none, snappy, gzip, zstd"))
+    let owned = path.to_path_buf();
+    let fault = move |e: parquet::errors::ParquetError| {
+        Error::format(&owned, format!("not readable as Parquet: {e}. Compressions read: none, snappy, gzip, zstd"))
     };
-    let reader = SerializedFileReader::new(file).map_err(fault)?;
-    let rows = reader.get_row_iter(None).map_err(fault)?;
-    rows.map(|row| {
-        let row = row.map_err(fault)?;
-        Ok(row.get_column_iter().map(|(name, field)| (name.clone(), value(field))).collect())
-    })
-    .collect()
+    let reader = SerializedFileReader::new(file).map_err(&fault)?;
+    let mut rows = RowIter::from_file_into(Box::new(reader));
+    Ok(Box::new(std::iter::from_fn(move || {
+        let row = rows.next()?.map_err(&fault).map(|row| {
+            let row = row.get_column_iter().map(|(name, field)| (name.clone(), value(field))).collect();
+            FileRow { row, line: 0 }
+        });
+        Some(row)
+    })))
 }
 
 fn value(field: &Field) -> Value {

@@ -1,8 +1,14 @@
-//! Files to rows: JSON Lines, JSON arrays, CSV, Parquet and plain text.
+//! Files to rows: JSON Lines, JSON arrays, CSV, Parquet and plain text, compressed with gzip or not.
+//!
+//! A data set of a small file lies in memory. Of a long JSON Lines file only an index does, and what else is long goes through a
+//! temporary file, so that a data set of any size costs about as much memory as a small one.
 
-use super::{Dataset, Row, delimited, json, parquet};
+use super::line_file::LineFile;
+use super::row_writer::RowWriter;
+use super::table::{Lines, Origin, Table};
+use super::{Dataset, Row, delimited, input, json, parquet, text};
+use crate::control::Control;
 use crate::error::{Error, Result};
-use crate::files::read_text;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -31,9 +37,9 @@ impl FileFormat {
         }
     }
 
-    /// The format that a file's suffix stands for.
+    /// The format that a file's suffix stands for; that of `rows.jsonl.gz` is the one before `.gz`.
     pub fn from_path(path: &Path) -> Option<Self> {
-        match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
+        match input::inner_name(path).extension()?.to_str()?.to_ascii_lowercase().as_str() {
             "json" | "jsonl" | "ndjson" => Some(Self::Json),
             "csv" | "tsv" => Some(Self::Csv),
             "parquet" => Some(Self::Parquet),
@@ -57,62 +63,72 @@ pub enum SampleBy {
 }
 
 /// How files are read.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct ReadOptions {
     /// What separates CSV fields; default: a tab for `.tsv`, otherwise a comma.
     pub delimiter: Option<u8>,
     /// What one row of a text file is.
     pub sample_by: SampleBy,
+    /// The interrupt flag and progress.
+    pub control: Control,
 }
+
+/// A row of a file with its line, counted from 1; 0 where it has none.
+pub(super) struct FileRow {
+    pub(super) row: Row,
+    pub(super) line: u64,
+}
+
+/// The rows of a file in order, read as they are asked for; after an error there are no more.
+pub(super) type FileRows = Box<dyn Iterator<Item = Result<FileRow>>>;
+
+/// JSON Lines files from this size on are not read but indexed.
+const INDEXED: u64 = 8 << 20;
+/// Rows between two looks at the interrupt flag.
+const OFTEN: usize = 1024;
 
 /// Reads files one after the other into one data set.
 ///
 /// # Errors
-/// A file is missing, is not what it should be (with line and column), or holds no rows.
-pub fn read_files(format: FileFormat, paths: &[PathBuf], options: ReadOptions) -> Result<Dataset> {
-    let mut rows = Vec::new();
-    for path in paths {
-        let found = read_file(format, path, options)?;
-        if found.is_empty() {
-            return Err(Error::format(path, "the file holds no rows"));
-        }
-        rows.extend(found);
-    }
-    Ok(Dataset::from_list(rows))
+/// A file is missing, is not what it should be (with line and column), or holds no rows; Ctrl-C.
+pub fn read_files(format: FileFormat, paths: &[PathBuf], options: &ReadOptions) -> Result<Dataset> {
+    let parts = paths.iter().map(|path| {
+        let data = read_file(format, path, options)?;
+        if data.is_empty() { Err(no_rows(path)) } else { Ok(data) }
+    });
+    Ok(Dataset::concatenate(&parts.collect::<Result<Vec<_>>>()?))
 }
 
-fn read_file(format: FileFormat, path: &Path, options: ReadOptions) -> Result<Vec<Row>> {
+pub(super) fn no_rows(path: &Path) -> Error {
+    Error::format(path, "the file holds no rows")
+}
+
+fn read_file(format: FileFormat, path: &Path, options: &ReadOptions) -> Result<Dataset> {
+    let size = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?.len();
+    if format == FileFormat::Json && size >= INDEXED && !input::is_compressed(path) && !json::is_array(path)? {
+        let origin = Origin { path: path.to_path_buf(), lines: Lines::Counted };
+        return Ok(Dataset::of_table(Table::of_lines(LineFile::index(path, &options.control)?).read_from(origin)));
+    }
+    let mut writer = RowWriter::default();
+    for (i, row) in file_rows(format, path, options)?.enumerate() {
+        if i % OFTEN == 0 {
+            options.control.check()?;
+        }
+        let FileRow { row, line } = row?;
+        writer.push_from_file(row, line)?;
+    }
+    writer.finish_file(path)
+}
+
+/// The rows of one file, read as they are asked for.
+pub(super) fn file_rows(format: FileFormat, path: &Path, options: &ReadOptions) -> Result<FileRows> {
     match format {
-        FileFormat::Json => json::parse(path, &read_text(path)?),
+        FileFormat::Json => json::rows(path),
         FileFormat::Csv => {
-            let tabs = path.extension().is_some_and(|suffix| suffix.eq_ignore_ascii_case("tsv"));
-            delimited::parse(path, &read_text(path)?, options.delimiter.unwrap_or(if tabs { b'\t' } else { b',' }))
+            let tabs = input::inner_name(path).extension().is_some_and(|suffix| suffix.eq_ignore_ascii_case("tsv"));
+            delimited::rows(path, options.delimiter.unwrap_or(if tabs { b'\t' } else { b',' }))
         }
-        FileFormat::Parquet => parquet::read(path),
-        FileFormat::Text => Ok(text_rows(&read_text(path)?, options.sample_by)),
+        FileFormat::Parquet => parquet::rows(path),
+        FileFormat::Text => text::rows(path, options.sample_by),
     }
-}
-
-fn text_rows(text: &str, sample_by: SampleBy) -> Vec<Row> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text).replace("\r\n", "\n");
-    let pieces: Vec<String> = match sample_by {
-        SampleBy::Line => text.lines().map(str::to_string).collect(),
-        SampleBy::Document => vec![text],
-        SampleBy::Paragraph => {
-            let mut paragraphs = vec![String::new()];
-            for line in text.lines() {
-                if line.trim().is_empty() {
-                    paragraphs.push(String::new());
-                } else if let Some(last) = paragraphs.last_mut() {
-                    if !last.is_empty() {
-                        last.push('\n');
-                    }
-                    last.push_str(line);
-                }
-            }
-            paragraphs
-        }
-    };
-    let row = |piece: String| Row::from_iter([("text".to_string(), serde_json::Value::String(piece))]);
-    pieces.into_iter().filter(|piece| !piece.trim().is_empty()).map(row).collect()
 }

@@ -49,8 +49,8 @@ pub fn create_replay_dataset(domain: &Dataset, general: &Dataset, fraction: f64,
     // As the lesson does: random.sample of the general rows, then random.shuffle of all.
     let mut random = PythonRandom::new(seed);
     let drawn = random.sample(general.len(), replayed);
-    let mixed = Dataset::concatenate([domain, &general.gather(&drawn)]);
+    let mixed = Dataset::concatenate([domain, &general.gather(drawn)]);
     let mut order: Vec<usize> = (0..mixed.len()).collect();
     random.shuffle(&mut order);
-    Ok(Replay { dataset: mixed.gather(&order), replayed, shortfall: wanted - replayed })
+    Ok(Replay { dataset: mixed.gather(order), replayed, shortfall: wanted - replayed })
 }

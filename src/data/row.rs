@@ -1,22 +1,18 @@
 //! What a row is for training: its shape decides which of its tokens carry loss.
 
 use super::Row;
+use super::conversation::{messages, sharegpt};
+use super::format::{KNOWN, RowFormat, given};
 use crate::error::{Error, Result};
 use serde_json::Value;
+use std::fmt::Display;
 
-/// One turn of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Message {
-    /// "system", "user", "assistant" or what else the chat template knows.
-    pub role: String,
-    /// What was said.
-    pub content: String,
-}
+pub use super::conversation::Message;
 
-/// A row by its shape. Where a row fits several, the first of this list wins.
+/// A row by its shape.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Example {
-    /// `messages: [#{ role, content }]`: the chat template; loss on the assistant's turns.
+    /// `messages: [#{ role, content }]`, or `conversations: [#{ from, value }]`: the chat template; loss on the assistant's turns.
     Messages(Vec<Message>),
     /// `prompt`, `completion`: loss on the completion alone.
     PromptCompletion {
@@ -24,6 +20,13 @@ pub enum Example {
         prompt: String,
         /// What it should answer.
         completion: String,
+    },
+    /// `prompt`, `completion`, both lists of messages: the chat template; loss on the assistant's turns of the completion.
+    ChatPromptCompletion {
+        /// Given to the model.
+        prompt: Vec<Message>,
+        /// What it should answer.
+        completion: Vec<Message>,
     },
     /// `text`: loss on every token.
     Text(String),
@@ -38,43 +41,44 @@ pub enum Example {
     },
 }
 
-/// The accepted shapes, for messages.
-pub const SHAPES: &str = "{text}, {prompt, completion}, {messages: [{role, content}, ..]} or {instruction, input, output}";
-
 impl Example {
-    /// Classifies row `number` (counted from 0, for messages).
+    /// What a row is, by its own fields or, with a format, by that. `place` is what messages call the row.
     ///
     /// # Errors
-    /// The row has none of the shapes, or a field is not of the right kind.
-    pub fn from_row(row: &Row, number: usize) -> Result<Self> {
-        let has = |names: &[&str]| names.iter().all(|name| row.get(*name).is_some_and(|value| !value.is_null()));
+    /// The row has none of the shapes, or not that of the format, or a field is not of the right kind.
+    pub fn from_row(row: &Row, format: Option<RowFormat>, place: &dyn Display) -> Result<Self> {
+        let wrong = |what: &str| Error::argument(format!("row {place}: {what}"));
         let text = |name: &str| match row.get(name) {
             Some(Value::String(text)) => Ok(text.clone()),
             None | Some(Value::Null) => Ok(String::new()),
-            Some(other) => {
-                let kind = super::json::kind(other);
-                Err(Error::argument(format!("row {number}: `{name}` must be a string, but it is {kind}")))
-            }
+            Some(other) => Err(wrong(&format!("`{name}` must be a string, but it is {}", super::json::kind(other)))),
         };
-        if has(&["messages"]) {
-            return Ok(Self::Messages(messages(row.get("messages"), number)?));
-        }
-        if has(&["prompt", "completion"]) {
-            return Ok(Self::PromptCompletion { prompt: text("prompt")?, completion: text("completion")? });
-        }
-        if has(&["text"]) {
-            return Ok(Self::Text(text("text")?));
-        }
-        if has(&["instruction", "output"]) {
-            return Ok(Self::Instruction { instruction: text("instruction")?, input: text("input")?, output: text("output")? });
-        }
-        let keys: Vec<_> = row.keys().map(String::as_str).collect();
-        let keys = if keys.is_empty() { "no fields".to_string() } else { format!("the fields {}", keys.join(", ")) };
-        let hint = "make one with .map(|row| #{ prompt: row.question, completion: row.answer })";
-        Err(Error::argument(format!("row {number} has {keys}, but training needs {SHAPES}; {hint}")))
+        let chat = |name: &str| messages(row, name).map_err(|what| wrong(&what));
+        let found = match format {
+            Some(format) if format.fits(row) => format,
+            Some(format) => return Err(misfit(row, format, place)),
+            None => RowFormat::of_row(row).ok_or_else(|| unknown(row, place))?,
+        };
+        Ok(match found {
+            RowFormat::Messages => Self::Messages(chat("messages")?),
+            RowFormat::ShareGpt => Self::Messages(sharegpt(row).map_err(|what| wrong(&what))?),
+            RowFormat::PromptCompletion => match (given(row, "prompt"), given(row, "completion")) {
+                (Some(Value::Array(_)), Some(Value::Array(_))) => {
+                    Self::ChatPromptCompletion { prompt: chat("prompt")?, completion: chat("completion")? }
+                }
+                (Some(Value::Array(_)), _) | (_, Some(Value::Array(_))) => {
+                    return Err(wrong("`prompt` and `completion` must both be strings or both lists of messages"));
+                }
+                _ => Self::PromptCompletion { prompt: text("prompt")?, completion: text("completion")? },
+            },
+            RowFormat::Text => Self::Text(text("text")?),
+            RowFormat::Alpaca => {
+                Self::Instruction { instruction: text("instruction")?, input: text("input")?, output: text("output")? }
+            }
+        })
     }
 
-    /// Prompt and answer of the shapes that have them; the Alpaca layout for an instruction.
+    /// Prompt and answer of the shapes that have them as text; the Alpaca layout for an instruction.
     pub fn prompt_and_answer(&self) -> Option<(String, &str)> {
         match self {
             Self::PromptCompletion { prompt, completion } => Some((prompt.clone(), completion)),
@@ -82,24 +86,31 @@ impl Example {
                 let input = if input.is_empty() { String::new() } else { format!("### Input:\n{input}\n\n") };
                 Some((format!("### Instruction:\n{instruction}\n\n{input}### Response:\n"), output))
             }
-            Self::Messages(_) | Self::Text(_) => None,
+            Self::Messages(_) | Self::Text(_) | Self::ChatPromptCompletion { .. } => None,
         }
     }
 }
 
-fn messages(value: Option<&Value>, number: usize) -> Result<Vec<Message>> {
-    let wrong = |what: String| {
-        Error::argument(format!("row {number}: {what}; `messages` is an array of {{role, content}}, both strings"))
+fn fields(row: &Row) -> String {
+    let keys: Vec<_> = row.keys().map(String::as_str).collect();
+    if keys.is_empty() { "no fields".to_string() } else { format!("the fields {}", keys.join(", ")) }
+}
+
+fn unknown(row: &Row, place: &dyn Display) -> Error {
+    let hint = "name the columns when loading, columns: #{ prompt: \"question\", completion: \"answer\" }, or make them with \
+                .map(|row| #{ prompt: row.question, completion: row.answer })";
+    Error::argument(format!("row {place} has {}, but training needs {KNOWN}; {hint}", fields(row)))
+}
+
+fn misfit(row: &Row, format: RowFormat, place: &dyn Display) -> Error {
+    let other = match RowFormat::of_row(row) {
+        Some(other) => format!(", which is the format \"{}\"", other.name()),
+        None => String::new(),
     };
-    let Some(Value::Array(turns)) = value else {
-        return Err(wrong("`messages` is not an array".into()));
-    };
-    if turns.is_empty() {
-        return Err(wrong("`messages` is empty".into()));
-    }
-    let turn = |(i, turn): (usize, &Value)| match (turn.get("role"), turn.get("content")) {
-        (Some(Value::String(role)), Some(Value::String(content))) => Ok(Message { role: role.clone(), content: content.clone() }),
-        _ => Err(wrong(format!("message {i} lacks a role or content, or one of them is not a string"))),
-    };
-    turns.iter().enumerate().map(turn).collect()
+    Error::argument(format!(
+        "row {place} has {}{other}, but the data set is of the format \"{}\": {}",
+        fields(row),
+        format.name(),
+        format.needs()
+    ))
 }

@@ -1,6 +1,6 @@
 //! The `split` of `load_dataset`: a name and a part of the rows, as in `train[:100]`, `test[10%:20%]`.
 
-use super::Dataset;
+use super::{Dataset, IterableDataset};
 use crate::error::{Error, Result};
 
 /// A named split and which of its rows are wanted.
@@ -67,5 +67,24 @@ impl Split {
             return Err(Error::argument(format!("split \"{}\" selects no rows: {start} to {end} of {n} rows", self.name)));
         }
         data.slice(start, end)
+    }
+
+    /// The wanted rows of a stream.
+    ///
+    /// # Errors
+    /// A bound is a percentage or counts from the end, which needs the number of rows.
+    pub fn apply_to_stream(&self, stream: &IterableDataset) -> Result<IterableDataset> {
+        let resolve = |bound: Option<Bound>| match bound {
+            None => Ok(None),
+            Some(Bound { value, percent: false }) if value >= 0 => Ok(Some(usize::try_from(value).unwrap_or(usize::MAX))),
+            Some(_) => Err(Error::argument(format!(
+                "split \"{}\": a percentage, or a bound from the end, needs the number of rows, which a stream does not know; \
+                 give numbers of rows, as in train[:1000]",
+                self.name
+            ))),
+        };
+        let (start, end) = (resolve(self.start)?, resolve(self.end)?);
+        let cut = end.map_or_else(|| stream.clone(), |end| stream.take(end));
+        Ok(start.map_or(cut.clone(), |start| cut.skip(start)))
     }
 }

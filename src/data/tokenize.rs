@@ -1,8 +1,9 @@
 //! Rows to tokens and labels. A label is the token that must be predicted at that place, or -100 where none counts.
 
-use super::{Dataset, Example, Message, Row};
+use super::{Dataset, Example, Message, Row, RowFormat};
 use crate::control::Control;
 use crate::error::{Error, Result};
+use std::fmt::Display;
 
 /// The label of a token that carries no loss, as in PyTorch's cross entropy.
 pub const IGNORE: i64 = -100;
@@ -32,11 +33,13 @@ pub struct Encoding {
     pub max_length: Option<usize>,
     /// Whether text and answers end with the end token, so that the model learns to stop.
     pub add_eos: bool,
+    /// What every row is; none: each is what its own fields say.
+    pub format: Option<RowFormat>,
 }
 
 impl Default for Encoding {
     fn default() -> Self {
-        Self { max_length: None, add_eos: true }
+        Self { max_length: None, add_eos: true, format: None }
     }
 }
 
@@ -57,6 +60,16 @@ impl Encoded {
         self.labels.iter().skip(1).filter(|label| **label != IGNORE).count()
     }
 
+    /// The row with at most `max_length` tokens.
+    pub(super) fn cut(mut self, max_length: Option<usize>) -> Self {
+        if let Some(limit) = max_length.filter(|limit| self.input_ids.len() > *limit) {
+            self.input_ids.truncate(limit);
+            self.labels.truncate(limit);
+            self.truncated = true;
+        }
+        self
+    }
+
     fn push(&mut self, ids: &[u32], trained: bool) {
         self.input_ids.extend(ids);
         self.labels.extend(ids.iter().map(|id| if trained { i64::from(*id) } else { IGNORE }));
@@ -71,12 +84,12 @@ impl Encoded {
     }
 }
 
-/// Tokenises row `number` (counted from 0, for messages). Prompt and answer are encoded apart, so that no token spans both.
+/// Tokenises a row, which messages call `place`. Prompt and answer are encoded apart, so that no token spans both.
 ///
 /// # Errors
 /// The row has no accepted shape, or the tokenizer fails.
-pub fn tokenize(row: &Row, number: usize, tokenizer: &dyn TextTokenizer, encoding: Encoding) -> Result<Encoded> {
-    let example = Example::from_row(row, number)?;
+pub fn tokenize(row: &Row, place: &dyn Display, tokenizer: &dyn TextTokenizer, encoding: Encoding) -> Result<Encoded> {
+    let example = Example::from_row(row, encoding.format, place)?;
     let mut encoded = Encoded::default();
     match &example {
         Example::Text(text) => {
@@ -89,6 +102,15 @@ pub fn tokenize(row: &Row, number: usize, tokenizer: &dyn TextTokenizer, encodin
             let (ids, trained) = tokenizer.chat(messages)?;
             for (id, trained) in ids.iter().zip(trained) {
                 encoded.push(&[*id], trained);
+            }
+        }
+        Example::ChatPromptCompletion { prompt, completion } => {
+            let (ids, trained) = tokenizer.chat(&[prompt.as_slice(), completion].concat())?;
+            // What the prompt alone begins with is the prompt's.
+            let (given, _) = tokenizer.chat(prompt)?;
+            let shared = ids.iter().zip(&given).take_while(|(whole, prompt)| whole == prompt).count();
+            for (i, (id, trained)) in ids.iter().zip(trained).enumerate() {
+                encoded.push(&[*id], trained && i >= shared);
             }
         }
         Example::PromptCompletion { .. } | Example::Instruction { .. } => {
@@ -106,14 +128,7 @@ pub fn tokenize(row: &Row, number: usize, tokenizer: &dyn TextTokenizer, encodin
             }
         }
     }
-    if let Some(limit) = encoding.max_length
-        && encoded.input_ids.len() > limit
-    {
-        encoded.input_ids.truncate(limit);
-        encoded.labels.truncate(limit);
-        encoded.truncated = true;
-    }
-    Ok(encoded)
+    Ok(encoded.cut(encoding.max_length))
 }
 
 /// A tokenised data set.
@@ -128,6 +143,13 @@ pub struct Tokenized {
 }
 
 impl Tokenized {
+    /// Adds a row.
+    pub(super) fn push(&mut self, row: Encoded) {
+        self.truncated += usize::from(row.truncated);
+        self.without_target += usize::from(row.targets() == 0);
+        self.rows.push(row);
+    }
+
     /// What the user should know, or nothing: rows cut, rows that teach nothing.
     pub fn warning(&self, max_length: Option<usize>) -> Option<String> {
         let mut parts = Vec::new();
@@ -153,16 +175,18 @@ pub fn tokenize_dataset(
     control: &Control,
 ) -> Result<Tokenized> {
     let mut result = Tokenized::default();
+    let encoding = Encoding { format: encoding.format.or(data.format()), ..encoding };
     for (number, row) in data.non_empty("training")?.iter().enumerate() {
         control.check()?;
-        let encoded = tokenize(row, number, tokenizer, encoding)?;
-        result.truncated += usize::from(encoded.truncated);
-        result.without_target += usize::from(encoded.targets() == 0);
-        result.rows.push(encoded);
+        result.push(tokenize(&*row?, &data.place(number), tokenizer, encoding)?);
     }
     if result.without_target == result.rows.len() {
-        let hint = "raise max_length, or look whether the answers are empty";
-        return Err(Error::argument(format!("none of the {} rows has a token to learn from; {hint}", result.rows.len())));
+        return Err(no_target(result.rows.len()));
     }
     Ok(result)
+}
+
+pub(super) fn no_target(rows: usize) -> Error {
+    let hint = "raise max_length, or look whether the answers are empty";
+    Error::argument(format!("none of the {rows} rows has a token to learn from; {hint}"))
 }

@@ -8,6 +8,7 @@ use super::ewc::{Anchor, Ewc};
 use crate::adapter::ModelHandle;
 use crate::autograd::Pieces;
 use crate::control::Control;
+use crate::data::loader::groups;
 use crate::data::{DataLoader, Encoded};
 use crate::error::{Error, Result};
 use crate::model::TokenBatch;
@@ -62,12 +63,8 @@ impl Ewc {
         if let Some(other) = self.anchors.iter().find(|a| !present.iter().any(|(_, p)| p.same(&a.parameter))) {
             return Err(Error::argument(format!("update_fisher: {} belongs to another model", other.name)));
         }
-        let order = loader.order(0);
-        let batches: Vec<Vec<&Encoded>> = order
-            .chunks(loader.batch_size)
-            .take(num_batches)
-            .map(|rows| rows.iter().map(|i| &loader.rows()[*i]).collect())
-            .collect();
+        let rows: Vec<_> = groups(loader.rows(0), loader.batch_size).take(num_batches).collect::<Result<_>>()?;
+        let batches: Vec<Vec<&Encoded>> = rows.iter().map(|batch| batch.iter().map(AsRef::as_ref).collect()).collect();
         if num_batches == 0 || batches.is_empty() {
             return Err(Error::argument("update_fisher: num_batches must be at least 1, and the loader must have a batch"));
         }
@@ -105,7 +102,7 @@ impl Ewc {
         for (index, rows) in batches.iter().enumerate() {
             for row in rows {
                 control.check()?;
-                let (batch, mut targets) = tokens_and_targets(&[row]);
+                let (batch, mut targets) = tokens_and_targets(&[*row]);
                 if estimator == Estimator::Sample {
                     targets = drawn_targets(model, &batch, &targets, random)?;
                 }

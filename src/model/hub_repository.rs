@@ -1,4 +1,4 @@
-//! Models from the Hugging Face hub, kept in the hub's own cache, which Python's libraries share.
+//! Models and data sets from the Hugging Face hub, kept in the hub's own cache, which Python's libraries share.
 //!
 //! `HF_HOME`, `HF_TOKEN`, `HF_ENDPOINT` and `HF_HUB_OFFLINE` are honoured.
 
@@ -13,7 +13,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 /// How long the hub may take to answer where there is no other source.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// How long where another source follows.
 pub(super) const HASTE: Duration = Duration::from_secs(5);
 
@@ -28,10 +28,11 @@ const SMALL: [&str; 6] = [
 ];
 
 /// "org/name" with an optional "@revision".
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct HubId {
+#[derive(Debug, Clone)]
+pub(crate) struct HubId {
     repository: String,
     revision: String,
+    kind: RepoType,
 }
 
 impl std::fmt::Display for HubId {
@@ -44,8 +45,8 @@ impl std::fmt::Display for HubId {
 }
 
 impl HubId {
-    /// `None` where the name cannot be a hub id.
-    pub(super) fn parse(name: &str) -> Option<Self> {
+    /// A model; `None` where the name cannot be a hub id.
+    pub(crate) fn parse(name: &str) -> Option<Self> {
         let (repository, revision) = name.split_once('@').unwrap_or((name, "main"));
         let part = |part: &str| {
             !part.is_empty()
@@ -54,18 +55,31 @@ impl HubId {
         };
         let (organisation, model) = repository.split_once('/')?;
         let revision_ok = !revision.is_empty() && revision.split('/').all(part);
-        (part(organisation) && part(model) && revision_ok)
-            .then(|| Self { repository: repository.into(), revision: revision.into() })
+        (part(organisation) && part(model) && revision_ok).then(|| Self {
+            repository: repository.into(),
+            revision: revision.into(),
+            kind: RepoType::Model,
+        })
+    }
+
+    /// A data set; `None` where the name cannot be a hub id.
+    pub(crate) fn dataset(name: &str, revision: Option<&str>) -> Option<Self> {
+        let id = Self::parse(name)?;
+        let id = match revision {
+            Some(revision) => Self::parse(&format!("{}@{revision}", id.repository))?,
+            None => id,
+        };
+        Some(Self { kind: RepoType::Dataset, ..id })
     }
 
     fn repo(&self) -> Repo {
-        Repo::with_revision(self.repository.clone(), RepoType::Model, self.revision.clone())
+        Repo::with_revision(self.repository.clone(), self.kind, self.revision.clone())
     }
 }
 
 /// Why a repository could not be fetched.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     /// The user pressed Ctrl-C.
     Interrupted,
     /// The reason in words.
@@ -73,7 +87,7 @@ pub(super) enum Failure {
 }
 
 impl Failure {
-    pub(super) fn into_error(self, wrap: impl FnOnce(String) -> Error) -> Error {
+    pub(crate) fn into_error(self, wrap: impl FnOnce(String) -> Error) -> Error {
         match self {
             Self::Interrupted => Error::Interrupted,
             Self::Reason(reason) => wrap(reason),
@@ -102,11 +116,18 @@ pub(super) fn cached(id: &HubId) -> Option<PathBuf> {
 /// Why the hub did not answer in this process: where there is another source, nobody waits for it twice.
 static UNREACHABLE: Mutex<Option<String>> = Mutex::new(None);
 
-/// Fetches a repository; `patience` is how long the hub may take for its first answer.
+/// Fetches a model; `patience` is how long the hub may take for its first answer.
 pub(super) fn fetch(id: &HubId, patience: Duration, control: &Control) -> Result<PathBuf, Failure> {
     if let Some(folder) = cached(id) {
         return Ok(folder);
     }
+    let names = list(id, patience, control)?;
+    download(id, &wanted(&names).map_err(Failure::Reason)?, control)?;
+    cached(id).ok_or_else(|| Failure::Reason("the repository lacks config.json or tokenizer.json".into()))
+}
+
+/// The names of a repository's files, as the hub has them.
+pub(crate) fn list(id: &HubId, patience: Duration, control: &Control) -> Result<Vec<String>, Failure> {
     if std::env::var("HF_HUB_OFFLINE")
         .is_ok_and(|value| matches!(value.to_ascii_lowercase().as_str(), "1" | "true" | "yes" | "on"))
     {
@@ -118,38 +139,57 @@ pub(super) fn fetch(id: &HubId, patience: Duration, control: &Control) -> Result
     {
         return Err(Failure::Reason(reason));
     }
-    let api = api().map_err(|error| Failure::Reason(error.to_string()))?;
-    // The library's handle is not `Clone`, and each thread needs one of its own.
-    let handle = || api.repo(id.repo());
-    let asked = handle();
-    let info = match in_background(control, Some(patience), move || asked.info())? {
-        Some(Ok(info)) => info,
+    let asked = api().map_err(|error| Failure::Reason(error.to_string()))?.repo(id.repo());
+    match in_background(control, Some(patience), move || asked.info())? {
+        Some(Ok(info)) => Ok(info.siblings.into_iter().map(|file| file.rfilename).collect()),
         Some(Err(error)) => {
             let (reason, answered) = reason(&error, id);
             if !answered {
                 *memory() = Some(reason.clone());
             }
-            return Err(Failure::Reason(reason));
+            Err(Failure::Reason(reason))
         }
         None => {
             let reason = format!("the hub does not answer within {} seconds", patience.as_secs());
             *memory() = Some(reason.clone());
-            return Err(Failure::Reason(reason));
+            Err(Failure::Reason(reason))
         }
-    };
-    let names: Vec<String> = info.siblings.into_iter().map(|file| file.rfilename).collect();
-    let wanted = wanted(&names).map_err(Failure::Reason)?;
-    let total = wanted.len();
-    for (i, file) in wanted.into_iter().enumerate() {
-        let asked = handle();
-        let progress = Progress { control: control.clone(), label: format!("{file} ({} of {total})", i + 1), done: 0, total: 0 };
+    }
+}
+
+/// Fetches files of a repository into the cache and gives their paths there.
+pub(crate) fn download(id: &HubId, files: &[String], control: &Control) -> Result<Vec<PathBuf>, Failure> {
+    let mut paths = Vec::new();
+    for (i, file) in files.iter().enumerate() {
+        // What is there may be a data set's shard of an earlier run; a model comes here only when a file of it is missing.
+        if matches!(id.kind, RepoType::Dataset)
+            && let Some(path) = Cache::from_env().repo(id.repo()).get(file)
+        {
+            paths.push(path);
+            continue;
+        }
+        // The library's handle is not `Clone`, and each thread needs one of its own.
+        let asked = api().map_err(|error| Failure::Reason(error.to_string()))?.repo(id.repo());
+        let label = format!("{file} ({} of {})", i + 1, files.len());
+        let (progress, file) = (Progress { control: control.clone(), label, done: 0, total: 0 }, file.clone());
         match in_background(control, None, move || asked.download_with_progress(&file, progress))? {
-            Some(Ok(_)) => {}
+            Some(Ok(path)) => paths.push(path),
             Some(Err(error)) => return Err(Failure::Reason(reason(&error, id).0)),
             None => return Err(Failure::Reason("the download stopped".into())),
         }
     }
-    cached(id).ok_or_else(|| Failure::Reason("the repository lacks config.json or tokenizer.json".into()))
+    Ok(paths)
+}
+
+/// The names of a repository's files that are in the cache.
+pub(crate) fn cached_names(id: &HubId) -> Vec<String> {
+    let (cache, repo) = (Cache::from_env(), id.repo());
+    let reference = cache.path().join(repo.folder_name()).join("refs").join(repo.revision());
+    let commit = std::fs::read_to_string(reference).unwrap_or_else(|_| repo.revision().to_string());
+    let folder = cache.repo(id.repo()).pointer_path(commit.trim());
+    let mut names = Vec::new();
+    crate::files::names_below(&folder, &mut names);
+    names
 }
 
 fn api() -> Result<Api, ApiError> {
@@ -252,8 +292,10 @@ mod tests {
     fn ids() {
         assert_eq!(HubId::parse("org/name").map(|id| id.to_string()).as_deref(), Some("org/name"));
         assert_eq!(HubId::parse("org/name@refs/pr/1").map(|id| id.revision).as_deref(), Some("refs/pr/1"));
+        let data = HubId::dataset("org/name", Some("refs/convert/parquet")).map(|id| id.to_string());
+        assert_eq!(data.as_deref(), Some("org/name@refs/convert/parquet"));
         for bad in ["name", "../name", "org/name/more", "org/", "/name", "org/na me", "org/name@", "org/name@../x"] {
-            assert_eq!(HubId::parse(bad), None, "{bad}");
+            assert!(HubId::parse(bad).is_none(), "{bad}");
         }
     }
 

@@ -20,7 +20,7 @@ mod gguf_tokenizer;
 pub mod gguf_write;
 pub mod hub;
 pub mod hub_info;
-mod hub_repository;
+pub(crate) mod hub_repository;
 pub mod lm;
 mod local_time;
 pub mod precision;

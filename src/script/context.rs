@@ -3,10 +3,11 @@
 use super::error::ScriptResult;
 use super::registry::OptionCatalogue;
 use crate::control::Control;
+use crate::error::{Error, Result};
 use crate::random::Random;
 use candle_core::Device;
-use rhai::{Dynamic, NativeCallContext};
-use std::cell::RefCell;
+use rhai::{Dynamic, Engine, NativeCallContext};
+use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -27,8 +28,24 @@ pub struct Context {
     pub arguments: Vec<String>,
     /// `--out`: where scripts put their files.
     pub out: PathBuf,
+    /// Makes a second engine that knows the language and this context.
+    pub second: Second,
     /// A front that shows values in a way of its own in the middle of a script; elsewhere they are printed as text.
     pub canvas: Option<Rc<dyn Canvas>>,
+}
+
+/// How the second engine is made, and the engine.
+#[derive(Default)]
+pub struct Second {
+    /// Set once by the session.
+    pub make: OnceCell<Box<dyn Fn() -> Result<Engine>>>,
+    made: OnceCell<Rc<Engine>>,
+}
+
+impl std::fmt::Debug for Second {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.made.get().is_some() { "Second(made)" } else { "Second" })
+    }
 }
 
 /// A place for values with faces: a notebook's cell.
@@ -50,8 +67,23 @@ impl Context {
             parameters: BTreeMap::new(),
             arguments: Vec::new(),
             out: PathBuf::from("."),
+            second: Second::default(),
             canvas: None,
         }
+    }
+
+    /// An engine for a script's functions that are called when no call from the script is at hand: those of a stream, whose rows are
+    /// made while a `for` loop asks for them. Made when it is first needed.
+    ///
+    /// # Errors
+    /// The session has none, or it cannot be made.
+    pub fn engine(&self) -> Result<Rc<Engine>> {
+        if let Some(engine) = self.second.made.get() {
+            return Ok(engine.clone());
+        }
+        let make = self.second.make.get().ok_or_else(|| Error::argument("this engine has no session"))?;
+        let engine = Rc::new(make()?);
+        Ok(self.second.made.get_or_init(|| engine).clone())
     }
 
     /// Where models and tensors are created.

@@ -6,7 +6,7 @@ use super::display::{self, from_json};
 use super::error::{IntoScript, ScriptResult, positioned};
 use super::options::options as parse;
 use super::show_values::TableOptions;
-use crate::data::{Dataset, Row};
+use crate::data::{Dataset, Row, RowWriter};
 use crate::random::Random;
 use crate::script::registry::Registry;
 use rhai::plugin::*;
@@ -26,16 +26,19 @@ pub fn register(engine: &mut Registry<'_>) {
     engine.register_type_with_name::<Dataset>("Dataset");
     display::register_with_html::<Dataset>(
         Dataset::to_string,
-        |data| data.iter().cloned().map(serde_json::Value::Object).collect(),
+        |data| data.iter().map_while(|row| row.ok().map(|row| serde_json::Value::Object((*row).clone()))).collect(),
         |data| super::show_values::table_of_dataset(data, TableOptions::default()).html(),
     );
     engine.register_static_module("Dataset", exported_module!(dataset_constructors).into());
     let mut module: Module = exported_module!(dataset_functions);
-    module.set_iter(TypeId::of::<Dataset>(), |value: Dynamic| {
+    module.set_iter_result(TypeId::of::<Dataset>(), |value: Dynamic| {
         let data = value.cast::<Dataset>();
-        Box::new((0..data.len() as i64).map_while(move |i| data.get(i).ok().map(|row| Dynamic::from_map(from_row(row)))))
+        Box::new((0..data.len()).map(move |i| data.row(i).script().map(|row| Dynamic::from_map(from_row(&row)))))
     });
     engine.register_global_module(module.into());
+    super::data_columns::register(engine);
+    super::data_stream::register(engine);
+    super::data_describe::register(engine);
     super::data_loading::register(engine);
 }
 
@@ -69,10 +72,18 @@ pub fn to_dataset(value: &Dynamic, what: &str) -> ScriptResult<Dataset> {
 }
 
 /// An error's own words, without the "Runtime error" that the engine adds around them.
-fn inner_message(error: &EvalAltResult) -> String {
+pub(super) fn inner_message(error: &EvalAltResult) -> String {
     match error {
         EvalAltResult::ErrorRuntime(message, _) => message.to_string(),
         other => other.to_string(),
+    }
+}
+
+/// What a closure made of a row, which must be a map; `place` is what messages call the row.
+pub(super) fn made_row(made: &Dynamic, like: &Row, place: &str) -> ScriptResult<Row> {
+    match made.read_lock::<Map>() {
+        Some(map) => ordered_row(&map, like).map_err(|e| format!("{place}: {}", inner_message(&e)).into()),
+        None => Err(format!("{place} became a value of type {}; the closure must return a map", made.type_name()).into()),
     }
 }
 
@@ -150,7 +161,7 @@ mod dataset_functions {
     /// ```
     #[rhai_fn(global, index_get, return_raw, pure)]
     pub fn get_row(dataset: &mut Dataset, index: INT) -> ScriptResult<Map> {
-        Ok(from_row(dataset.get(index).script()?))
+        Ok(from_row(&*dataset.get(index).script()?))
     }
 
     #[rhai_fn(global, index_get, return_raw, pure)]
@@ -163,12 +174,14 @@ mod dataset_functions {
     /// ```rhai
     /// Dataset::from_list([#{ a: 1 }]).to_list() // => [#{ a: 1 }]
     /// ```
-    #[rhai_fn(global, pure)]
-    pub fn to_list(dataset: &mut Dataset) -> Array {
-        dataset.iter().map(|row| Dynamic::from_map(from_row(row))).collect()
+    #[rhai_fn(global, return_raw, pure)]
+    pub fn to_list(dataset: &mut Dataset) -> ScriptResult<Array> {
+        dataset.iter().map(|row| row.script().map(|row| Dynamic::from_map(from_row(&row)))).collect()
     }
 
-    /// The rows in random order; `#{ seed: 42 }` makes it the same order every time, otherwise the session's seed decides.
+    /// The rows in random order, that of `torch.randperm`; `#{ seed: 42 }` makes it the same order every time, otherwise the session's
+    /// seed decides. A stream is shuffled as it comes, with `buffer_size` (1000) rows at hand: each time one of them is given out at
+    /// random (`torch.randint`) and the next row takes its place; every epoch has an order of its own.
     ///
     /// ```rhai
     /// let ds = Dataset::from_list([#{ n: 1 }, #{ n: 2 }, #{ n: 3 }]);
@@ -177,6 +190,9 @@ mod dataset_functions {
     #[rhai_fn(global, name = "shuffle", return_raw, pure)]
     pub fn shuffle_with(call: NativeCallContext, dataset: &mut Dataset, options: Map) -> ScriptResult<Dataset> {
         let given: ShuffleOptions = parse("shuffle", options)?;
+        if given.buffer_size.is_some() {
+            return Err("shuffle: buffer_size belongs to a stream; a data set is shuffled in full".into());
+        }
         match given.seed {
             Some(seed) => Ok(dataset.shuffle(&mut Random::new(seed))),
             None => shuffle(call, dataset),
@@ -247,18 +263,14 @@ mod dataset_functions {
     #[rhai_fn(global, return_raw, pure)]
     pub fn map(call: NativeCallContext, dataset: &mut Dataset, change: FnPtr) -> ScriptResult<Dataset> {
         let session = context(&call)?;
-        let mut rows = Vec::with_capacity(dataset.len());
+        let mut rows = RowWriter::default();
         for (i, row) in dataset.iter().enumerate() {
             session.control.check().script()?;
-            let made: Dynamic = change.call_within_context(&call, (from_row(row),))?;
-            let Some(map) = made.read_lock::<Map>() else {
-                return Err(
-                    format!("map: row {i} became a value of type {}; the closure must return a map", made.type_name()).into()
-                );
-            };
-            rows.push(ordered_row(&map, row).map_err(|e| format!("map: row {i}: {}", inner_message(&e)))?);
+            let row = row.script()?;
+            let made: Dynamic = change.call_within_context(&call, (from_row(&row),))?;
+            rows.push(made_row(&made, &row, &format!("map: row {i}"))?).script()?;
         }
-        Ok(Dataset::from_list(rows))
+        rows.finish().script()
     }
 
     /// The rows for which the closure returns true.
@@ -273,7 +285,7 @@ mod dataset_functions {
         let mut kept = Vec::new();
         for (i, row) in dataset.iter().enumerate() {
             session.control.check().script()?;
-            let answer: Dynamic = keep.call_within_context(&call, (from_row(row),))?;
+            let answer: Dynamic = keep.call_within_context(&call, (from_row(&*row.script()?),))?;
             match answer.as_bool() {
                 Ok(true) => kept.push(i as i64),
                 Ok(false) => {}

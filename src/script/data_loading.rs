@@ -1,96 +1,187 @@
 //! `load_dataset`, `concatenate_datasets` and `create_replay_dataset`.
 
-use super::context::context;
+use super::context::{Context, context};
 use super::data::{LoadOptions, ReplayOptions, to_dataset};
+use super::data_files::{Files, file_splits, folder_splits, hub_splits};
+use super::data_options::NamedFormat;
 use super::error::{IntoScript, ScriptResult};
 use super::options::{OptionMap, options as parse};
-use crate::data::{Dataset, FileFormat, ReadOptions, Split, bundled, create_replay_dataset as replay, read_files};
+use crate::data::{
+    ColumnChange, Dataset, FileFormat, IterableDataset, ReadOptions, RowFormat, Split, bundled, create_replay_dataset as replay,
+    hub, read_files,
+};
 use crate::script::registry::Registry;
 use rhai::plugin::*;
-use rhai::{Array, ImmutableString, Map};
-use std::path::PathBuf;
+use rhai::{Array, Map};
 
 /// Adds the functions to the language.
 pub fn register(engine: &mut Registry<'_>) {
     engine
-        .options::<LoadOptions>(&["load_dataset"], &[("data_files", "string | array | map")])
+        .options::<LoadOptions>(&["load_dataset"], &[("data_files", "string | array | map"), ("columns", "map")])
         .options::<ReplayOptions>(&["create_replay_dataset"], &[]);
     engine.register_global_module(exported_module!(loading_functions).into());
 }
 
-fn paths(call: &NativeCallContext, files: &Dynamic) -> ScriptResult<Vec<PathBuf>> {
-    let session = context(call)?;
-    let text = |value: &Dynamic| match value.read_lock::<ImmutableString>() {
-        Some(path) => Ok(session.input_path(path.as_str())),
-        None => {
-            Err(format!("data_files must be a path, an array of paths or a map of splits to paths, not {}", value.type_name())
-                .into())
+/// How rows become what the script gets, whatever they come from.
+struct Wanted {
+    options: LoadOptions,
+    read: ReadOptions,
+    split: Option<Split>,
+    /// Pairs of old and new names.
+    columns: Vec<(String, String)>,
+}
+
+impl Wanted {
+    /// The rows of files as a data set or a stream.
+    fn of_files(&self, files: &Files, session: &Context) -> ScriptResult<Dynamic> {
+        let paths = files.paths(session)?;
+        if self.options.streaming {
+            let stream = IterableDataset::of_files(files.format, paths, self.read.clone()).script()?;
+            return self.of_stream(stream);
         }
-    };
-    match files.read_lock::<Array>() {
-        Some(items) if items.is_empty() => Err("data_files is an empty array: give at least one path".into()),
-        Some(items) => items.iter().map(text).collect(),
-        None => Ok(vec![text(files)?]),
+        self.of_dataset(read_files(files.format, &paths, &self.read).script()?)
+    }
+
+    fn of_dataset(&self, data: Dataset) -> ScriptResult<Dynamic> {
+        if self.options.streaming {
+            return self.of_stream(IterableDataset::of_dataset(data));
+        }
+        let mut data = match &self.split {
+            Some(split) => split.apply(&data).script()?,
+            None => data,
+        };
+        if !self.columns.is_empty() {
+            data = data.with_columns(ColumnChange::rename(&data.columns(), self.columns.clone()).script()?);
+        }
+        match self.options.format {
+            None => {}
+            Some(NamedFormat::Auto) => {
+                let first = data.non_empty("finding the format").and_then(|data| data.row(0)).script()?;
+                data = data.with_format(Some(RowFormat::detect(&first).script()?));
+            }
+            Some(named) => {
+                let format = named.known();
+                format.map_or(Ok(()), |format| format.check(&data.columns())).script()?;
+                data = data.with_format(format);
+            }
+        }
+        Ok(Dynamic::from(data))
+    }
+
+    fn of_stream(&self, stream: IterableDataset) -> ScriptResult<Dynamic> {
+        let mut stream = match &self.split {
+            Some(split) => split.apply_to_stream(&stream).script()?,
+            None => stream,
+        };
+        if !self.columns.is_empty() {
+            stream = stream.with_columns(ColumnChange::rename(&stream.columns().script()?, self.columns.clone()).script()?);
+        }
+        match self.options.format {
+            None => {}
+            Some(NamedFormat::Auto) => {
+                let first = stream.rows(0).next().ok_or("the format cannot be told: there are no rows")?.script()?;
+                stream = stream.with_format(Some(RowFormat::detect(&first.row).script()?));
+            }
+            Some(named) => {
+                let format = named.known();
+                format.map_or(Ok(()), |format| stream.columns().and_then(|columns| format.check(&columns))).script()?;
+                stream = stream.with_format(format);
+            }
+        }
+        Ok(Dynamic::from(stream))
+    }
+
+    /// The split that is wanted, or a map of all.
+    fn of_splits(&self, splits: &[(String, Files)], session: &Context, what: &str) -> ScriptResult<Dynamic> {
+        let Some(wanted) = &self.split else {
+            let parts = splits.iter().map(|(name, files)| Ok((name.as_str().into(), self.of_files(files, session)?)));
+            return Ok(Dynamic::from_map(parts.collect::<ScriptResult<Map>>()?));
+        };
+        match splits.iter().find(|(name, _)| *name == wanted.name) {
+            Some((_, files)) => self.of_files(files, session),
+            None => {
+                let names: Vec<&str> = splits.iter().map(|(name, _)| name.as_str()).collect();
+                Err(format!("{what} has no split \"{}\"; it has: {}", wanted.name, names.join(", ")).into())
+            }
+        }
     }
 }
 
 fn load(call: &NativeCallContext, kind: &str, map: Map) -> ScriptResult<Dynamic> {
+    let session = context(call)?;
     let mut map = OptionMap::new("load_dataset", map);
     let files = map.take_any("data_files");
-    let given: LoadOptions = map.parse()?;
-    let split = given.split.as_deref().map(Split::parse).transpose().script()?;
-    let cut = |data: Dataset| match &split {
-        Some(split) => split.apply(&data).script(),
-        None => Ok(data),
-    };
-    let Some(format) = FileFormat::from_name(kind) else {
-        if let Some(data) = bundled::load(kind).script()? {
-            if files.is_some() {
-                return Err(
-                    format!("\"{kind}\" is bundled and takes no data_files; own files: load_dataset(\"json\", ..)").into()
-                );
-            }
-            return Ok(Dynamic::from(cut(data)?));
-        }
-        // A path in place of a format: its suffix says what it is.
-        let path = context(call)?.input_path(kind);
-        return match FileFormat::from_path(&path) {
-            Some(format) if files.is_none() => Ok(Dynamic::from(cut(read(format, &[path], &given)?)?)),
-            _ => Err(bundled::unknown(kind)).script(),
+    let columns = map.take_any("columns").map(|columns| old_and_new(&columns)).transpose()?.unwrap_or_default();
+    let options: LoadOptions = map.parse()?;
+    let split = options.split.as_deref().map(Split::parse).transpose().script()?;
+    let delimiter = options.delimiter_byte().script()?;
+    let read = ReadOptions { delimiter, sample_by: options.sample_by, control: session.control.clone() };
+    let wanted = Wanted { options, read, split, columns };
+    if let Some(format) = FileFormat::from_name(kind) {
+        let Some(files) = files else {
+            return Err(format!(
+                "load_dataset(\"{kind}\") needs files: load_dataset(\"{kind}\", #{{ data_files: \"my.{kind}\" }})"
+            )
+            .into());
         };
-    };
-    let Some(files) = files else {
-        return Err(
-            format!("load_dataset(\"{kind}\") needs files: load_dataset(\"{kind}\", #{{ data_files: \"my.{kind}\" }})").into()
-        );
-    };
-    let Some(splits) = files.read_lock::<Map>() else {
-        return Ok(Dynamic::from(cut(read(format, &paths(call, &files)?, &given)?)?));
-    };
-    if let Some(wanted) = &split {
-        let Some(files) = splits.get(wanted.name.as_str()) else {
-            let names: Vec<_> = splits.keys().map(ToString::to_string).collect();
-            return Err(format!("data_files has no split \"{}\"; it has: {}", wanted.name, names.join(", ")).into());
+        return match files.read_lock::<Map>() {
+            Some(splits) => wanted.of_splits(&file_splits(&session, format, &splits)?, &session, "data_files"),
+            None => wanted.of_files(&Files::local(&session, format, &files)?, &session),
         };
-        return Ok(Dynamic::from(cut(read(format, &paths(call, files)?, &given)?)?));
     }
-    let parts = splits.iter().map(|(name, files)| Ok((name.clone(), Dynamic::from(read(format, &paths(call, files)?, &given)?))));
-    Ok(Dynamic::from_map(parts.collect::<ScriptResult<Map>>()?))
+    if files.is_some() {
+        return Err(match bundled::load(kind).script()? {
+            Some(_) => format!("\"{kind}\" is bundled and takes no data_files; own files: load_dataset(\"json\", ..)").into(),
+            None => format!("data_files goes with a format: load_dataset(\"json\", #{{ data_files: .. }}), not with \"{kind}\"")
+                .into(),
+        });
+    }
+    if let Some(data) = bundled::load(kind).script()? {
+        return wanted.of_dataset(data);
+    }
+    let path = session.input_path(kind);
+    if path.is_dir() {
+        let splits = folder_splits(&path, wanted.options.name.as_deref())?;
+        return wanted.of_splits(&splits, &session, kind);
+    }
+    // A path in place of a format: its suffix says what it is.
+    match FileFormat::from_path(&path) {
+        Some(format) if path.exists() || !hub::is_hub_name(kind) => wanted.of_files(&Files::one(format, path), &session),
+        _ if hub::is_hub_name(kind) => {
+            let (name, revision) = (wanted.options.name.as_deref(), wanted.options.revision.as_deref());
+            let splits = hub_splits(kind, revision, name, &session)?;
+            wanted.of_splits(&splits, &session, kind)
+        }
+        _ => Err(bundled::unknown(kind).to_string().into()),
+    }
 }
 
-fn read(format: FileFormat, paths: &[PathBuf], given: &LoadOptions) -> ScriptResult<Dataset> {
-    let delimiter = given.delimiter_byte().script()?;
-    read_files(format, paths, ReadOptions { delimiter, sample_by: given.sample_by }).script()
+/// The option `columns`, a map of new names to old ones, as pairs of an old and a new name.
+fn old_and_new(columns: &Dynamic) -> ScriptResult<Vec<(String, String)>> {
+    let wrong = || {
+        "load_dataset: columns must be a map of the names that are wanted to those in the file: #{ prompt: \"question\" }".into()
+    };
+    let Some(map) = columns.read_lock::<Map>() else { return Err(wrong()) };
+    map.iter().map(|(new, old)| Ok((old.clone().into_string().map_err(|_| wrong())?, new.to_string()))).collect()
 }
 
 #[allow(missing_docs, clippy::unwrap_used)] // of the code that the macro makes
 #[export_module]
 mod loading_functions {
-    /// A data set from files or from the program itself. The first argument is "json" (JSON Lines or an array), "csv",
-    /// "parquet" or "text" with `data_files` (a path, an array of paths, or a map of split names to paths, which gives a map
-    /// of data sets), a path whose suffix says what it is, or a bundled name: "drug_qa", "general_qa", "general_text".
-    /// Options: `split` ("train[:100]", "train[10%:20%]"), `delimiter` (CSV), `sample_by` (text: "line", "paragraph",
-    /// "document").
+    /// A data set from files, from the hub or from the program itself. The first argument is
+    /// - "json" (JSON Lines or an array), "csv", "parquet" or "text" with `data_files`: a path, a pattern such as "data/*.jsonl", an
+    ///   array of these, or a map of split names to these, which gives a map of data sets. Files ending in `.gz` are decompressed;
+    /// - the path of a file whose suffix says what it is, or of a folder of such files;
+    /// - a data set of the Hugging Face hub, "org/name": its Parquet, JSON, CSV or text files. Without `split` it gives a map of data
+    ///   sets. `name` chooses among several configurations, `revision` a branch, tag or commit. `HF_HOME`, `HF_TOKEN`, `HF_ENDPOINT`
+    ///   and `HF_HUB_OFFLINE` are honoured;
+    /// - a bundled name: "drug_qa", "general_qa", "general_text".
+    ///
+    /// Options: `split` ("train[:100]", "train[10%:20%]"), `delimiter` (CSV), `sample_by` (text: "line", "paragraph", "document"),
+    /// `columns` (a map of the names that are wanted to those in the file), `format` (what training takes every row for: "alpaca",
+    /// "sharegpt", "messages", "prompt_completion", "text", or "auto", that of the first row; by default each row is what its own fields
+    /// say), `streaming` (true: a stream, whose rows are read as they are asked for and never held). Large files are not held in memory
+    /// without `streaming` either, and can be shuffled in full.
     ///
     /// ```rhai
     /// let ds = load_dataset("general_qa", #{ split: "train[:3]" });

@@ -2,7 +2,7 @@
 
 use super::options::Validate;
 use crate::data::read::SampleBy;
-use crate::data::{FractionOf, TestSize};
+use crate::data::{FractionOf, RowFormat, TestSize};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -12,9 +12,65 @@ use serde::{Deserialize, Serialize};
 pub struct ShuffleOptions {
     /// What the order depends on; default: the session's random source.
     pub seed: Option<u64>,
+    /// Of a stream: how many rows are at hand to choose from; default 1000.
+    pub buffer_size: Option<usize>,
 }
 
-impl Validate for ShuffleOptions {}
+impl Validate for ShuffleOptions {
+    fn validate(&self) -> Result<()> {
+        match self.buffer_size {
+            Some(0) => Err(Error::argument("buffer_size must be at least 1, but it is 0")),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Options of `sort`.
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SortOptions {
+    /// Whether the largest comes first; default false.
+    pub reverse: bool,
+}
+
+impl Validate for SortOptions {}
+
+/// Options of `shard`.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ShardOptions {
+    /// How many parts there are.
+    pub num_shards: usize,
+    /// Which part, counted from 0.
+    pub index: usize,
+    /// Whether a part is a stretch of the rows; default true. Otherwise it is every `num_shards`-th row.
+    pub contiguous: bool,
+}
+
+impl Default for ShardOptions {
+    fn default() -> Self {
+        Self { num_shards: 1, index: 0, contiguous: true }
+    }
+}
+
+impl Validate for ShardOptions {}
+
+/// Options of `describe`.
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DescribeOptions {
+    /// Rows with more tokens are counted as cut; default: none is.
+    pub max_length: Option<usize>,
+}
+
+impl Validate for DescribeOptions {
+    fn validate(&self) -> Result<()> {
+        match self.max_length {
+            Some(0) => Err(Error::argument("max_length must be at least 1, but it is 0")),
+            _ => Ok(()),
+        }
+    }
+}
 
 /// Options of `train_test_split`.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -63,6 +119,47 @@ pub struct LoadOptions {
     pub delimiter: Option<String>,
     /// One row a "line", "paragraph" or "document" of a text file.
     pub sample_by: SampleBy,
+    /// Whether rows are read as they are asked for and never held; default false.
+    pub streaming: bool,
+    /// What the rows are for training; default: each row is what its own fields say.
+    pub format: Option<NamedFormat>,
+    /// The configuration of a data set of the hub: `"main"`.
+    pub name: Option<String>,
+    /// Branch, tag or commit of a data set of the hub; default `"main"`.
+    pub revision: Option<String>,
+}
+
+/// The `format` of `load_dataset`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NamedFormat {
+    /// That of the first row.
+    Auto,
+    /// `instruction`, `input`, `output`.
+    Alpaca,
+    /// `conversations` of `from` and `value`.
+    #[serde(rename = "sharegpt")]
+    ShareGpt,
+    /// `messages`.
+    Messages,
+    /// `prompt` and `completion`.
+    PromptCompletion,
+    /// `text`.
+    Text,
+}
+
+impl NamedFormat {
+    /// The library's format; none for "auto".
+    pub fn known(self) -> Option<RowFormat> {
+        match self {
+            Self::Auto => None,
+            Self::Alpaca => Some(RowFormat::Alpaca),
+            Self::ShareGpt => Some(RowFormat::ShareGpt),
+            Self::Messages => Some(RowFormat::Messages),
+            Self::PromptCompletion => Some(RowFormat::PromptCompletion),
+            Self::Text => Some(RowFormat::Text),
+        }
+    }
 }
 
 impl LoadOptions {

@@ -2,13 +2,13 @@
 #![allow(clippy::unwrap_used, reason = "the code that rhai's macro makes of `&mut` arguments")]
 
 use super::context::context;
-use super::data::to_dataset;
+use super::data_stream::to_rows;
 use super::display;
 use super::error::{IntoScript, ScriptResult};
 use super::model::ModelValue;
 use super::options::{OptionMap, Validate, options};
 use super::tensor::TensorValue;
-use crate::data::{DataLoader, Encoding, tokenize_dataset};
+use crate::data::{DataLoader, Encoding};
 use crate::error::{Error, Result};
 use crate::forgetting::{Estimator, Ewc};
 use crate::model::Tokenizer;
@@ -92,7 +92,7 @@ mod functions {
     }
 
     /// Rows of a data set as batches of tokens. Options: `tokenizer` (required), `batch_size` (1), `shuffle` (false), `seed` (default: the
-    /// session's next random number), `max_length`, `drop_last` (false). Each batch is a map with `input_ids`, `attention_mask` and
+    /// session's next random number), `max_length`, `drop_last` (false). The rows may be a stream, which has an order of its own. Each batch is a map with `input_ids`, `attention_mask` and
     /// `labels`, arrays of rows padded on the right.
     ///
     /// ```rhai
@@ -105,16 +105,14 @@ mod functions {
     #[rhai_fn(name = "DataLoader", return_raw)]
     pub fn data_loader(call: NativeCallContext, rows: Dynamic, given: Map) -> ScriptResult<DataLoader> {
         let session = context(&call)?;
-        let data = to_dataset(&rows, "DataLoader: the data")?;
+        let rows = to_rows(&rows, "DataLoader: the data")?;
         let mut given = OptionMap::new("DataLoader", given);
         let tokenizer = given.take::<Tokenizer>("tokenizer", "a tokenizer")?;
         let parsed: LoaderOptions = given.parse()?;
         let encoding = Encoding { max_length: parsed.max_length, ..Encoding::default() };
-        let tokenized = tokenize_dataset(&data, &tokenizer, encoding, &session.control).script()?;
-        if let Some(warning) = tokenized.warning(parsed.max_length) {
-            session.control.warn(warning);
-        }
-        let mut loader = DataLoader::new(tokenized.rows, parsed.batch_size, tokenizer.pad_id()).script()?;
+        let (rows, warning) = rows.tokenized(&tokenizer, encoding, &session.control).script()?;
+        warning.into_iter().for_each(|warning| session.control.warn(warning));
+        let mut loader = DataLoader::new(rows, parsed.batch_size, tokenizer.pad_id()).script()?;
         loader.shuffle = parsed.shuffle;
         loader.drop_last = parsed.drop_last;
         loader.seed = match parsed.seed {
@@ -126,9 +124,10 @@ mod functions {
     }
 
     /// Number of batches.
-    #[rhai_fn(name = "len")]
-    pub fn loader_len(loader: DataLoader) -> i64 {
-        loader.len() as i64
+    #[rhai_fn(name = "len", return_raw)]
+    pub fn loader_len(loader: DataLoader) -> ScriptResult<i64> {
+        let batches = loader.batches().ok_or("the rows are a stream, and how many batches they make is not known")?;
+        Ok(batches as i64)
     }
 
     /// Elastic weight consolidation: remembers where a model's trainable parameters are now and, once `update_fisher` has estimated
@@ -253,9 +252,9 @@ pub fn register(engine: &mut Registry<'_>) {
     engine.register_type_with_name::<EwcValue>("EWCRegularizer");
     engine.register_type_with_name::<DataLoader>("DataLoader");
     let mut module = exported_module!(functions);
-    module.set_iter(TypeId::of::<DataLoader>(), |value: Dynamic| {
-        let batches = value.cast::<DataLoader>().into_iter();
-        Box::new(batches.map_while(|batch| batch.ok().map(|batch| Dynamic::from_map(batch_map(&batch)))))
+    module.set_iter_result(TypeId::of::<DataLoader>(), |value: Dynamic| {
+        let batches = value.cast::<DataLoader>().epoch(0);
+        Box::new(batches.map(|batch| batch.script().map(|batch| Dynamic::from_map(batch_map(&batch)))))
     });
     engine.register_global_module(module.into());
     display::register::<EwcValue>(
@@ -263,7 +262,7 @@ pub fn register(engine: &mut Registry<'_>) {
         |_| serde_json::Value::Null,
     );
     display::register::<DataLoader>(
-        |l| format!("DataLoader({} batches)", l.len()),
-        |l| serde_json::json!({ "batches": l.len() }),
+        |l| l.batches().map_or("DataLoader(stream)".to_string(), |batches| format!("DataLoader({batches} batches)")),
+        |l| serde_json::json!({ "batches": l.batches() }),
     );
 }

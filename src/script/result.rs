@@ -47,9 +47,11 @@ pub fn blocks(value: &Dynamic) -> Option<Vec<Block>> {
     tabular(value, MOST_ROWS).map(|table| vec![Block::Table(table)])
 }
 
-/// What one of the language's functions gave, by what it holds: a training, a comparison, an evaluation, a checklist.
+/// What one of the language's functions gave, by what it holds: a training, a comparison, an evaluation, a checklist,
+/// a description of a data set.
 pub fn known(map: &Map) -> Option<Vec<Block>> {
-    training(map).or_else(|| comparison(map)).or_else(|| evaluation(map)).or_else(|| checklist(map))
+    let measured = || evaluation(map).or_else(|| checklist(map)).or_else(|| super::data_describe::description(map));
+    training(map).or_else(|| comparison(map)).or_else(measured)
 }
 
 /// A value as a table with at most so many rows: records, a data set, a map with more than one key.
@@ -116,7 +118,7 @@ fn cell(value: &Dynamic) -> Value {
     Value::String(crate::show::shorten(&text, LONGEST_CELL))
 }
 
-fn number(map: &Map, key: &str) -> Option<f64> {
+pub(super) fn number(map: &Map, key: &str) -> Option<f64> {
     map.get(key).and_then(to_number)
 }
 
@@ -344,6 +346,12 @@ mod tests {
         assert!(verdict.contains("math"), "{verdict}");
         let check = shown("run_forgetting_checklist(|prompt| \"Paris, Rome and Berlin are 10 sunny cities.\")");
         assert!(check.starts_with("3 of 4 checks passed"), "{check}");
+        let described = shown(
+            "Dataset::from_list([#{ text: \"on the hill\" }, #{ text: \"on\" }])
+                .describe(AutoTokenizer::from_pretrained(\"tiny-random\"), #{ max_length: 4 })",
+        );
+        assert!(described.starts_with("2 rows, format text, 0 duplicates\ncolumns: text (string)\n"), "{described}");
+        assert!(described.contains("max_length 4 cuts 1 rows") && described.contains("rows by tokens"), "{described}");
         let rows = shown("[#{ name: \"a\", score: 0.5 }, #{ name: \"b\", score: 1.0 }]");
         assert!(rows.contains("│ name") && rows.contains("┆   0.5 │"), "{rows}");
         assert!(shown("#{ b: 2, a: [1, 2] }").contains("[1, 2]"));

@@ -183,7 +183,9 @@ fn check_columns(data: &Dataset, given: &TableOptions) -> ScriptResult<()> {
 pub(crate) fn table_of_dataset(data: &Dataset, given: TableOptions) -> Table {
     let rows = given.max_rows.unwrap_or(DATASET_ROWS).min(data.len());
     let note = if rows < data.len() { format!("{rows} of {} rows", data.len()) } else { String::new() };
-    Table { title: given.title, note, ..Table::from_records(data.iter().take(rows), given.columns) }
+    // A row that cannot be read any more is said so where it is asked for by itself.
+    let shown: Vec<_> = data.iter().take(rows).map_while(Result::ok).collect();
+    Table { title: given.title, note, ..Table::from_records(shown.iter().map(AsRef::as_ref), given.columns) }
 }
 
 /// The lines of a training run: those of `wanted`, or loss and eval_loss.

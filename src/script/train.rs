@@ -2,14 +2,14 @@
 #![allow(clippy::unwrap_used, reason = "the code that rhai's macro makes of `&mut` arguments")]
 
 use super::context::context;
-use super::data::to_dataset;
+use super::data_stream::{Rows, to_rows};
 use super::display;
 use super::display::from_json;
 use super::error::{IntoScript, ScriptResult, into_library};
 use super::forgetting::EwcValue;
 use super::model::ModelValue;
 use super::options::{OptionMap, Validate, options};
-use crate::data::{Dataset, Encoding, tokenize_dataset};
+use crate::data::Encoding;
 use crate::error::Result;
 use crate::model::Tokenizer;
 use crate::script::registry::Registry;
@@ -29,8 +29,8 @@ impl Validate for TrainingArguments {
 pub struct TrainerValue {
     model: ModelValue,
     args: TrainingArguments,
-    train: Dataset,
-    eval: Option<Dataset>,
+    train: Rows,
+    eval: Option<Rows>,
     tokenizer: Option<Tokenizer>,
     regularizer: Option<EwcValue>,
     callbacks: Vec<FnPtr>,
@@ -47,12 +47,10 @@ impl TrainerValue {
         let longest = self.model.model().decoder().config().max_position_embeddings;
         let limit = self.args.longest_row(longest);
         let encoding = Encoding { max_length: Some(limit), ..Encoding::default() };
-        let encode = |data: &Dataset| -> ScriptResult<_> {
-            let tokenized = tokenize_dataset(data, tokenizer, encoding, &session.control).script()?;
-            if let Some(warning) = tokenized.warning(Some(limit)) {
-                session.control.warn(warning);
-            }
-            Ok(tokenized.rows)
+        let encode = |rows: &Rows| {
+            let (rows, warning) = rows.tokenized(tokenizer, encoding, &session.control).script()?;
+            warning.into_iter().for_each(|warning| session.control.warn(warning));
+            ScriptResult::Ok(rows)
         };
         let train = encode(&self.train)?;
         let eval = self.eval.as_ref().map(encode).transpose()?.unwrap_or_default();
@@ -127,7 +125,8 @@ mod functions {
         Ok(advice.iter().map(|a| from_json(&serde_json::to_value(a).unwrap_or_default())).collect())
     }
 
-    /// Trains a model on a data set. Options: `model` and `train_dataset` (required; rows as in the section on data), `args`
+    /// Trains a model on a data set. Options: `model` and `train_dataset` (required; rows as in the section on data, or a stream of
+    /// them, which needs `max_steps` in the arguments where nobody knows how many they are), `args`
     /// (TrainingArguments), `eval_dataset`, `regularizer` (an EWCRegularizer), `callbacks` (functions of a state map, called after every
     /// step; one that gives `false` ends the training), `processing_class` (a tokenizer; default the model's).
     ///
@@ -144,8 +143,8 @@ mod functions {
         let model = given.take::<ModelValue>("model", "a model")?;
         let args = given.take_optional::<TrainingArguments>("args", "TrainingArguments")?.unwrap_or_default();
         let train = given.take_any("train_dataset").ok_or("Trainer: the option train_dataset is missing")?;
-        let train = to_dataset(&train, "Trainer: train_dataset")?;
-        let eval = given.take_any("eval_dataset").map(|e| to_dataset(&e, "Trainer: eval_dataset")).transpose()?;
+        let train = to_rows(&train, "Trainer: train_dataset")?;
+        let eval = given.take_any("eval_dataset").map(|e| to_rows(&e, "Trainer: eval_dataset")).transpose()?;
         let regularizer = given.take_optional::<EwcValue>("regularizer", "an EWCRegularizer")?;
         let tokenizer = given.take_optional::<Tokenizer>("tokenizer", "a tokenizer")?;
         let processing = given.take_optional::<Tokenizer>("processing_class", "a tokenizer")?;
@@ -156,7 +155,7 @@ mod functions {
                 .ok_or_else(|| "Trainer: callbacks must be an array of functions, such as [|state| print(state.loss)]".into())
         });
         let callbacks = callbacks.collect::<ScriptResult<_>>()?;
-        train.non_empty("training").script()?;
+        train.check_not_empty("training").script()?;
         Ok(TrainerValue { model, args, train, eval, tokenizer: processing.or(tokenizer), regularizer, callbacks })
     }
 
@@ -245,8 +244,8 @@ pub fn register(engine: &mut Registry<'_>) {
             &[
                 ("model", "Model"),
                 ("args", "TrainingArguments"),
-                ("train_dataset", "Dataset | array"),
-                ("eval_dataset", "Dataset | array"),
+                ("train_dataset", "Dataset | IterableDataset | array"),
+                ("eval_dataset", "Dataset | IterableDataset | array"),
                 ("regularizer", "EWCRegularizer"),
                 ("tokenizer", "Tokenizer"),
                 ("processing_class", "Tokenizer"),
@@ -259,5 +258,5 @@ pub fn register(engine: &mut Registry<'_>) {
     engine.register_global_module(exported_module!(functions).into());
     let json = |a: &TrainingArguments| serde_json::to_value(a).unwrap_or_default();
     display::register::<TrainingArguments>(move |a| format!("TrainingArguments({})", json(a)), json);
-    display::register::<TrainerValue>(|t| format!("Trainer({:?}, {} rows)", t.model, t.train.len()), |_| serde_json::Value::Null);
+    display::register::<TrainerValue>(|t| format!("Trainer({:?}, {})", t.model, t.train), |_| serde_json::Value::Null);
 }

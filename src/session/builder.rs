@@ -130,40 +130,26 @@ impl Builder {
         let mut engine = Engine::new();
         let mut options = crate::script::register(&mut engine);
         stdlib::add_options(&mut options);
-        help::register(&mut engine);
         let mut context = Context::new(self.control.clone(), options, device, self.seed);
         context.parameters = self.parameters;
-        context.arguments = self.arguments.clone();
+        context.arguments = self.arguments;
         context.out = self.out;
-        let canvas = self.canvas;
-        context.canvas = canvas.clone();
+        context.canvas = self.canvas;
         let context = Rc::new(context);
-        set_limits(&mut engine, self.call_levels);
-        crate::script::names::free_reserved_words(&mut engine);
-        engine.set_default_tag(Dynamic::from(SharedContext(context.clone())));
-        engine.set_module_resolver(FileModuleResolver::new());
-        let control = self.control;
-        engine.on_progress(move |_| control.interrupted().then(|| Dynamic::from("interrupted")));
-        let shown = Rc::new(Cell::new(false));
-        if let Some(canvas) = canvas {
-            show_what_is_printed::<Figure>(&mut engine, &canvas, &shown);
-            show_what_is_printed::<Table>(&mut engine, &canvas, &shown);
-        }
-        let output = self.output;
-        let debug = output.clone();
-        engine.on_print(move |text| {
-            if !shown.take() {
-                output(text);
-            }
-        });
-        engine.on_debug(move |text, _, position| debug(&format!("[{position}] {text}")));
-        share_models(&mut engine);
-        let mut variables = Module::new();
-        variables.set_var("args", self.arguments.into_iter().map(Dynamic::from).collect::<rhai::Array>());
-        engine.register_global_module(variables.into());
-        let mut globals = vec!["args".to_string()];
-        globals
-            .extend(stdlib::load(&mut engine).map_err(|e| Error::argument(format!("the standard library does not load: {e}")))?);
+        let (output, call_levels) = (self.output, self.call_levels);
+        let globals = equip(&mut engine, &context, &output, call_levels)?;
+        let weak = Rc::downgrade(&context);
+        let make = move || {
+            let context = weak.upgrade().ok_or_else(|| Error::argument("the session has ended"))?;
+            let mut engine = Engine::new();
+            crate::script::register(&mut engine);
+            equip(&mut engine, &context, &output, call_levels)?;
+            // Calls bring the context along; this engine lies in it and must not keep it alive.
+            engine.set_default_tag(Dynamic::UNIT);
+            Ok(engine)
+        };
+        // A context that is new has none yet.
+        let _ = context.second.make.set(Box::new(make));
         Ok(Session {
             engine,
             scope: Scope::new(),
@@ -175,6 +161,36 @@ impl Builder {
             globals,
         })
     }
+}
+
+/// Gives an engine that knows the language what belongs to a session; gives the names of the global variables.
+fn equip(engine: &mut Engine, context: &Rc<Context>, output: &Rc<dyn Fn(&str)>, call_levels: usize) -> Result<Vec<String>> {
+    help::register(engine);
+    set_limits(engine, call_levels);
+    crate::script::names::free_reserved_words(engine);
+    engine.set_default_tag(Dynamic::from(SharedContext(context.clone())));
+    engine.set_module_resolver(FileModuleResolver::new());
+    let control = context.control.clone();
+    engine.on_progress(move |_| control.interrupted().then(|| Dynamic::from("interrupted")));
+    let shown = Rc::new(Cell::new(false));
+    if let Some(canvas) = &context.canvas {
+        show_what_is_printed::<Figure>(engine, canvas, &shown);
+        show_what_is_printed::<Table>(engine, canvas, &shown);
+    }
+    let (printed, debugged) = (output.clone(), output.clone());
+    engine.on_print(move |text| {
+        if !shown.take() {
+            printed(text);
+        }
+    });
+    engine.on_debug(move |text, _, position| debugged(&format!("[{position}] {text}")));
+    share_models(engine);
+    let mut variables = Module::new();
+    variables.set_var("args", context.arguments.iter().cloned().map(Dynamic::from).collect::<rhai::Array>());
+    engine.register_global_module(variables.into());
+    let mut globals = vec!["args".to_string()];
+    globals.extend(stdlib::load(engine).map_err(|e| Error::argument(format!("the standard library does not load: {e}")))?);
+    Ok(globals)
 }
 
 /// A figure or table that is printed is shown as what it is where there is a place for it.

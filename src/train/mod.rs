@@ -2,6 +2,7 @@
 
 pub mod arguments;
 pub mod checkpoint;
+mod feed;
 pub mod regularizer;
 pub mod trainer;
 

@@ -2,12 +2,13 @@
 
 use super::arguments::{EvalStrategy, OptimizerKind, TrainingArguments};
 use super::checkpoint::{self, Progress};
+use super::feed::Feed;
 use super::regularizer::Regularizer;
 use crate::adapter::ModelHandle;
 use crate::autograd::buffer::release_buffers;
 use crate::control::Control;
-use crate::data::loader::shuffled_order;
-use crate::data::{Encoded, pack};
+use crate::data::loader::groups;
+use crate::data::{Encoded, TokenRows};
 use crate::error::{Error, Result};
 use crate::model::batch::shifted_targets;
 use crate::model::generate::shared_prefix;
@@ -22,6 +23,7 @@ use crate::optim::{
 use crate::random::Random;
 use candle_core::DType;
 use serde::{Deserialize, Serialize};
+use std::borrow::{Borrow, Cow};
 use std::cell::RefCell;
 use std::path::Path;
 use std::time::Instant;
@@ -93,9 +95,9 @@ pub struct Trainer<'a> {
     /// The options.
     pub args: TrainingArguments,
     /// Tokenised training rows; with `packing` none longer than `max_length` or the model's context.
-    pub train: Vec<Encoded>,
+    pub train: TokenRows,
     /// Tokenised evaluation rows; may be empty.
-    pub eval: Vec<Encoded>,
+    pub eval: TokenRows,
     /// Added to the loss of every step.
     pub regularizer: Option<&'a dyn Regularizer>,
 }
@@ -108,16 +110,12 @@ impl Trainer<'_> {
     /// not finite (the parameters are then those after the last good step), a checkpoint that cannot be written or read, Ctrl-C.
     pub fn train(&self, control: &Control, resume: Option<&Path>, callback: Callback<'_>) -> Result<TrainResult> {
         self.args.validate()?;
-        if self.train.is_empty() {
-            return Err(Error::argument("the training data set is empty"));
-        }
-        let rows = self.rows()?;
+        let feed = Feed::new(self, control)?;
         let trainable = self.model.some_trainable_parameters()?;
         let parameters: Vec<Parameter> = trainable.iter().map(|(_, p)| p.clone()).collect();
         parameters.iter().for_each(Parameter::zero_grad);
         let mut optimizer = self.optimizer(&trainable)?;
-        let steps_per_epoch = self.args.steps_per_epoch(rows.len());
-        let total = self.args.total_steps(rows.len());
+        let (steps_per_epoch, total) = (feed.steps_per_epoch(), feed.total_steps());
         let warmup = self.args.warmup(total);
         let mut progress = match resume {
             Some(folder) => checkpoint::resume(folder, &self.model, optimizer.as_mut(), &self.args)?,
@@ -128,11 +126,7 @@ impl Trainer<'_> {
         let mut tokens_done = 0;
         let outcome = 'training: loop {
             let epoch = progress.step / steps_per_epoch;
-            let order = shuffled_order(rows.len(), seed, epoch);
-            let examples = |batch: &[usize]| batch.iter().flat_map(|row| &rows[*row]).copied().collect::<Vec<usize>>();
-            let micro: Vec<Vec<usize>> = order.chunks(self.args.per_device_train_batch_size).map(examples).collect();
-            let groups = micro.chunks(self.args.gradient_accumulation_steps);
-            for group in groups.skip((progress.step % steps_per_epoch) as usize) {
+            for group in feed.epoch(seed, epoch, progress.step % steps_per_epoch) {
                 if progress.step >= total {
                     break 'training Ok(());
                 }
@@ -141,7 +135,7 @@ impl Trainer<'_> {
                 }
                 let rate = self.args.learning_rate * schedule_factor(self.args.lr_scheduler_type, progress.step, warmup, total);
                 optimizer.set_lr(rate)?;
-                let (loss, tokens) = match self.gradients(group, progress.step, rate) {
+                let (loss, tokens) = match group.and_then(|group| self.gradients(&group, progress.step, rate)) {
                     Ok(done) => done,
                     Err(error) => break 'training Err(error),
                 };
@@ -210,14 +204,12 @@ impl Trainer<'_> {
     /// # Errors
     /// No evaluation rows, or Ctrl-C.
     pub fn evaluate(&self, control: &Control) -> Result<f64> {
-        if self.eval.is_empty() {
-            return Err(Error::argument("there is no eval_dataset to evaluate on"));
-        }
         let decoder = self.model.model().decoder();
-        let mut sum = 0.0;
-        for rows in self.eval.chunks(self.args.per_device_eval_batch_size) {
+        let (mut sum, mut rows_done) = (0.0, 0);
+        for rows in groups(self.eval.pass(0), self.args.per_device_eval_batch_size) {
             control.check()?;
-            let rows: Vec<&Encoded> = rows.iter().collect();
+            let rows = rows?;
+            rows_done += rows.len();
             let (batch, targets) = tokens_and_targets(&rows);
             let count = targets.iter().filter(|t| **t != IGNORE_INDEX).count();
             if count == 0 {
@@ -229,16 +221,10 @@ impl Trainer<'_> {
             })?;
             sum += f64::from(loss) * rows.len() as f64;
         }
-        Ok(sum / self.eval.len() as f64)
-    }
-
-    /// What batches are made of: for every row the numbers of its examples, of which only a packed row has more than one.
-    fn rows(&self) -> Result<Vec<Vec<usize>>> {
-        if !self.args.packing {
-            return Ok((0..self.train.len()).map(|example| vec![example]).collect());
+        match rows_done {
+            0 => Err(Error::argument("there is no eval_dataset to evaluate on")),
+            rows => Ok(sum / rows as f64),
         }
-        let lengths: Vec<usize> = self.train.iter().map(|example| example.input_ids.len()).collect();
-        pack(&lengths, self.args.longest_row(self.model.model().decoder().config().max_position_embeddings))
     }
 
     /// Weight decay is for matrices: biases and norms are left out, as transformers does.
@@ -265,15 +251,12 @@ impl Trainer<'_> {
 
     /// Gradients of one optimiser step, from its micro batches' examples; returns its loss, the mean over all their targets, and
     /// its number of tokens.
-    fn gradients(&self, group: &[Vec<usize>], step: u64, rate: f64) -> Result<(f64, u64)> {
+    fn gradients(&self, group: &[Vec<Cow<'_, Encoded>>], step: u64, rate: f64) -> Result<(f64, u64)> {
         let decoder: &Decoder = self.model.model().decoder();
         // One generator a step: a run that is resumed draws what it would have drawn.
         let random = RefCell::new(Random::new(self.args.seed.wrapping_mul(1_000_003).wrapping_add(step)));
         let pass = Pass { dropout: Some(&random) };
-        let batches: Vec<(TokenBatch, Vec<i64>)> = group
-            .iter()
-            .map(|examples| tokens_and_targets(&examples.iter().map(|i| &self.train[*i]).collect::<Vec<_>>()))
-            .collect();
+        let batches: Vec<(TokenBatch, Vec<i64>)> = group.iter().map(|examples| tokens_and_targets(examples)).collect();
         let count = batches.iter().flat_map(|(_, t)| t).filter(|t| **t != IGNORE_INDEX).count();
         let (mut loss, mut tokens) = (0.0, 0);
         for (batch, targets) in &batches {
@@ -322,7 +305,7 @@ impl Trainer<'_> {
             EvalStrategy::Steps => step.is_multiple_of(self.args.eval_steps),
             EvalStrategy::Epoch => epoch.fract() == 0.0,
         };
-        if due && !self.eval.is_empty() {
+        if due && self.eval.known_len() != Some(0) {
             progress.log_history.push(LogEntry { eval_loss: Some(self.evaluate(control)?), ..entry });
         }
         Ok(())
@@ -337,9 +320,9 @@ fn at_step(step: u64, error: Error) -> Error {
 }
 
 /// Rows end to end, with their shifted targets.
-pub fn tokens_and_targets(rows: &[&Encoded]) -> (TokenBatch, Vec<i64>) {
-    let batch = TokenBatch::new(rows.iter().map(|r| r.input_ids.as_slice()));
-    (batch, shifted_targets(rows.iter().map(|r| r.labels.as_slice())))
+pub fn tokens_and_targets(rows: &[impl Borrow<Encoded>]) -> (TokenBatch, Vec<i64>) {
+    let batch = TokenBatch::new(rows.iter().map(|r| r.borrow().input_ids.as_slice()));
+    (batch, shifted_targets(rows.iter().map(|r| r.borrow().labels.as_slice())))
 }
 
 /// Mean loss of rows over all their targets, in nats a token, without gradient; and the number of targets. What all rows begin with and

@@ -83,7 +83,10 @@ impl Finder<'_> {
         let name = call.name.as_str();
         let known =
             self.reference.entries().iter().find(|entry| entry.kind == Kind::Function && entry.ours && entry.name == name)?;
-        let gives_new = known.signatures.iter().all(|signature| matches!(signature.returns.as_str(), "Tensor" | "Dataset"));
+        let gives_new = known
+            .signatures
+            .iter()
+            .all(|signature| matches!(signature.returns.as_str(), "Tensor" | "Dataset" | "IterableDataset"));
         if !gives_new || name.ends_with('_') {
             return None;
         }

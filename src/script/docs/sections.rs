@@ -72,7 +72,7 @@ pub const SECTIONS: &[Section] = &[
         title: "Data",
         about: "Data sets: reading, changing, mixing, batching.",
         modules: &["Dataset"],
-        types: &["Dataset", "DataLoader"],
+        types: &["Dataset", "IterableDataset", "DataLoader"],
         names: &["load_dataset"],
     },
     Section {
