@@ -2,8 +2,10 @@
 
 pub mod arguments;
 pub mod checkpoint;
+pub mod optimizer;
 pub mod regularizer;
 pub mod trainer;
+pub mod updater;
 
 pub use arguments::TrainingArguments;
 pub use regularizer::Regularizer;
