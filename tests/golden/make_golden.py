@@ -5,7 +5,7 @@ usage: python tests/golden/make_golden.py SECTION... [--model DIR]
   smollm2      smollm2/tensors, logits, greedy, chat      needs --model, the folder that convert_gguf.py makes
   tokens       smollm2/tokens.json   needs --model
   adapter      adapter/              LoRA adapters written by PEFT (needs tiny/; print_trainable needs --model)
-  trainer      trainer/              20-step runs of transformers' Trainer
+  trainer      trainer/              20-step runs of transformers' Trainer (pip install schedulefree bitsandbytes)
   torch        torch_rng.json, python_random.json, tiny_model.json, tensor_ops.json
   optimizers   optimizers.safetensors, optimizers.json        (pip install schedulefree lion-pytorch bitsandbytes)
   ewc          ewc.safetensors, ewc.json         (needs tiny/)
