@@ -225,3 +225,15 @@ impl Kernel for Update {
         Ok(new)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{AdamWOptions, Update, host};
+
+    #[test]
+    fn the_composition_is_the_loop() {
+        for decoupled in [false, true] {
+            host::check::composed_as_applied(&Update::new(&AdamWOptions::default(), 0.1, 0.2, decoupled, 3), 2);
+        }
+    }
+}

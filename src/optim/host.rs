@@ -216,3 +216,35 @@ pub(super) fn all_finite(values: &[f32]) -> bool {
     let finite = |part: &[f32]| part.iter().map(|v| v * 0.0).sum::<f32>() == 0.0;
     if values.len() <= CHUNK { finite(values) } else { values.par_chunks(CHUNK).all(finite) }
 }
+
+#[cfg(test)]
+pub(super) mod check {
+    use super::*;
+    use crate::ops::check::{difference, tensor, values};
+
+    /// Two steps by the composition give what two by the loop give, with `count` state vectors, the second of them of squares.
+    pub fn composed_as_applied(kernel: &impl Kernel, count: usize) {
+        let state = |at: usize, squares: bool| -> Vec<f32> {
+            if at >= count {
+                return Vec::new();
+            }
+            values(60, 7 + at as u64).into_iter().map(|v| if squares { v * v } else { v }).collect()
+        };
+        let (mut value, mut first, mut second) = (values(60, 1), state(0, false), state(1, true));
+        let as_tensor =
+            |values: &Vec<f32>| (!values.is_empty()).then(|| Tensor::from_slice(values, (6, 10), &Device::Cpu).unwrap());
+        let (mut composed, mut kept) = (tensor(&[6, 10], 1), [as_tensor(&first), as_tensor(&second)]);
+        for step in 0..2 {
+            let gradient = tensor(&[6, 10], 20 + step);
+            kernel.apply(&mut value, &values(60, 20 + step), 1.0, &mut first, &mut second);
+            composed = kernel.compose(&composed, &gradient, &mut kept).unwrap();
+        }
+        assert!(difference(&composed, &as_tensor(&value).unwrap()) < 1e-5);
+        for (kept, values) in kept.iter().zip([&first, &second]) {
+            assert_eq!(kept.is_some(), !values.is_empty());
+            if let (Some(kept), Some(expected)) = (kept, as_tensor(values)) {
+                assert!(difference(kept, &expected) < 1e-5);
+            }
+        }
+    }
+}

@@ -158,3 +158,12 @@ impl Kernel for Update {
         Ok(new)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_composition_is_the_loop() {
+        let kernel = super::Update { lr: 0.1, shrink: 0.9, beta1: 0.9, enter1: 0.1, beta2: 0.99, enter2: 0.01 };
+        super::host::check::composed_as_applied(&kernel, 1);
+    }
+}

@@ -9,6 +9,7 @@ mod adam8bit;
 mod clip;
 mod dynamic_map;
 mod ema;
+mod factored;
 mod host;
 mod lion;
 mod muon;

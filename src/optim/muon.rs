@@ -354,6 +354,20 @@ mod tests {
     use candle_core::Device;
 
     #[test]
+    fn the_composition_is_the_loop() {
+        for nesterov in [false, true] {
+            let (mut update, mut average, gradient) = (vec![0.0; 60], values(60, 1), values(60, 2));
+            let momentum = Momentum { kept: 0.9, entering: 0.1, nesterov };
+            let mut state = [Some(tensor(&[6, 10], 1)), None];
+            let composed = momentum.compose(&tensor(&[6, 10], 3), &tensor(&[6, 10], 2), &mut state).unwrap();
+            momentum.apply(&mut update, &gradient, 1.0, &mut average, &mut []);
+            let tensor = |values: &Vec<f32>| Tensor::from_slice(values, (6, 10), &Device::Cpu).unwrap();
+            assert!(difference(&composed, &tensor(&update)) < 1e-6);
+            assert!(difference(state[0].as_ref().unwrap(), &tensor(&average)) < 1e-6);
+        }
+    }
+
+    #[test]
     fn the_iteration_brings_singular_values_near_one_on_either_side() {
         for (rows, columns) in [(24, 40), (40, 24), (32, 32), (1, 7), (7, 1)] {
             let mut x = Buffer::new(rows * columns);

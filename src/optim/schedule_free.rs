@@ -282,3 +282,13 @@ impl Kernel for Update {
         Ok(y)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_composition_is_the_loop() {
+        let kernel =
+            super::Update { beta2: 0.9, enter2: 0.1, correction: 0.5, eps: 1e-8, decay: 0.1, share: 0.3, y_step: -0.05, lr: 0.1 };
+        super::host::check::composed_as_applied(&kernel, 2);
+    }
+}

@@ -142,14 +142,14 @@ mod functions {
         ema.0.borrow().decay()
     }
 
-    /// The averages as a map of tensors: "decay", "num_updates", "state.0.average" and so on.
+    /// As an optimizer's: the averages as a map of tensors, "decay", "num_updates", "state.0.average" and so on.
     #[rhai_fn(name = "state_dict", return_raw)]
     pub fn ema_state_dict(ema: EMA) -> ScriptResult<Map> {
         let state = ema.change(|ema| ema.state_dict())?;
         Ok(state.into_iter().map(|(name, tensor)| (name.into(), Dynamic::from(TensorValue::new(tensor)))).collect())
     }
 
-    /// Restores what `state_dict` gave.
+    /// As an optimizer's: restores what the average's `state_dict` gave.
     #[rhai_fn(name = "load_state_dict", return_raw)]
     pub fn ema_load_state_dict(ema: EMA, state: Map) -> ScriptResult<()> {
         let state = tensors_of("load_state_dict", &state).script()?;

@@ -297,8 +297,8 @@ mod methods {
         optimizer.0.try_borrow_mut().map_err(in_use).and_then(|mut optimizer| optimizer.load_state_dict(&state)).script()
     }
 
-    /// Puts the weights to train into the parameters, for `optim::AdamWScheduleFree`, which needs it before the first step; other
-    /// optimizers have no others.
+    /// As a module's: puts the weights to train into the parameters, for `optim::AdamWScheduleFree`, which needs it before the first
+    /// step. Other optimizers have only these.
     /// ```rhai
     /// let w = tensor(1.0, #{ requires_grad: true }); let o = optim::AdamWScheduleFree([w]); w.backward();
     /// o.train(); o.step(); w.item() < 1.0      // => true
@@ -308,7 +308,7 @@ mod methods {
         optimizer.0.try_borrow_mut().map_err(in_use).and_then(|mut optimizer| optimizer.train_mode()).script()
     }
 
-    /// Puts the weights to evaluate and to save into the parameters; see `.train()`. Written `.eval()`.
+    /// As `.train()`, before evaluating and saving: puts the averaged weights of `optim::AdamWScheduleFree` into the parameters.
     /// ```rhai
     /// let w = tensor(1.0, #{ requires_grad: true }); let o = optim::AdamWScheduleFree([w], #{ lr: 0.25 });
     /// o.train(); for step in 0..2 { w.backward(); o.step(); o.zero_grad(); }

@@ -93,7 +93,7 @@ mod functions {
         schedule.borrow_mut().step(&mut *optimizer).script()
     }
 
-    /// Sets the learning rate by a metric's value, for "reduce_lr_on_plateau".
+    /// As `step()`, for "reduce_lr_on_plateau": sets the learning rate by a metric's value.
     /// ```rhai
     /// let o = optim::SGD(nn::Linear(2, 3).parameters(), #{ lr: 0.5 });
     /// let s = get_scheduler("reduce_lr_on_plateau", o, #{ factor: 0.5, patience: 0 });

@@ -3,8 +3,8 @@
 usage: python tests/golden/make_golden.py optimizers      (pip install schedulefree lion-pytorch bitsandbytes)
 Makes optimizers.json and optimizers.safetensors.
 
-The problem: four parameters, `wide` [6, 10], `tall` [12, 5], `vector` [9] and `large` [50, 100] (5000 elements: 8-bit moments), and 20
-gradients for each that depend on nothing but the seed. Every option set runs all 20 steps; the parameters are noted after each of the
+The problem: five parameters, `wide` [6, 10], `tall` [12, 5], `vector` [9], `large` [50, 100] (5000 elements: 8-bit moments) and `cube` [2, 5, 4],
+and 20 gradients for each that depend on nothing but the seed. Every option set runs all 20 steps; the parameters are noted after each of the
 first two steps (except `large`) and after the last."""
 import importlib.metadata
 import math
@@ -17,7 +17,7 @@ from transformers.optimization import Adafactor
 
 from golden_common import HERE, versions, write_json, write_tensors
 
-SHAPES = {"wide": (6, 10), "tall": (12, 5), "vector": (9,), "large": (50, 100)}
+SHAPES = {"wide": (6, 10), "tall": (12, 5), "vector": (9,), "large": (50, 100), "cube": (2, 5, 4)}
 STEPS = 20
 NOTED = (1, 2, STEPS)
 

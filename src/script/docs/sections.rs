@@ -49,7 +49,7 @@ pub const SECTIONS: &[Section] = &[
         about: "Loading, running, generating, saving.",
         modules: &["AutoModelForCausalLM", "AutoTokenizer"],
         types: &["Tokenizer", "CausalLMOutput"],
-        names: &["pipeline"],
+        names: &["pipeline", "state_dict", "load_state_dict"],
     },
     Section {
         slug: "adapters",
