@@ -1,6 +1,7 @@
 //! `EMA`: moving averages of weights.
 
 #![allow(clippy::unwrap_used, reason = "the code that rhai's macro makes of `&mut` arguments")]
+#![allow(clippy::upper_case_acronyms, reason = "scripts call the type so")]
 
 use super::error::{IntoScript, ScriptResult};
 use super::module_methods::tensors_of;

@@ -80,7 +80,7 @@ fn choose(args: &TrainingArguments, warmup: u64) -> Result<Chosen> {
     let (lr, weight_decay, eps) = (args.learning_rate, args.weight_decay, args.adam_epsilon);
     let betas = [args.adam_beta1, args.adam_beta2];
     let given = &args.optim_args.0;
-    Ok(match args.optim {
+    match args.optim {
         OptimizerKind::AdamwTorch => {
             let options = with(AdamWOptions { lr, betas, eps, weight_decay }, given)?;
             options.validate().map(|()| Chosen::Adamw(options))
@@ -128,7 +128,7 @@ fn choose(args: &TrainingArguments, warmup: u64) -> Result<Chosen> {
             options.validate().map(|()| Chosen::Muon(options))
         }
     }
-    .map_err(|error| Error::Argument(format!("TrainingArguments: {error}")))?)
+    .map_err(|error| Error::Argument(format!("TrainingArguments: {error}")))
 }
 
 /// Options with those of `optim_args` written over them.
