@@ -191,7 +191,7 @@ optimizer! { adamw8bit_functions, "AdamW8bit", AdamW8bitOptions, AdamW8bit::new,
     /// 0.001), betas, eps, weight_decay (default 0.01), min_8bit_size (4096: smaller parameters keep 32-bit moments).
     /// ```rhai
     /// let w = ones([64, 64], #{ requires_grad: true }); let o = optim::AdamW8bit([w], #{ lr: 0.5, weight_decay: 0 });
-    /// w.sum().backward(); o.step(); o.state_dict()["state.0.state1"].dtype      // => u8
+    /// w.sum().backward(); o.step(); o.state_dict()["state.0.state1"].dtype == "u8"      // => true
     /// ```
 }
 optimizer! { adafactor_functions, "Adafactor", AdafactorOptions, Adafactor::new,

@@ -95,7 +95,7 @@ mod functions {
     /// `optim` is "adamw_torch", "sgd", "adafactor", "lion_32bit", "adamw_8bit", "schedule_free_adamw" or "muon", or another name of
     /// transformers for one of these. "lion_32bit" takes its betas from `adam_beta1` and `adam_beta2`; "adafactor" uses `learning_rate`
     /// (scale_parameter and relative_step are off); "schedule_free_adamw" wants `lr_scheduler_type: "constant"` and leaves the averaged weights in
-    /// the model; "muon" trains embeddings, head and vectors by AdamW, and has adjust_lr_fn "match_rms_adamw", so that AdamW's learning rate
+    /// the model; "muon" trains embeddings, head and vectors by AdamW, and has adjust_lr_fn "match_rms_adamw", so that one `learning_rate`
     /// serves both. `lr_scheduler_type` is any of `get_scheduler`; "reduce_lr_on_plateau" follows the loss on `eval_dataset`. With `ema_decay`
     /// above 0 evaluation, and the model after training, have a moving average of the weights; checkpoints keep both.
     ///
