@@ -132,12 +132,18 @@ mod functions {
     }
 
     /// The updates so far.
+    /// ```rhai
+    /// EMA(nn::Linear(2, 3).parameters()).num_updates      // => 0
+    /// ```
     #[rhai_fn(get = "num_updates", pure)]
     pub fn num_updates(ema: &mut EMA) -> i64 {
         ema.0.borrow().updates() as i64
     }
 
     /// The share of the average that an update keeps.
+    /// ```rhai
+    /// EMA(nn::Linear(2, 3).parameters()).decay      // => 0.999
+    /// ```
     #[rhai_fn(get = "decay", pure)]
     pub fn decay(ema: &mut EMA) -> f64 {
         ema.0.borrow().decay()
