@@ -264,7 +264,7 @@ fn options_out_of_range() {
         ("TrainingArguments(#{ num_train_epochs: 0 });", &["num_train_epochs", "above 0"]),
         ("TrainingArguments(#{ warmup_ratio: 2 });", &["warmup_ratio", "between 0 and 1", "2"]),
         ("TrainingArguments(#{ lr_scheduler_type: \"cosin\" });", &["lr_scheduler_type", "\"cosine\"", "cosin"]),
-        ("TrainingArguments(#{ optim: \"lion\" });", &["optim", "\"sgd\"", "lion"]),
+        ("TrainingArguments(#{ optim: \"lamb\" });", &["optim", "\"sgd\"", "lamb"]),
         ("TrainingArguments(#{ gradient_checkpointing: 1 });", &["gradient_checkpointing", "true or false", "1"]),
         ("TrainingArguments(#{ packing: true });", &["max_length", "packing"]),
         ("TrainingArguments(#{ packing: 2, max_length: 8 });", &["packing", "true or false", "2"]),

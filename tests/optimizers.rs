@@ -5,7 +5,7 @@ mod script_engine;
 
 use candle_core::{DType, Device, Tensor};
 use ftrepl::nn::{self, Parameter};
-use ftrepl::optim::{self, Adam, AdamWOptions, Optimizer, ParamGroup, Sgd, SgdOptions, check_gradients, schedule_factor};
+use ftrepl::optim::{self, Adam, AdamWOptions, Optimizer, ParamGroup, Sgd, SgdOptions, check_gradients};
 use rhai::{Array, Dynamic};
 use script_engine::{engine, fails, run};
 use serde_json::Value;
@@ -94,7 +94,6 @@ fn schedules_are_those_of_transformers() {
             assert!((found.as_float().unwrap() - expected).abs() < 1e-12, "{}: {found} {expected}", case["name"]);
         }
     }
-    assert_eq!(schedule_factor("linear".parse().unwrap(), 30, 0, 20), 0.0);
 }
 
 #[test]

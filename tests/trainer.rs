@@ -6,11 +6,12 @@ use ftrepl::adapter::ModelHandle;
 use ftrepl::control::Control;
 use ftrepl::data::{Encoded, pack};
 use ftrepl::model::lm::LanguageModel;
+use ftrepl::optim::Ema;
 use ftrepl::session::Session;
-use ftrepl::train::arguments::OptimizerKind;
+use ftrepl::train::arguments::{EvalStrategy, OptimizerKind};
 use ftrepl::train::trainer::mean_loss;
 use ftrepl::train::{StepState, TrainResult, Trainer, TrainingArguments};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::path::PathBuf;
 
 fn golden(name: &str) -> PathBuf {
@@ -62,7 +63,9 @@ fn lengths(rows: &[Encoded]) -> Vec<usize> {
 }
 
 fn train(model: &ModelHandle, args: TrainingArguments, rows: Vec<Encoded>) -> (TrainResult, Vec<StepState>) {
-    let trainer = Trainer { model: model.clone(), args, train: rows.into(), eval: vec![].into(), regularizer: None };
+    // The golden runs evaluate on the first eight rows, if at all.
+    let eval: Vec<Encoded> = rows.iter().take(8).cloned().collect();
+    let trainer = Trainer { model: model.clone(), args, train: rows.into(), eval: eval.into(), regularizer: None };
     let mut states = Vec::new();
     let result = trainer
         .train(&Control::default(), None, &mut |state| {
@@ -94,6 +97,12 @@ fn check(name: &str, checkpointing: bool) {
         let rate = numbers(&run["learning_rate"])[i];
         assert!((state.learning_rate - rate).abs() < 1e-12, "run {name}, step {}: {} {rate}", i + 1, state.learning_rate);
     }
+    let evaluations: Vec<f64> = result.log_history.iter().filter_map(|entry| entry.eval_loss).collect();
+    let expected = run["eval_loss"].as_array().map(|_| numbers(&run["eval_loss"])).unwrap_or_default();
+    assert_eq!(evaluations.len(), expected.len(), "run {name}: evaluations");
+    for (ours, theirs) in evaluations.iter().zip(&expected) {
+        assert!((ours - theirs).abs() < 1e-4, "run {name}: evaluation {ours} {theirs}");
+    }
     assert_eq!(result.tokens, run["tokens"].as_u64().unwrap(), "run {name}: tokens");
     assert!((result.train_loss - run["train_loss"].as_f64().unwrap()).abs() < 1e-4, "run {name}: train_loss");
     for (parameter, norm) in run["final_norms"].as_object().unwrap() {
@@ -111,7 +120,7 @@ fn check(name: &str, checkpointing: bool) {
 
 #[test]
 fn every_golden_run_is_reproduced_step_by_step() {
-    for name in ["a", "b", "c", "d", "e", "f", "g", "h"] {
+    for name in ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m"] {
         check(name, false);
     }
 }
@@ -122,38 +131,167 @@ fn gradient_checkpointing_changes_no_number() {
     check("d", true);
 }
 
+/// Trains straight through, and once more from the checkpoint after 7 of 12 steps: both must give the same model and log.
+fn resume_gives_the_same_bits(args: TrainingArguments, lora: bool) {
+    let start = || {
+        let model = model();
+        if lora {
+            model.load_adapter(&golden("lora_init"), true).unwrap();
+        }
+        model
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let args = TrainingArguments {
+        max_steps: 12,
+        per_device_train_batch_size: 4,
+        save_steps: 7,
+        output_dir: folder.path().into(),
+        ..args
+    };
+    let what = serde_json::to_string(&args).unwrap();
+    let whole = start();
+    let (straight, _) = train(&whole, args.clone(), rows());
+    let resumed = start();
+    let eval = rows().into_iter().take(8).collect();
+    let trainer = Trainer { model: resumed.clone(), args, train: rows().into(), eval: eval.into(), regularizer: None };
+    let checkpoint = folder.path().join("checkpoint-7");
+    let result = trainer.train(&Control::default(), Some(&checkpoint), &mut |_| Ok(true)).unwrap();
+    assert_eq!(result.log_history, straight.log_history, "{what}");
+    for ((name, a), (_, b)) in values(&whole).iter().zip(&values(&resumed)) {
+        assert_eq!(a, b, "{name} (lora {lora}, {what})");
+    }
+}
+
 #[test]
 fn a_run_that_was_stopped_and_resumed_gives_the_same_bits() {
     for (lora, packing) in [(false, false), (true, false), (false, true)] {
-        let start = || {
-            let model = model();
-            if lora {
-                model.load_adapter(&golden("lora_init"), true).unwrap();
-            }
-            model
-        };
-        let folder = tempfile::tempdir().unwrap();
-        let args = TrainingArguments {
-            max_steps: 12,
-            learning_rate: 1e-2,
-            per_device_train_batch_size: 4,
-            save_steps: 7,
-            packing,
-            max_length: Some(40),
-            output_dir: folder.path().into(),
-            ..TrainingArguments::default()
-        };
-        let whole = start();
-        let (straight, _) = train(&whole, args.clone(), rows());
-        let resumed = start();
-        let trainer = Trainer { model: resumed.clone(), args, train: rows().into(), eval: vec![].into(), regularizer: None };
-        let checkpoint = folder.path().join("checkpoint-7");
-        let result = trainer.train(&Control::default(), Some(&checkpoint), &mut |_| Ok(true)).unwrap();
-        assert_eq!(result.log_history, straight.log_history);
-        for ((name, a), (_, b)) in values(&whole).iter().zip(&values(&resumed)) {
-            assert_eq!(a, b, "{name} (lora {lora}, packing {packing})");
-        }
+        let args = TrainingArguments { learning_rate: 1e-2, packing, max_length: Some(40), ..TrainingArguments::default() };
+        resume_gives_the_same_bits(args, lora);
     }
+}
+
+#[test]
+fn every_optimiser_schedule_and_average_is_resumed() {
+    for options in [
+        json!({ "optim": "lion", "learning_rate": 1e-3, "lr_scheduler_type": "cosine_with_restarts", "lr_scheduler_kwargs": { "num_cycles": 2 } }),
+        json!({ "optim": "adafactor", "learning_rate": 1e-2, "optim_args": "beta1=0.9", "ema_decay": 0.8 }),
+        json!({ "optim": "muon", "learning_rate": 1e-2, "lr_scheduler_type": "inverse_sqrt", "warmup_steps": 3 }),
+        // The embedding has more than 4096 elements only with a smaller limit.
+        json!({ "optim": "adamw_8bit", "learning_rate": 1e-2, "optim_args": { "min_8bit_size": 256 } }),
+        json!({
+            "optim": "schedule_free_adamw", "learning_rate": 1e-2, "lr_scheduler_type": "constant", "warmup_steps": 3,
+            "eval_strategy": "steps", "eval_steps": 3,
+        }),
+        json!({
+            "learning_rate": 5e-2, "lr_scheduler_type": "reduce_lr_on_plateau", "lr_scheduler_kwargs": { "factor": 0.5, "patience": 0 },
+            "eval_strategy": "steps", "eval_steps": 1, "ema_decay": 0.9,
+        }),
+    ] {
+        resume_gives_the_same_bits(serde_json::from_value(options).unwrap(), false);
+    }
+    let args =
+        serde_json::from_value(json!({ "optim": "schedule_free_adamw", "learning_rate": 1e-2, "lr_scheduler_type": "constant" }));
+    resume_gives_the_same_bits(args.unwrap(), true);
+}
+
+#[test]
+fn evaluation_and_the_trained_model_have_the_averaged_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = TrainingArguments {
+        max_steps: 6,
+        learning_rate: 1e-2,
+        eval_strategy: EvalStrategy::Steps,
+        eval_steps: 6,
+        save_steps: 6,
+        ema_decay: 0.75,
+        output_dir: folder.path().into(),
+        ..TrainingArguments::default()
+    };
+    let (averaged, plain, watched) = (model(), model(), model());
+    let (result, _) = train(&averaged, args.clone(), rows());
+    // The same by hand: the average of the weights after each step of a run without one.
+    let without = TrainingArguments { ema_decay: 0.0, save_steps: 0, ..args.clone() };
+    let named = watched.named_parameters();
+    let mut ema = Ema::new(named.iter().map(|(_, p)| p.clone()).collect(), 0.75).unwrap();
+    let eval: Vec<Encoded> = rows().into_iter().take(8).collect();
+    let trainer =
+        Trainer { model: watched.clone(), args: without.clone(), train: rows().into(), eval: eval.into(), regularizer: None };
+    trainer
+        .train(&Control::default(), None, &mut |_| {
+            ema.update()?;
+            Ok(true)
+        })
+        .unwrap();
+    let (other, _) = train(&plain, without, rows());
+    assert_eq!(values(&watched), values(&plain));
+    ema.copy_to().unwrap();
+    assert_eq!(values(&watched), values(&averaged));
+    assert_ne!(values(&plain), values(&averaged));
+    let last = |result: &TrainResult| result.log_history.iter().rev().find_map(|entry| entry.eval_loss).unwrap();
+    let trainer = Trainer { model: averaged, ..trainer };
+    assert_eq!(trainer.evaluate(&Control::default()).unwrap(), last(&result));
+    assert_ne!(last(&other), last(&result));
+    // A checkpoint holds the weights that training goes on from.
+    let saved = LanguageModel::load("saved", &folder.path().join("checkpoint-6"), None, &Device::Cpu).unwrap();
+    assert_eq!(values(&ModelHandle::new(saved)), values(&plain));
+    let without = TrainingArguments { ema_decay: 0.5, max_steps: 12, ..args };
+    std::fs::remove_file(folder.path().join("checkpoint-6/ema.safetensors")).unwrap();
+    let trainer = Trainer { model: plain, args: without, ..trainer };
+    let checkpoint = folder.path().join("checkpoint-6");
+    let error = trainer.train(&Control::default(), Some(&checkpoint), &mut |_| Ok(true)).unwrap_err().to_string();
+    assert!(error.contains("without ema_decay"), "{error}");
+}
+
+#[test]
+fn muon_trains_hidden_matrices_and_adamw_the_embedding() {
+    let run = |optim: &str| {
+        let model = model();
+        let options = json!({ "optim": optim, "max_steps": 2, "learning_rate": 1e-3, "lr_scheduler_type": "constant", "max_grad_norm": 0.0 });
+        train(&model, serde_json::from_value(options).unwrap(), rows()[..8].to_vec());
+        values(&model)
+    };
+    let first_step = |all: &[(String, Vec<f32>)], part: &str| {
+        all.iter().find(|(name, _)| name.contains(part)).map(|(_, values)| values.clone()).unwrap()
+    };
+    let (muon, adamw, start) = (run("muon"), run("adamw"), values(&model()));
+    let moved = |all: &[(String, Vec<f32>)], part: &str| -> f32 {
+        let (now, then) = (first_step(all, part), first_step(&start, part));
+        (now.iter().zip(&then).map(|(a, b)| (a - b) * (a - b)).sum::<f32>() / now.len() as f32).sqrt()
+    };
+    // Updates of Muon are about 0.2 times the learning rate a step, those of AdamW up to 1.
+    assert!((2e-4..5e-4).contains(&moved(&muon, "q_proj")), "{}", moved(&muon, "q_proj"));
+    for part in ["embed_tokens", "norm"] {
+        let (a, b) = (moved(&muon, part), moved(&adamw, part));
+        assert!((a - b).abs() < 0.1 * b && b > 1e-3, "{part}: {a} {b}");
+    }
+}
+
+#[test]
+fn settings_that_do_not_go_together_are_refused_in_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut session = Session::builder().device("cpu").out(folder.path()).build().unwrap();
+    let trainer = "Trainer(#{ model: AutoModelForCausalLM::from_pretrained(\"tiny-random\"), train_dataset: [#{ text: \"on\" }], args: TrainingArguments";
+    for (code, words) in [
+        ("TrainingArguments(#{ optim: \"lamb\" })", "schedule_free_adamw"),
+        ("TrainingArguments(#{ optim: \"sgd\", optim_args: #{ momentun: 0.9 } })", "`momentum`"),
+        ("TrainingArguments(#{ optim: \"sgd\", optim_args: \"momentum=2\" })", "momentum must be at least 0 and below 1, got 2"),
+        ("TrainingArguments(#{ lr_scheduler_type: \"cosine_with_min_lr\" })", "min_lr_rate"),
+        ("TrainingArguments(#{ lr_scheduler_kwargs: #{ num_cycle: 2 } })", "num_cycles"),
+        ("TrainingArguments(#{ lr_scheduler_kwargs: #{ num_cycles: 2 } })", "\"linear\" does not take \"num_cycles\""),
+        ("TrainingArguments(#{ lr_scheduler_type: \"reduce_lr_on_plateau\" })", "eval_strategy"),
+        ("TrainingArguments(#{ ema_decay: 1 })", "below 1, got 1"),
+        ("TrainingArguments(#{ ema_decay: 0.9, optim: \"schedule_free_adamw\" })", "averages the weights itself"),
+    ] {
+        let error = session.eval_line(code).unwrap_err();
+        let text = session.report(&error, &session.line_name(), false);
+        assert!(text.contains(words), "{code}: {text}");
+    }
+    let code = format!("{trainer}(#{{ lr_scheduler_type: \"reduce_lr_on_plateau\", eval_strategy: \"epoch\" }}) }}).train()");
+    let error = session.eval_line(&code).unwrap_err().to_string();
+    assert!(error.contains("eval_dataset"), "{error}");
+    let code = "let a = TrainingArguments(#{ optim: \"sgd\", optim_args: \"momentum=0.9\", lr_scheduler_type: \"polynomial\",
+        lr_scheduler_kwargs: #{ power: 2, lr_end: 0 } }); [a.optim_args.momentum, a.lr_scheduler_kwargs.power, a.optim]";
+    assert_eq!(session.eval_line(code).unwrap().to_string(), "[0.9, 2.0, \"sgd\"]");
 }
 
 #[test]

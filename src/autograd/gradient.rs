@@ -330,7 +330,7 @@ fn inner_products(products: &[Product], dims: &[usize]) -> f64 {
 }
 
 /// The sum of squares in f64; chunks are added in order, so that it is the same for any number of threads.
-fn sum_of_squares(values: &[f32]) -> f64 {
+pub(crate) fn sum_of_squares(values: &[f32]) -> f64 {
     let squares = |part: &[f32]| {
         let (eights, rest) = part.as_chunks::<8>();
         let mut sums = [0f64; 8];

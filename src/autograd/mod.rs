@@ -9,6 +9,7 @@ mod gradient;
 pub mod parameter;
 
 pub use gradient::Pieces;
+pub(crate) use gradient::sum_of_squares;
 pub use parameter::Parameter;
 
 use crate::error::{Error, Result};

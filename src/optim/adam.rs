@@ -90,7 +90,7 @@ pub struct Adam {
     slots: Vec<Slot>,
 }
 
-const NAMES: [&str; 2] = ["exp_avg", "exp_avg_sq"];
+pub(super) const NAMES: [&str; 2] = ["exp_avg", "exp_avg_sq"];
 
 impl Adam {
     /// Adam on these groups.
@@ -119,7 +119,7 @@ impl Adam {
 
 impl Optimizer for Adam {
     fn step(&mut self) -> Result<()> {
-        let AdamWOptions { lr, betas: [beta1, beta2], eps, weight_decay } = self.options;
+        let AdamWOptions { lr, weight_decay, .. } = self.options;
         let mut slots = self.slots.iter_mut();
         for group in &self.groups {
             let (lr, decay) = (lr * group.lr_scale, group.weight_decay.unwrap_or(weight_decay));
@@ -129,17 +129,7 @@ impl Optimizer for Adam {
                 }
                 slot.prepare(parameter, 2)?;
                 slot.step += 1;
-                let step = slot.step as f64;
-                let kernel = Update {
-                    shrink: if self.decoupled { (1.0 - lr * decay) as f32 } else { 1.0 },
-                    decay: if self.decoupled { 0.0 } else { decay as f32 },
-                    enter1: (1.0 - beta1) as f32,
-                    beta2: beta2 as f32,
-                    enter2: (1.0 - beta2) as f32,
-                    step_size: (lr / (1.0 - beta1.powf(step))) as f32,
-                    root_correction: (1.0 - beta2.powf(step)).sqrt() as f32,
-                    eps: eps as f32,
-                };
+                let kernel = Update::new(&self.options, lr, decay, self.decoupled, slot.step);
                 slot.update(parameter, &kernel)?;
             }
         }
@@ -177,7 +167,7 @@ impl Optimizer for Adam {
 }
 
 /// p *= shrink;  g += decay p;  m += enter1 (g - m);  v = beta2 v + enter2 g^2;  p -= step_size m / (sqrt(v) / root_correction + eps).
-struct Update {
+pub(super) struct Update {
     shrink: f32,
     decay: f32,
     enter1: f32,
@@ -186,6 +176,24 @@ struct Update {
     step_size: f32,
     root_correction: f32,
     eps: f32,
+}
+
+impl Update {
+    /// Step `step`, counted from 1, at this learning rate and weight decay.
+    pub fn new(options: &AdamWOptions, lr: f64, decay: f64, decoupled: bool, step: u64) -> Self {
+        let [beta1, beta2] = options.betas;
+        let step = step as f64;
+        Self {
+            shrink: if decoupled { (1.0 - lr * decay) as f32 } else { 1.0 },
+            decay: if decoupled { 0.0 } else { decay as f32 },
+            enter1: (1.0 - beta1) as f32,
+            beta2: beta2 as f32,
+            enter2: (1.0 - beta2) as f32,
+            step_size: (lr / (1.0 - beta1.powf(step))) as f32,
+            root_correction: (1.0 - beta2.powf(step)).sqrt() as f32,
+            eps: options.eps as f32,
+        }
+    }
 }
 
 vectorised! {
@@ -215,5 +223,17 @@ impl Kernel for Update {
         let new = (shrunk - ((&m * f64::from(self.step_size))? / root)?)?;
         *state = [Some(m), Some(v)];
         Ok(new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{AdamWOptions, Update, host};
+
+    #[test]
+    fn the_composition_is_the_loop() {
+        for decoupled in [false, true] {
+            host::check::composed_as_applied(&Update::new(&AdamWOptions::default(), 0.1, 0.2, decoupled, 3), 2);
+        }
     }
 }

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use std::collections::BTreeMap;
 
 /// Up to this many elements are updated by one thread: starting others takes longer.
-const CHUNK: usize = 1 << 14;
+pub(super) const CHUNK: usize = 1 << 14;
 
 /// Updates `value` by `gradient` with up to two state vectors (empty where not needed).
 pub(super) trait Kernel: Sync {
@@ -43,10 +43,7 @@ impl Slot {
                 self.device[at] = Some(Tensor::zeros(parameter.dims(), DType::F32, &parameter.device())?);
             }
         }
-        if on_cpu && parameter.dtype() != DType::F32 && self.master.is_empty() {
-            self.master = parameter.value().to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
-        }
-        Ok(())
+        make_master(parameter, &mut self.master)
     }
 
     /// Runs the kernel over the parameter, which has a gradient.
@@ -59,10 +56,8 @@ impl Slot {
         }
         let [first, second] = &mut self.host;
         let master = &mut self.master;
-        let updated = parameter.with_pieces(|gradient| {
-            let mut run = |value: &mut [f32]| split(kernel, value, gradient, 0, first, second);
-            if master.is_empty() { parameter.update_f32(run) } else { parameter.update_half(master, &mut run) }
-        })?;
+        let updated = parameter
+            .with_pieces(|gradient| change(parameter, master, |value| split(kernel, value, gradient, 0, first, second)))?;
         updated.unwrap_or(Ok(()))
     }
 
@@ -89,21 +84,14 @@ impl Slot {
     /// Sets one entry from a state dict.
     pub fn load(&mut self, key: &str, parameter: &Parameter, names: [&str; 2], value: &Tensor) -> Result<()> {
         if key == "step" {
-            self.step = value.to_dtype(DType::F64)?.to_scalar::<f64>()? as u64;
+            self.step = scalar(value)? as u64;
             return Ok(());
         }
         let which = names.iter().position(|name| *name == key);
         if which.is_none() && key != "master" {
             return Err(Error::argument(format!("unknown state \"{key}\"; this optimizer keeps step, {}", names.join(", "))));
         }
-        if value.dims() != parameter.dims() {
-            return Err(Error::argument(format!(
-                "state \"{key}\" has shape {:?}, its parameter {:?}",
-                value.dims(),
-                parameter.dims()
-            )));
-        }
-        let wide = value.to_dtype(DType::F32)?;
+        let wide = shaped(key, value, &parameter.dims())?;
         match which {
             Some(which) if !parameter.device().is_cpu() => self.device[which] = Some(wide.to_device(&parameter.device())?),
             Some(which) => self.host[which] = wide.flatten_all()?.to_vec1()?,
@@ -130,29 +118,84 @@ pub(super) fn load_all(
 ) -> Result<(Option<f64>, Vec<Slot>)> {
     let mut slots: Vec<Slot> = parameters.iter().map(|_| Slot::default()).collect();
     let mut lr = None;
-    for (name, value) in state {
+    let top = |name: &str, value: &Tensor| {
         if name == "lr" {
-            lr = Some(value.to_dtype(DType::F64)?.to_scalar::<f64>()?);
+            lr = Some(scalar(value)?);
+        }
+        Ok(name == "lr")
+    };
+    read_state(state, parameters.len(), top, |at, key, value| slots[at].load(key, &parameters[at], names, value))?;
+    Ok((lr, slots))
+}
+
+/// Hands every entry of a state dict to whom it belongs: to `top` what is the optimiser's own, if it knows the name, and to `own`
+/// what is a parameter's, with the parameter's number and the entry's name behind it.
+pub(super) fn read_state(
+    state: &BTreeMap<String, Tensor>,
+    parameters: usize,
+    mut top: impl FnMut(&str, &Tensor) -> Result<bool>,
+    mut own: impl FnMut(usize, &str, &Tensor) -> Result<()>,
+) -> Result<()> {
+    for (name, value) in state {
+        if top(name, value)? {
             continue;
         }
         let parts: Vec<&str> = name.split('.').collect();
-        let at = parts.get(1).and_then(|at| at.parse::<usize>().ok());
-        match (parts.as_slice(), at.and_then(|at| Some((parameters.get(at)?, slots.get_mut(at)?)))) {
-            (["state", _, key], Some((parameter, slot))) => slot.load(key, parameter, names, value)?,
+        let at = parts.get(1).and_then(|at| at.parse::<usize>().ok()).filter(|at| *at < parameters);
+        match (parts.as_slice(), at) {
+            (["state", _, key], Some(at)) => own(at, key, value)?,
             _ => {
                 return Err(Error::argument(format!(
-                    "the optimizer's state dict has an entry \"{name}\", which does not belong to any of the {} parameters",
-                    parameters.len()
+                    "the optimizer's state dict has an entry \"{name}\", which does not belong to any of the {parameters} parameters"
                 )));
             }
         }
     }
-    Ok((lr, slots))
+    Ok(())
+}
+
+/// The one value of an entry.
+pub(super) fn scalar(value: &Tensor) -> Result<f64> {
+    Ok(value.to_dtype(DType::F64)?.flatten_all()?.get(0)?.to_scalar::<f64>()?)
+}
+
+/// An entry in f32, which must have this shape.
+pub(super) fn shaped(key: &str, value: &Tensor, dims: &[usize]) -> Result<Tensor> {
+    if value.dims() != dims {
+        return Err(Error::argument(format!("state \"{key}\" has shape {:?}, but must have {dims:?}", value.dims())));
+    }
+    Ok(value.to_dtype(DType::F32)?)
+}
+
+/// Gives a bf16 or f16 parameter on the CPU its exact value to work on, if it has none yet.
+pub(super) fn make_master(parameter: &Parameter, master: &mut Vec<f32>) -> Result<()> {
+    if parameter.device().is_cpu() && parameter.dtype() != DType::F32 && master.is_empty() {
+        *master = parameter.value().to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+    }
+    Ok(())
+}
+
+/// Changes a parameter's elements in f32: in place on the CPU, where bf16 and f16 parameters go through `master`; on another device
+/// on a copy that is written back.
+pub(super) fn change(parameter: &Parameter, master: &mut [f32], mut update: impl FnMut(&mut [f32])) -> Result<()> {
+    if !parameter.device().is_cpu() {
+        let mut values = parameter.value().to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        update(&mut values);
+        return parameter.set(&Tensor::from_vec(values, parameter.dims(), &Device::Cpu)?);
+    }
+    if master.is_empty() { parameter.update_f32(update) } else { parameter.update_half(master, update) }
 }
 
 /// Halves until the pieces are small; elementwise work, so that the split does not change a bit of the result. `value` begins
 /// at element `start` of the parameter.
-fn split(kernel: &impl Kernel, value: &mut [f32], gradient: &Pieces<'_>, start: usize, first: &mut [f32], second: &mut [f32]) {
+pub(super) fn split(
+    kernel: &impl Kernel,
+    value: &mut [f32],
+    gradient: &Pieces<'_>,
+    start: usize,
+    first: &mut [f32],
+    second: &mut [f32],
+) {
     let unit = gradient.unit();
     if value.len() <= CHUNK.max(unit) {
         return gradient.read(start, value.len(), |piece| kernel.apply(value, piece, gradient.scale, first, second));
@@ -172,4 +215,36 @@ pub(super) fn all_finite(values: &[f32]) -> bool {
     // A sum of zeros times each element is NaN as soon as one is not finite, and has no branch.
     let finite = |part: &[f32]| part.iter().map(|v| v * 0.0).sum::<f32>() == 0.0;
     if values.len() <= CHUNK { finite(values) } else { values.par_chunks(CHUNK).all(finite) }
+}
+
+#[cfg(test)]
+pub(super) mod check {
+    use super::*;
+    use crate::ops::check::{difference, tensor, values};
+
+    /// Two steps by the composition give what two by the loop give, with `count` state vectors, the second of them of squares.
+    pub fn composed_as_applied(kernel: &impl Kernel, count: usize) {
+        let state = |at: usize, squares: bool| -> Vec<f32> {
+            if at >= count {
+                return Vec::new();
+            }
+            values(60, 7 + at as u64).into_iter().map(|v| if squares { v * v } else { v }).collect()
+        };
+        let (mut value, mut first, mut second) = (values(60, 1), state(0, false), state(1, true));
+        let as_tensor =
+            |values: &Vec<f32>| (!values.is_empty()).then(|| Tensor::from_slice(values, (6, 10), &Device::Cpu).unwrap());
+        let (mut composed, mut kept) = (tensor(&[6, 10], 1), [as_tensor(&first), as_tensor(&second)]);
+        for step in 0..2 {
+            let gradient = tensor(&[6, 10], 20 + step);
+            kernel.apply(&mut value, &values(60, 20 + step), 1.0, &mut first, &mut second);
+            composed = kernel.compose(&composed, &gradient, &mut kept).unwrap();
+        }
+        assert!(difference(&composed, &as_tensor(&value).unwrap()) < 1e-5);
+        for (kept, values) in kept.iter().zip([&first, &second]) {
+            assert_eq!(kept.is_some(), !values.is_empty());
+            if let (Some(kept), Some(expected)) = (kept, as_tensor(values)) {
+                assert!(difference(kept, &expected) < 1e-5);
+            }
+        }
+    }
 }

@@ -3,15 +3,31 @@
 //! Gradients are read from [`Parameter`]'s `.grad`; a parameter without one is skipped, as in PyTorch. State is f32 whatever the
 //! parameter's dtype; bf16 and f16 parameters get an f32 master copy, so that small updates are not rounded away.
 
+mod adafactor;
 mod adam;
+mod adam8bit;
 mod clip;
+mod dynamic_map;
+mod ema;
+mod factored;
 mod host;
+mod lion;
+mod muon;
+mod plateau;
+mod schedule_free;
 mod scheduler;
 mod sgd;
 
+pub use adafactor::{Adafactor, AdafactorOptions};
 pub use adam::{Adam, AdamOptions, AdamWOptions};
+pub use adam8bit::{AdamW8bit, AdamW8bitOptions};
 pub use clip::{clip_grad_norm, clip_to_norm, grad_norm};
-pub use scheduler::{Schedule, Scheduler, schedule_factor};
+pub use ema::Ema;
+pub use lion::{Lion, LionOptions};
+pub use muon::{AdjustLr, Muon, MuonOptions};
+pub use plateau::{PlateauMode, ThresholdMode};
+pub use schedule_free::{AdamWScheduleFree, ScheduleFreeOptions};
+pub use scheduler::{DecayShape, Schedule, ScheduleOptions, Scheduler};
 pub use sgd::{Sgd, SgdOptions};
 
 use crate::error::{Error, Result};
@@ -29,12 +45,14 @@ pub struct ParamGroup {
     pub weight_decay: Option<f64>,
     /// The group's learning rate as a multiple of the optimiser's; schedules change both alike.
     pub lr_scale: f64,
+    /// For [`Muon`] alone: whether the group's matrices are hidden ones (`Some(false)`: AdamW trains them). Default: they are.
+    pub use_muon: Option<bool>,
 }
 
 impl ParamGroup {
     /// A group with the optimiser's settings.
     pub fn new(parameters: Vec<Parameter>) -> Self {
-        Self { parameters, weight_decay: None, lr_scale: 1.0 }
+        Self { parameters, weight_decay: None, lr_scale: 1.0, use_muon: None }
     }
 
     /// The same group with a weight decay of its own (0 for biases and norms).
@@ -63,7 +81,23 @@ pub trait Optimizer {
     /// The parameters by group.
     fn groups(&self) -> &[ParamGroup];
 
-    /// "SGD", "Adam", "AdamW".
+    /// Puts the weights at which gradients are taken into the parameters. Only schedule-free optimisers keep others beside them.
+    ///
+    /// # Errors
+    /// A parameter's memory cannot be updated.
+    fn train_mode(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Puts the weights to evaluate and to save into the parameters; see [`Self::train_mode`].
+    ///
+    /// # Errors
+    /// A parameter's memory cannot be updated.
+    fn eval_mode(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// "SGD", "Adam", "AdamW" and so on.
     fn name(&self) -> &'static str;
 
     /// All that a continuation needs beside the parameters: "lr", and per parameter (counted over all groups) "state.N.step",

@@ -1,4 +1,4 @@
-//! `optim::...`, learning-rate schedules and gradient clipping.
+//! `optim::...`: the optimisers, what they have in common, and gradient clipping.
 
 #![allow(clippy::unwrap_used, reason = "the code that rhai's macro makes of `&mut` arguments")]
 
@@ -10,12 +10,12 @@ use super::tensor_data::kind;
 use crate::error::{Error, Result};
 use crate::nn::Parameter;
 use crate::optim::{
-    self as library, Adam, AdamOptions, AdamWOptions, ParamGroup, Schedule, Scheduler as LibraryScheduler, Sgd, SgdOptions,
+    self as library, Adafactor, AdafactorOptions, Adam, AdamOptions, AdamW8bit, AdamW8bitOptions, AdamWOptions,
+    AdamWScheduleFree, Lion, LionOptions, Muon, MuonOptions, ParamGroup, ScheduleFreeOptions, Sgd, SgdOptions,
 };
 use crate::script::registry::Registry;
 use rhai::plugin::*;
 use rhai::{Array, Dynamic, Map};
-use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -25,29 +25,40 @@ use OptimizerValue as Optimizer;
 #[derive(Clone)]
 pub struct OptimizerValue(pub Rc<RefCell<dyn library::Optimizer>>);
 
-/// A schedule and the optimiser that it drives.
-#[derive(Clone)]
-pub struct SchedulerValue {
-    schedule: Rc<RefCell<LibraryScheduler>>,
-    optimizer: OptimizerValue,
+/// Options of an optimiser.
+trait OptimizerOptions: Validate {
+    /// The learning rate, against which a group's own is measured; 0 where there is none.
+    fn rate(&self) -> f64;
 }
 
-impl Validate for SgdOptions {
-    fn validate(&self) -> Result<()> {
-        Self::validate(self)
-    }
+macro_rules! optimizer_options {
+    ($($options:ty: |$given:ident| $rate:expr;)*) => {
+        $(
+            impl Validate for $options {
+                fn validate(&self) -> Result<()> {
+                    Self::validate(self)
+                }
+            }
+
+            impl OptimizerOptions for $options {
+                fn rate(&self) -> f64 {
+                    let $given = self;
+                    $rate
+                }
+            }
+        )*
+    };
 }
 
-impl Validate for AdamOptions {
-    fn validate(&self) -> Result<()> {
-        Self::validate(self)
-    }
-}
-
-impl Validate for AdamWOptions {
-    fn validate(&self) -> Result<()> {
-        Self::validate(self)
-    }
+optimizer_options! {
+    SgdOptions: |given| given.lr;
+    AdamOptions: |given| given.lr;
+    AdamWOptions: |given| given.lr;
+    AdamW8bitOptions: |given| given.lr;
+    AdafactorOptions: |given| given.lr.unwrap_or(0.0);
+    LionOptions: |given| given.lr;
+    MuonOptions: |given| given.lr;
+    ScheduleFreeOptions: |given| given.lr;
 }
 
 fn parameter(function: &str, at: &str, value: &Dynamic) -> Result<Parameter> {
@@ -66,7 +77,7 @@ fn parameter(function: &str, at: &str, value: &Dynamic) -> Result<Parameter> {
 }
 
 /// Parameters from an array of tensors or a map of them.
-fn parameters(function: &str, values: &Dynamic) -> Result<Vec<Parameter>> {
+pub(super) fn parameters(function: &str, values: &Dynamic) -> Result<Vec<Parameter>> {
     if let Some(values) = values.read_lock::<Array>() {
         return values.iter().enumerate().map(|(at, value)| parameter(function, &at.to_string(), value)).collect();
     }
@@ -91,7 +102,7 @@ fn group(function: &str, value: &Dynamic, lr: f64) -> Result<ParamGroup> {
         return Err(Error::argument(format!("{function}: parameter groups are maps, found {}", kind(value))));
     };
     let mut made = None;
-    let (mut weight_decay, mut lr_scale) = (None, 1.0);
+    let (mut weight_decay, mut lr_scale, mut use_muon) = (None, 1.0, None);
     for (key, value) in map.iter() {
         match key.as_str() {
             "params" => made = Some(parameters(function, value)?),
@@ -102,15 +113,22 @@ fn group(function: &str, value: &Dynamic, lr: f64) -> Result<ParamGroup> {
                     "{function}: a group can have its own lr only if the optimizer's is above 0"
                 )));
             }
+            "use_muon" if function == "optim::Muon" => {
+                let hidden = value
+                    .as_bool()
+                    .map_err(|_| Error::argument(format!("{function}: use_muon must be true or false, got {}", kind(value))))?;
+                use_muon = Some(hidden);
+            }
             _ => {
+                let muon = if function == "optim::Muon" { ", use_muon" } else { "" };
                 return Err(Error::argument(format!(
-                    "{function}: unknown key \"{key}\" in a parameter group; there are params, lr, weight_decay"
+                    "{function}: unknown key \"{key}\" in a parameter group; there are params, lr, weight_decay{muon}"
                 )));
             }
         }
     }
     match made {
-        Some(parameters) => Ok(ParamGroup { parameters, weight_decay, lr_scale }),
+        Some(parameters) => Ok(ParamGroup { parameters, weight_decay, lr_scale, use_muon }),
         None => Err(Error::argument(format!("{function}: a parameter group needs the key params"))),
     }
 }
@@ -119,7 +137,7 @@ fn handle(optimizer: impl library::Optimizer + 'static) -> Optimizer {
     OptimizerValue(Rc::new(RefCell::new(optimizer)))
 }
 
-fn in_use<T>(_: T) -> Error {
+pub(super) fn in_use<T>(_: T) -> Error {
     Error::argument("the optimizer is in use by another call")
 }
 
@@ -134,7 +152,7 @@ macro_rules! optimizer {
             pub fn with_options(call: NativeCallContext, params: Dynamic, given: Map) -> ScriptResult<Optimizer> {
                 let build = || {
                     let given: $options = options(concat!("optim::", $name), given)?;
-                    let groups = groups(concat!("optim::", $name), &params, given.lr).script()?;
+                    let groups = groups(concat!("optim::", $name), &params, given.rate()).script()?;
                     $build(groups, given).map(handle).script()
                 };
                 positioned(&call, build())
@@ -168,22 +186,64 @@ optimizer! { adamw_functions, "AdamW", AdamWOptions, Adam::adamw,
     /// ```
 }
 
-/// Options of `get_scheduler`.
-#[derive(Debug, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-struct SchedulerOptions {
-    num_warmup_steps: u64,
-    num_training_steps: Option<u64>,
+optimizer! { adamw8bit_functions, "AdamW8bit", AdamW8bitOptions, AdamW8bit::new,
+    /// AdamW whose two moments take 8 bits each, a quarter of the memory, as bitsandbytes has it (arXiv:2110.02861). Options: lr (default
+    /// 0.001), betas, eps, weight_decay (default 0.01), min_8bit_size (4096: smaller parameters keep 32-bit moments).
+    /// ```rhai
+    /// let w = ones([64, 64], #{ requires_grad: true }); let o = optim::AdamW8bit([w], #{ lr: 0.5, weight_decay: 0 });
+    /// w.sum().backward(); o.step(); o.state_dict()["state.0.state1"].dtype == "u8"      // => true
+    /// ```
 }
-
-impl Validate for SchedulerOptions {}
+optimizer! { adafactor_functions, "Adafactor", AdafactorOptions, Adafactor::new,
+    /// Adafactor as transformers has it (arXiv:1804.04235): of a matrix only the squares' averages by row and by column are kept. Options: lr
+    /// (only with relative_step: false), scale_parameter (true), relative_step (true: the rate is min(0.01, 1 / sqrt(step))),
+    /// warmup_init (false), eps ([1e-30, 1e-3]), clip_threshold (1), decay_rate (-0.8), beta1 (none), weight_decay (0).
+    /// ```rhai
+    /// optim::Adafactor(nn::Linear(2, 3).parameters(), #{ lr: 0.001, scale_parameter: false, relative_step: false }).lr      // => 0.001
+    /// ```
+}
+optimizer! { lion_functions, "Lion", LionOptions, Lion::new,
+    /// Lion (arXiv:2302.06675): every element moves by lr in the direction of its momentum. Half of AdamW's memory; usual are a third to a
+    /// tenth of AdamW's lr and as much more weight_decay. Options: lr (default 1e-4), betas ([0.9, 0.99]), weight_decay (0).
+    /// ```rhai
+    /// let w = tensor([1.0, 1.0], #{ requires_grad: true }); let o = optim::Lion([w], #{ lr: 0.25 });
+    /// (w * tensor([3.0, -0.1])).sum().backward(); o.step(); w.to_list()      // => [0.75, 1.25]
+    /// ```
+}
+optimizer! { muon_functions, "Muon", MuonOptions, Muon::new,
+    /// Muon as torch has it: the momentum of a matrix is made near orthogonal (arXiv:2502.16982). Matrices get Muon, everything else AdamW, and
+    /// so should embeddings and the head: give them as a group with use_muon: false. Options: lr (default 0.001), weight_decay (0.1),
+    /// momentum (0.95), nesterov (true), ns_coefficients, ns_steps (5), eps, adjust_lr_fn ("original", "match_rms_adamw": updates as large as
+    /// AdamW's, "spectral_unclamped"); for AdamW adamw_lr (default lr), adamw_betas, adamw_eps, adamw_weight_decay (default weight_decay).
+    /// ```rhai
+    /// let m = #{ embedding: nn::Embedding(9, 4), hidden: nn::Linear(4, 4) };
+    /// let groups = [#{ params: m.hidden.parameters() }, #{ params: m.embedding.parameters(), use_muon: false }];
+    /// optim::Muon(groups, #{ lr: 0.02, adamw_lr: 3e-4, adjust_lr_fn: "match_rms_adamw" }).lr      // => 0.02
+    /// ```
+}
+optimizer! { schedule_free_functions, "AdamWScheduleFree", ScheduleFreeOptions, AdamWScheduleFree::new,
+    /// AdamW that needs no schedule (arXiv:2405.15682): to evaluate and to save there are averaged weights. Call `.train()` before training and
+    /// `.eval()` before evaluating or saving. Options: lr (default 0.0025), betas ([0.9, 0.999]), eps, weight_decay (0), warmup_steps (0),
+    /// r (0), weight_lr_power (2).
+    /// ```rhai
+    /// let w = tensor(1.0, #{ requires_grad: true }); let o = optim::AdamWScheduleFree([w], #{ lr: 0.5 });
+    /// o.train();
+    /// for step in 0..20 { (w * w).backward(); o.step(); o.zero_grad(); }
+    /// o.eval();
+    /// w.item() < 0.5      // => true
+    /// ```
+}
+optimizer! { schedule_free_alias, "ScheduleFreeAdamW", ScheduleFreeOptions, AdamWScheduleFree::new,
+    /// The same as `optim::AdamWScheduleFree`.
+    /// ```rhai
+    /// optim::ScheduleFreeAdamW(nn::Linear(2, 3).parameters()).lr      // => 0.0025
+    /// ```
+}
 
 #[export_module]
 mod methods {
     /// Updates the parameters by their gradients.
     pub type Optimizer = OptimizerValue;
-    /// Sets an optimizer's learning rate from step to step.
-    pub type Scheduler = SchedulerValue;
 
     /// Updates every parameter that has a gradient.
     /// ```rhai
@@ -237,50 +297,26 @@ mod methods {
         optimizer.0.try_borrow_mut().map_err(in_use).and_then(|mut optimizer| optimizer.load_state_dict(&state)).script()
     }
 
-    /// A learning-rate schedule ("linear", "cosine", "constant", "constant_with_warmup") as transformers'. Options: num_warmup_steps,
-    /// num_training_steps.
+    /// As a module's: puts the weights to train into the parameters, for `optim::AdamWScheduleFree`, which needs it before the first
+    /// step. Other optimizers have only these.
     /// ```rhai
-    /// let o = optim::SGD(nn::Linear(2, 3).parameters(), #{ lr: 0.1 });
-    /// let s = get_scheduler("linear", o, #{ num_training_steps: 2 }); s.step(); o.lr      // => 0.05
+    /// let w = tensor(1.0, #{ requires_grad: true }); let o = optim::AdamWScheduleFree([w]); w.backward();
+    /// o.train(); o.step(); w.item() < 1.0      // => true
+    /// ```
+    #[rhai_fn(name = "train", return_raw)]
+    pub fn train_mode(optimizer: Optimizer) -> ScriptResult<()> {
+        optimizer.0.try_borrow_mut().map_err(in_use).and_then(|mut optimizer| optimizer.train_mode()).script()
+    }
+
+    /// As `.train()`, before evaluating and saving: puts the averaged weights of `optim::AdamWScheduleFree` into the parameters.
+    /// ```rhai
+    /// let w = tensor(1.0, #{ requires_grad: true }); let o = optim::AdamWScheduleFree([w], #{ lr: 0.25 });
+    /// o.train(); for step in 0..2 { w.backward(); o.step(); o.zero_grad(); }
+    /// let trained = w.item(); o.eval(); w.item() > trained      // => true
     /// ```
     #[rhai_fn(return_raw)]
-    pub fn get_scheduler(name: &str, optimizer: Optimizer, given: Map) -> ScriptResult<Scheduler> {
-        let given: SchedulerOptions = options("get_scheduler", given)?;
-        let schedule: Schedule = name.parse::<Schedule>().script()?;
-        let total = match (given.num_training_steps, schedule) {
-            (Some(total), _) => total,
-            (None, Schedule::Constant | Schedule::ConstantWithWarmup) => 0,
-            (None, _) => return Err(format!("get_scheduler: \"{name}\" needs num_training_steps").into()),
-        };
-        let made = optimizer
-            .0
-            .try_borrow_mut()
-            .map_err(in_use)
-            .and_then(|mut optimizer| LibraryScheduler::new(schedule, &mut *optimizer, given.num_warmup_steps, total));
-        Ok(SchedulerValue { schedule: Rc::new(RefCell::new(made.script()?)), optimizer })
-    }
-
-    /// A learning-rate schedule without warm-up.
-    #[rhai_fn(name = "get_scheduler", return_raw)]
-    pub fn get_scheduler_plain(name: &str, optimizer: Optimizer) -> ScriptResult<Scheduler> {
-        get_scheduler(name, optimizer, Map::new())
-    }
-
-    /// Sets the learning rate of the next optimizer step.
-    #[rhai_fn(name = "step", return_raw)]
-    pub fn scheduler_step(scheduler: Scheduler) -> ScriptResult<()> {
-        let SchedulerValue { schedule, optimizer } = scheduler;
-        let mut optimizer = optimizer.0.try_borrow_mut().map_err(in_use).script()?;
-        schedule.borrow_mut().step(&mut *optimizer).script()
-    }
-
-    /// The learning rate that was set last, as an array of one.
-    /// ```rhai
-    /// let o = optim::SGD(nn::Linear(2, 3).parameters(), #{ lr: 0.1 });
-    /// get_scheduler("constant", o).get_last_lr()      // => [0.1]
-    /// ```
-    pub fn get_last_lr(scheduler: Scheduler) -> Array {
-        vec![Dynamic::from_float(scheduler.schedule.borrow().lr())]
+    pub fn eval_mode(optimizer: Optimizer) -> ScriptResult<()> {
+        optimizer.0.try_borrow_mut().map_err(in_use).and_then(|mut optimizer| optimizer.eval_mode()).script()
     }
 
     /// Scales the gradients down so that their norm over all parameters is at most `max_norm`; returns the norm before.
@@ -307,21 +343,31 @@ fn describe(optimizer: &OptimizerValue) -> String {
     }
 }
 
-/// Registers the static module `optim`, the optimisers' methods, schedules and clipping.
+/// Registers the static module `optim`, the optimisers' methods, clipping, schedules and averages of weights.
 pub fn register(engine: &mut Registry<'_>) {
     let mut all = rhai::Module::new();
     let _ = all
         .combine_flatten(exported_module!(sgd_functions))
         .combine_flatten(exported_module!(adam_functions))
-        .combine_flatten(exported_module!(adamw_functions));
-    let _ = engine.register_type_with_name::<OptimizerValue>("Optimizer").register_type_with_name::<SchedulerValue>("Scheduler");
+        .combine_flatten(exported_module!(adamw_functions))
+        .combine_flatten(exported_module!(adamw8bit_functions))
+        .combine_flatten(exported_module!(adafactor_functions))
+        .combine_flatten(exported_module!(lion_functions))
+        .combine_flatten(exported_module!(muon_functions))
+        .combine_flatten(exported_module!(schedule_free_functions))
+        .combine_flatten(exported_module!(schedule_free_alias));
+    let _ = engine.register_type_with_name::<OptimizerValue>("Optimizer");
     super::display::register::<OptimizerValue>(describe, |optimizer| describe(optimizer).into());
-    let schedule = |s: &SchedulerValue| format!("Scheduler(lr={})", s.schedule.borrow().lr());
-    super::display::register::<SchedulerValue>(schedule, move |s| schedule(s).into());
     engine
         .options::<SgdOptions>(&["optim::SGD"], &[])
         .options::<AdamOptions>(&["optim::Adam"], &[])
         .options::<AdamWOptions>(&["optim::AdamW"], &[])
-        .options::<SchedulerOptions>(&["get_scheduler"], &[]);
+        .options::<AdamW8bitOptions>(&["optim::AdamW8bit"], &[])
+        .options::<AdafactorOptions>(&["optim::Adafactor"], &[])
+        .options::<LionOptions>(&["optim::Lion"], &[])
+        .options::<MuonOptions>(&["optim::Muon"], &[])
+        .options::<ScheduleFreeOptions>(&["optim::AdamWScheduleFree", "optim::ScheduleFreeAdamW"], &[]);
     let _ = engine.register_static_module("optim", all.into()).register_global_module(exported_module!(methods).into());
+    super::schedule::register(engine);
+    super::ema::register(engine);
 }

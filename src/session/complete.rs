@@ -392,7 +392,7 @@ mod tests {
         let text = "Trainer(#{ model: model, args: TrainingArguments(#{ learning_r";
         let found = completer.complete(&session, text, text.len()).candidates;
         assert_eq!(found[0].label, "learning_rate: float = 5e-05");
-        assert_eq!(names(&session, "TrainingArguments(#{ lr_scheduler_type: \"cos"), ["cosine\""]);
+        assert_eq!(names(&session, "TrainingArguments(#{ lr_scheduler_type: \"lin"), ["linear\""]);
         assert!(names(&session, "model.generate(\"a\", #{ max_new").contains(&"max_new_tokens: ".to_string()));
         // A value is no key.
         assert!(!names(&session, "LoraConfig(#{ r: lora_d").contains(&"lora_dropout: ".to_string()));

@@ -147,7 +147,8 @@ fn string_length(rest: &str, continued: bool) -> usize {
     let hashes = rest.chars().take_while(|c| *c == '#').count();
     if hashes > 0 {
         let close = format!("\"{}", "#".repeat(hashes));
-        return rest[hashes + 1..].find(&close).map_or(rest.len(), |at| hashes + 1 + at + close.len());
+        let after = rest.get(hashes + 1..).and_then(|after| after.find(&close));
+        return after.map_or(rest.len(), |at| hashes + 1 + at + close.len());
     }
     let opening = usize::from(!continued);
     if !continued && !rest.starts_with('`') {
@@ -320,6 +321,13 @@ mod tests {
         assert_eq!(partner(text.len()), Some((text.len() - 1, Some(1))));
         assert_eq!(partner(2), Some((2, Some(text.find(']').unwrap()))));
         assert_eq!(partner(0), None);
+    }
+
+    #[test]
+    fn a_raw_text_that_has_just_begun_is_cut() {
+        for text in ["#", "##", "\"\n#`\n`\u{e4}", "#\u{e4}"] {
+            assert!(pieces(&engine(), text).iter().all(|piece| piece.range.end <= text.len()), "{text}");
+        }
     }
 
     proptest::proptest! {

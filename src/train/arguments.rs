@@ -1,21 +1,12 @@
 //! `TrainingArguments`: transformers' names, defaults and meanings; and the lesson's rules of thumb as a review of them.
 
+use super::optimizer::{self, OptimizerArguments};
 use crate::error::{Error, Result};
-use crate::optim::Schedule;
+use crate::optim::{Schedule, ScheduleOptions};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// Which optimiser trains.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OptimizerKind {
-    /// AdamW.
-    #[default]
-    #[serde(alias = "adamw_torch_fused", alias = "adamw")]
-    AdamwTorch,
-    /// Plain stochastic gradient descent.
-    Sgd,
-}
+pub use super::optimizer::OptimizerKind;
 
 /// When the evaluation set's loss is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -52,9 +43,13 @@ pub struct TrainingArguments {
     pub warmup_ratio: f64,
     /// The same as a number of steps; overrides the ratio where it is above 0; below 1 it is a share. Default 0.
     pub warmup_steps: f64,
-    /// "linear" (default), "cosine", "constant" or "constant_with_warmup".
+    /// "linear" (default), "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
+    /// "cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay" or "reduce_lr_on_plateau", which follows the loss on
+    /// the evaluation set and has no warm-up.
     pub lr_scheduler_type: Schedule,
-    /// AdamW's decoupled weight decay; not for biases and norms. Default 0.
+    /// What the schedule can be told beside: `num_cycles`, `min_lr`, `num_decay_steps` and so on.
+    pub lr_scheduler_kwargs: ScheduleOptions,
+    /// The optimiser's weight decay; not for biases and norms. Default 0.
     pub weight_decay: f64,
     /// Default 0.9.
     pub adam_beta1: f64,
@@ -62,8 +57,14 @@ pub struct TrainingArguments {
     pub adam_beta2: f64,
     /// Default 1e-8.
     pub adam_epsilon: f64,
-    /// "adamw_torch" (default) or "sgd".
+    /// "adamw_torch" (default), "sgd", "adafactor", "lion_32bit", "adamw_8bit", "schedule_free_adamw" (with `lr_scheduler_type`
+    /// "constant") or "muon"; transformers' other names for the same are taken too.
     pub optim: OptimizerKind,
+    /// Other options of the optimiser, such as `momentum` of "sgd" or `adjust_lr_fn` of "muon": a map, or a text such as "momentum=0.9".
+    pub optim_args: OptimizerArguments,
+    /// Where above 0: how much of a moving average of the weights a step keeps, such as 0.999. Evaluation, and the model when
+    /// training ends, then have the averaged weights; checkpoints hold the others, and the average beside. Default 0: none.
+    pub ema_decay: f64,
     /// Gradients are scaled down to this norm; 0 switches clipping off. Default 1.
     pub max_grad_norm: f64,
     /// Seed of the order of the rows and of dropout. Default 42.
@@ -104,11 +105,14 @@ impl Default for TrainingArguments {
             warmup_ratio: 0.0,
             warmup_steps: 0.0,
             lr_scheduler_type: Schedule::Linear,
+            lr_scheduler_kwargs: ScheduleOptions::default(),
             weight_decay: 0.0,
             adam_beta1: 0.9,
             adam_beta2: 0.999,
             adam_epsilon: 1e-8,
             optim: OptimizerKind::AdamwTorch,
+            optim_args: OptimizerArguments::default(),
+            ema_decay: 0.0,
             max_grad_norm: 1.0,
             seed: 42,
             data_seed: None,
@@ -168,7 +172,8 @@ impl TrainingArguments {
                 return refuse(field, &value, "a finite number of at least 0");
             }
         }
-        for (field, value) in [("adam_beta1", self.adam_beta1), ("adam_beta2", self.adam_beta2)] {
+        let fractions = [("adam_beta1", self.adam_beta1), ("adam_beta2", self.adam_beta2), ("ema_decay", self.ema_decay)];
+        for (field, value) in fractions {
             if !(0.0..1.0).contains(&value) {
                 return refuse(field, &value, "at least 0 and below 1");
             }
@@ -191,10 +196,23 @@ impl TrainingArguments {
             ("max_length", self.max_length.unwrap_or(1)),
             ("save_total_limit", self.save_total_limit.unwrap_or(1)),
         ];
-        match counts.iter().find(|(_, count)| *count == 0) {
-            Some((field, _)) => refuse(field, &0, "at least 1"),
-            None => Ok(()),
+        if let Some((field, _)) = counts.iter().find(|(_, count)| *count == 0) {
+            return refuse(field, &0, "at least 1");
         }
+        if self.ema_decay > 0.0 && self.optim == OptimizerKind::ScheduleFreeAdamw {
+            return refuse("ema_decay", &self.ema_decay, "0 with \"schedule_free_adamw\", which averages the weights itself");
+        }
+        optimizer::check(self)?;
+        let schedule = self.lr_scheduler_kwargs.check(self.lr_scheduler_type, self.learning_rate);
+        schedule.map_err(|error| Error::Argument(format!("TrainingArguments: {error}")))?;
+        if self.lr_scheduler_type == Schedule::ReduceLrOnPlateau && self.eval_strategy == EvalStrategy::No {
+            return refuse(
+                "eval_strategy",
+                &"\"no\"",
+                "\"steps\" or \"epoch\" with lr_scheduler_type \"reduce_lr_on_plateau\", which follows the evaluation's loss",
+            );
+        }
+        Ok(())
     }
 
     /// The most tokens that a training row has, or a packed one, in a model with a context of `context` tokens.

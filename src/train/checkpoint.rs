@@ -2,12 +2,11 @@
 
 use super::arguments::TrainingArguments;
 use super::trainer::LogEntry;
+use super::updater::Updater;
 use crate::adapter::{ModelHandle, storage};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::model::Source;
-use crate::model::weights::save_safetensors;
-use crate::optim::Optimizer;
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -32,14 +31,12 @@ const STATE: &str = "trainer_state.json";
 ///
 /// # Errors
 /// The folder cannot be written; no half-written checkpoint is left.
-pub fn save(args: &TrainingArguments, progress: &Progress, model: &ModelHandle, optimizer: &dyn Optimizer) -> Result<()> {
+pub fn save(args: &TrainingArguments, progress: &Progress, model: &ModelHandle, updater: &mut Updater) -> Result<()> {
     let root = &args.output_dir;
     files::create_folder(root)?;
     let folder =
         tempfile::Builder::new().prefix(".checkpoint-").tempdir_in(root).map_err(|e| Error::io("write into", root, e))?;
-    model.save_pretrained(folder.path())?;
-    let state: Vec<_> = optimizer.state_dict()?.into_iter().collect();
-    save_safetensors(&folder.path().join("optimizer.safetensors"), &state, &[])?;
+    updater.save(folder.path(), || model.save_pretrained(folder.path()))?;
     let text = serde_json::to_string_pretty(progress).map_err(|e| Error::argument(e.to_string()))?;
     files::write_text(&folder.path().join(STATE), &text)?;
     let text = serde_json::to_string_pretty(args).map_err(|e| Error::argument(e.to_string()))?;
@@ -81,11 +78,11 @@ pub fn latest(root: &Path) -> Result<PathBuf> {
     })
 }
 
-/// Restores model, optimiser and progress from a checkpoint.
+/// Restores model, optimiser, schedule, average and progress from a checkpoint.
 ///
 /// # Errors
 /// A file is missing or damaged, or belongs to another model.
-pub fn resume(folder: &Path, model: &ModelHandle, optimizer: &mut dyn Optimizer, args: &TrainingArguments) -> Result<Progress> {
+pub fn resume(folder: &Path, model: &ModelHandle, updater: &mut Updater, args: &TrainingArguments) -> Result<Progress> {
     if !folder.join(STATE).is_file() {
         return Err(Error::Missing(format!("{} is no checkpoint: it has no {STATE}", folder.display())));
     }
@@ -119,7 +116,6 @@ pub fn resume(folder: &Path, model: &ModelHandle, optimizer: &mut dyn Optimizer,
             parameter.set(value.as_tensor())?;
         }
     }
-    let state = candle_core::safetensors::load(folder.join("optimizer.safetensors"), &Device::Cpu)?;
-    optimizer.load_state_dict(&state.into_iter().collect())?;
+    updater.load(folder)?;
     Ok(progress)
 }

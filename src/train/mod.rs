@@ -3,8 +3,10 @@
 pub mod arguments;
 pub mod checkpoint;
 mod feed;
+pub mod optimizer;
 pub mod regularizer;
 pub mod trainer;
+pub mod updater;
 
 pub use arguments::TrainingArguments;
 pub use regularizer::Regularizer;

@@ -1,9 +1,11 @@
 //! The training loop: micro batches, backward, clipping, one optimiser step, the next learning rate.
 
-use super::arguments::{EvalStrategy, OptimizerKind, TrainingArguments};
+use super::arguments::{EvalStrategy, TrainingArguments};
 use super::checkpoint::{self, Progress};
 use super::feed::Feed;
+use super::optimizer::OptimizerKind;
 use super::regularizer::Regularizer;
+use super::updater::Updater;
 use crate::adapter::ModelHandle;
 use crate::autograd::buffer::release_buffers;
 use crate::control::Control;
@@ -17,9 +19,7 @@ use crate::model::{Decoder, TokenBatch};
 use crate::nn::Parameter;
 use crate::ops::cross_entropy::IGNORE_INDEX;
 use crate::ops::team;
-use crate::optim::{
-    Adam, AdamWOptions, Optimizer, ParamGroup, Sgd, SgdOptions, check_gradients, clip_to_norm, grad_norm, schedule_factor,
-};
+use crate::optim::{Schedule, check_gradients, clip_to_norm, grad_norm};
 use crate::random::Random;
 use candle_core::DType;
 use serde::{Deserialize, Serialize};
@@ -88,6 +88,16 @@ pub struct TrainResult {
 /// Called after every step; `false` ends the training.
 pub type Callback<'a> = &'a mut dyn FnMut(&StepState) -> Result<bool>;
 
+/// A training that is under way.
+struct Run {
+    trainable: Vec<(String, Parameter)>,
+    parameters: Vec<Parameter>,
+    steps_per_epoch: u64,
+    total: u64,
+    tokens: u64,
+    start: Instant,
+}
+
 /// A model, its data and how to train it.
 pub struct Trainer<'a> {
     /// The model; its trainable parameters change.
@@ -110,60 +120,93 @@ impl Trainer<'_> {
     /// not finite (the parameters are then those after the last good step), a checkpoint that cannot be written or read, Ctrl-C.
     pub fn train(&self, control: &Control, resume: Option<&Path>, callback: Callback<'_>) -> Result<TrainResult> {
         self.args.validate()?;
+        let schedule = self.args.lr_scheduler_type;
+        if schedule == Schedule::ReduceLrOnPlateau && self.eval.known_len() == Some(0) {
+            return Err(Error::argument(
+                "lr_scheduler_type \"reduce_lr_on_plateau\" follows the loss on an eval_dataset; there is none",
+            ));
+        }
+        if self.args.optim == OptimizerKind::ScheduleFreeAdamw && schedule != Schedule::Constant {
+            control.warn(format!(
+                "schedule_free_adamw does without a schedule and has a warm-up of its own; lr_scheduler_type \"{}\" lowers its learning \
+                 rate too. Set lr_scheduler_type: \"constant\"",
+                schedule.name()
+            ));
+        }
         let feed = Feed::new(self, control)?;
         let trainable = self.model.some_trainable_parameters()?;
         let parameters: Vec<Parameter> = trainable.iter().map(|(_, p)| p.clone()).collect();
         parameters.iter().for_each(Parameter::zero_grad);
-        let mut optimizer = self.optimizer(&trainable)?;
         let (steps_per_epoch, total) = (feed.steps_per_epoch(), feed.total_steps());
-        let warmup = self.args.warmup(total);
+        let mut updater = Updater::new(&self.args, &trainable, total)?;
         let mut progress = match resume {
-            Some(folder) => checkpoint::resume(folder, &self.model, optimizer.as_mut(), &self.args)?,
+            Some(folder) => checkpoint::resume(folder, &self.model, &mut updater, &self.args)?,
             None => Progress::default(),
         };
+        let mut run = Run { trainable, parameters, steps_per_epoch, total, tokens: 0, start: Instant::now() };
+        let outcome =
+            updater.begin().and_then(|()| self.run_steps(&feed, &mut run, &mut updater, &mut progress, control, callback));
+        // A stopped step leaves gradients behind that belong to nothing.
+        run.parameters.iter().for_each(Parameter::drop_grad);
+        // Activations are not needed any more, whatever the outcome.
+        release_buffers();
+        let finished = updater.finish();
+        outcome.and(finished)?;
+        let seconds = run.start.elapsed().as_secs_f64();
+        Ok(TrainResult {
+            train_loss: if progress.step == 0 { 0.0 } else { progress.loss_sum / progress.step as f64 },
+            steps: progress.step,
+            tokens: run.tokens,
+            tokens_per_second: run.tokens as f64 / seconds.max(1e-9),
+            seconds,
+            log_history: progress.log_history,
+        })
+    }
+
+    /// The steps that are left, epoch by epoch.
+    fn run_steps(
+        &self,
+        feed: &Feed<'_>,
+        run: &mut Run,
+        updater: &mut Updater,
+        progress: &mut Progress,
+        control: &Control,
+        callback: Callback<'_>,
+    ) -> Result<()> {
+        let (total, steps_per_epoch) = (run.total, run.steps_per_epoch);
         let seed = self.args.data_seed.unwrap_or(self.args.seed);
-        let start = Instant::now();
-        let mut tokens_done = 0;
-        let outcome = 'training: loop {
+        while progress.step < total {
             let epoch = progress.step / steps_per_epoch;
             for group in feed.epoch(seed, epoch, progress.step % steps_per_epoch) {
                 if progress.step >= total {
-                    break 'training Ok(());
+                    return Ok(());
                 }
-                if let Err(error) = control.check() {
-                    break 'training Err(error);
-                }
-                let rate = self.args.learning_rate * schedule_factor(self.args.lr_scheduler_type, progress.step, warmup, total);
-                optimizer.set_lr(rate)?;
-                let (loss, tokens) = match group.and_then(|group| self.gradients(&group, progress.step, rate)) {
-                    Ok(done) => done,
-                    Err(error) => break 'training Err(error),
-                };
+                control.check()?;
+                let rate = updater.lr();
+                let (loss, tokens) = self.gradients(&group?, progress.step, rate)?;
                 // A norm is finite exactly when every element is: one pass both measures and checks.
-                let norm = grad_norm(&parameters)?;
-                if !norm.is_finite() || parameters.iter().any(|p| !p.has_grad()) {
-                    let found = check_gradients(&trainable)
+                let norm = grad_norm(&run.parameters)?;
+                if !norm.is_finite() || run.parameters.iter().any(|p| !p.has_grad()) {
+                    let found = check_gradients(&run.trainable)
                         .err()
                         .unwrap_or_else(|| Error::Training("the norm of the gradient is not finite: lower learning_rate".into()));
-                    break 'training Err(at_step(progress.step + 1, found));
+                    return Err(at_step(progress.step + 1, found));
                 }
                 if self.args.max_grad_norm > 0.0 {
-                    clip_to_norm(&parameters, norm, self.args.max_grad_norm);
+                    clip_to_norm(&run.parameters, norm, self.args.max_grad_norm);
                 }
-                optimizer.step()?;
-                optimizer.zero_grad();
+                updater.step()?;
                 progress.step += 1;
                 progress.loss_sum += loss;
                 progress.window.push(loss);
-                tokens_done += tokens;
+                run.tokens += tokens;
                 let done = (progress.step - 1) % steps_per_epoch + 1;
                 let epoch = epoch as f64 + done as f64 / steps_per_epoch as f64;
-                self.after_step(&mut progress, epoch, (norm, rate), total, control)?;
+                self.after_step(progress, epoch, (norm, rate), total, updater, control)?;
                 if self.args.save_steps > 0 && (progress.step.is_multiple_of(self.args.save_steps) || progress.step == total) {
-                    checkpoint::save(&self.args, &progress, &self.model, optimizer.as_ref())?;
+                    checkpoint::save(&self.args, progress, &self.model, updater)?;
                 }
-                let seconds = start.elapsed().as_secs_f64();
-                let speed = tokens_done as f64 / seconds.max(1e-9);
+                let speed = run.tokens as f64 / run.start.elapsed().as_secs_f64().max(1e-9);
                 let message = format!("loss {loss:.4}, lr {rate:.2e}, {speed:.0} tokens/s");
                 control.training_step(progress.step, total, loss, message);
                 let state = StepState {
@@ -173,30 +216,14 @@ impl Trainer<'_> {
                     loss,
                     grad_norm: norm,
                     learning_rate: rate,
-                    tokens: tokens_done,
+                    tokens: run.tokens,
                 };
                 if !callback(&state)? {
-                    break 'training Ok(());
+                    return Ok(());
                 }
             }
-            if progress.step >= total {
-                break Ok(());
-            }
-        };
-        // A stopped step leaves gradients behind that belong to nothing.
-        parameters.iter().for_each(Parameter::drop_grad);
-        // Activations are not needed any more, whatever the outcome.
-        release_buffers();
-        outcome?;
-        let seconds = start.elapsed().as_secs_f64();
-        Ok(TrainResult {
-            train_loss: if progress.step == 0 { 0.0 } else { progress.loss_sum / progress.step as f64 },
-            steps: progress.step,
-            tokens: tokens_done,
-            tokens_per_second: tokens_done as f64 / seconds.max(1e-9),
-            seconds,
-            log_history: progress.log_history,
-        })
+        }
+        Ok(())
     }
 
     /// Mean loss of the evaluation rows: batches' means weighted by their rows, as transformers computes it.
@@ -225,28 +252,6 @@ impl Trainer<'_> {
             0 => Err(Error::argument("there is no eval_dataset to evaluate on")),
             rows => Ok(sum / rows as f64),
         }
-    }
-
-    /// Weight decay is for matrices: biases and norms are left out, as transformers does.
-    fn optimizer(&self, trainable: &[(String, Parameter)]) -> Result<Box<dyn Optimizer>> {
-        let (decayed, plain): (Vec<_>, Vec<_>) = trainable.iter().cloned().partition(|(name, _)| decays(name));
-        let group = |named: Vec<(String, Parameter)>, decay| {
-            ParamGroup::new(named.into_iter().map(|(_, p)| p).collect()).with_weight_decay(decay)
-        };
-        let groups = vec![group(decayed, self.args.weight_decay), group(plain, 0.0)];
-        let a = &self.args;
-        Ok(match a.optim {
-            OptimizerKind::AdamwTorch => {
-                let options = AdamWOptions {
-                    lr: a.learning_rate,
-                    betas: [a.adam_beta1, a.adam_beta2],
-                    eps: a.adam_epsilon,
-                    weight_decay: a.weight_decay,
-                };
-                Box::new(Adam::adamw(groups, options)?)
-            }
-            OptimizerKind::Sgd => Box::new(Sgd::new(groups, SgdOptions { lr: a.learning_rate, ..SgdOptions::default() })?),
-        })
     }
 
     /// Gradients of one optimiser step, from its micro batches' examples; returns its loss, the mean over all their targets, and
@@ -286,6 +291,7 @@ impl Trainer<'_> {
         epoch: f64,
         (norm, rate): (f64, f64),
         total: u64,
+        updater: &mut Updater,
         control: &Control,
     ) -> Result<()> {
         let step = progress.step;
@@ -306,7 +312,8 @@ impl Trainer<'_> {
             EvalStrategy::Epoch => epoch.fract() == 0.0,
         };
         if due && self.eval.known_len() != Some(0) {
-            progress.log_history.push(LogEntry { eval_loss: Some(self.evaluate(control)?), ..entry });
+            let loss = updater.evaluate(|| self.evaluate(control))?;
+            progress.log_history.push(LogEntry { eval_loss: Some(loss), ..entry });
         }
         Ok(())
     }
@@ -361,11 +368,4 @@ fn mean_loss_unrecorded(decoder: &Decoder, rows: &[Encoded], control: &Control) 
         return Err(Error::argument("none of the rows has a token to score"));
     }
     Ok((sum / count as f64, count))
-}
-
-/// Whether transformers' Trainer decays a parameter of this name.
-pub fn decays(name: &str) -> bool {
-    let name = name.to_lowercase();
-    let norm_part = name.split('.').any(|part| part == "norm" || part.ends_with("_norm"));
-    !(name.contains("bias") || name.contains("layernorm") || name.contains("rmsnorm") || norm_part)
 }

@@ -37,6 +37,18 @@ RUNS = {
     # epochs instead of max_steps, no clipping, data_seed apart from seed
     "h": ("full", 37, dict(learning_rate=2e-3, lr_scheduler_type="constant_with_warmup", per_device_train_batch_size=4, warmup_steps=0.15,
                            num_train_epochs=2, max_steps=-1, max_grad_norm=0.0, data_seed=7)),
+    # the other optimisers, each with another schedule; j needs bitsandbytes, k schedulefree
+    "i": ("full", None, dict(learning_rate=5e-3, optim="adafactor", lr_scheduler_type="cosine_with_restarts", lr_scheduler_kwargs=dict(num_cycles=3),
+                             per_device_train_batch_size=4, weight_decay=0.1)),
+    "j": ("full", None, dict(learning_rate=1e-3, optim="lion_32bit", lr_scheduler_type="polynomial", lr_scheduler_kwargs=dict(lr_end=1e-4, power=2.0),
+                             per_device_train_batch_size=4, warmup_steps=3, weight_decay=0.1)),
+    "k": ("full", None, dict(learning_rate=5e-3, optim="schedule_free_adamw", lr_scheduler_type="constant", per_device_train_batch_size=4,
+                             warmup_steps=4, weight_decay=0.1, optim_args="r=1.0,weight_lr_power=1.5", eval_strategy="steps", eval_steps=5)),
+    "l": ("full", None, dict(learning_rate=1e-2, lr_scheduler_type="reduce_lr_on_plateau", lr_scheduler_kwargs=dict(factor=0.5, patience=0, threshold=0.07),
+                             per_device_train_batch_size=4, eval_strategy="steps", eval_steps=2)),
+    "m": ("full", None, dict(learning_rate=2e-2, optim="sgd", optim_args="momentum=0.9,nesterov=true", lr_scheduler_type="warmup_stable_decay",
+                             lr_scheduler_kwargs=dict(num_decay_steps=8, decay_type="1-sqrt", min_lr_ratio=0.1), per_device_train_batch_size=4,
+                             warmup_steps=4)),
 }
 
 
@@ -107,6 +119,7 @@ def run(letter: str, data: list[dict]) -> dict:
                                    callbacks=[norms])
         trainer.noted = []
         result = trainer.train()
+        evaluations = [h["eval_loss"] for h in trainer.state.log_history if "eval_loss" in h]
         evaluation = trainer.evaluate()["eval_loss"]
         evaluation_all = trainer.evaluate(eval_dataset=data)["eval_loss"]
     groups = [[n for n, p in model.named_parameters() if any(p is q for q in group["params"])] for group in trainer.optimizer.param_groups]
@@ -127,6 +140,7 @@ def run(letter: str, data: list[dict]) -> dict:
         "warmup_steps": arguments.get_warmup_steps(trainer.state.max_steps), "total_steps": trainer.state.max_steps,
         "loss": [s["loss"] for s in steps], "grad_norm": [s["grad_norm"] for s in steps], "grad_norm_after_clipping": norms.after,
         "learning_rate": [s["learning_rate"] for s in steps], "epoch": [s["epoch"] for s in steps], "train_loss": result.training_loss,
+        **({"eval_loss": evaluations} if evaluations else {}),
         "eval_loss_rows_0_to_7": evaluation, "eval_loss_all_rows_batch_8": evaluation_all,
         "tokens": sum(m["tokens"] for m in micro), "target_tokens": sum(m["targets"] for m in micro),
         "decay": groups[0], "no_decay": groups[1],

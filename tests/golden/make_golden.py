@@ -8,8 +8,9 @@ usage: python tests/golden/make_golden.py SECTION... [--model DIR] [--gemma FILE
   gguf         gguf/                 sentencepiece tokenizers in GGUF files (--gemma for the second)
   peft         peft/                 variants of LoRA, LoRA+, several adapters at once (needs families/)
   adapter      adapter/              LoRA adapters written by PEFT (needs tiny/; print_trainable needs --model)
-  trainer      trainer/              20-step runs of transformers' Trainer
+  trainer      trainer/              20-step runs of transformers' Trainer (pip install schedulefree bitsandbytes)
   torch        torch_rng.json, python_random.json, tiny_model.json, tensor_ops.json
+  optimizers   optimizers.safetensors, optimizers.json        (pip install schedulefree lion-pytorch bitsandbytes)
   ewc          ewc.safetensors, ewc.json         (needs tiny/)
   stats        stats.json            McNemar, Wilson, Newcombe (needs scipy)
   all          every section
@@ -24,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 SECTIONS = {
     "tiny": "golden_tiny", "smollm2": "golden_smollm2", "tokens": "golden_tokens", "adapter": "golden_adapter",
-    "trainer": "golden_trainer", "torch": "golden_torch", "ewc": "golden_ewc", "stats": "golden_stats",
+    "trainer": "golden_trainer", "torch": "golden_torch", "optimizers": "golden_optimizers", "ewc": "golden_ewc", "stats": "golden_stats",
     "families": "golden_families", "peft": "golden_peft", "gguf": "golden_gguf",
 }
 

@@ -125,7 +125,7 @@ fn tab_completes_what_fits() {
     // Keys of the options, with type and default.
     press(&mut terminal, "LoraConfig(#{ lora_\t\t", &["lora_alpha: float = 8.0", "lora_dropout: float = 0.0"]);
     press(&mut terminal, "\x15", &[]);
-    press(&mut terminal, "TrainingArguments(#{ lr_s\t\"cos\t", &["lr_scheduler_type: ", "\"cosine\""]);
+    press(&mut terminal, "TrainingArguments(#{ lr_scheduler_t\t\"lin\t", &["lr_scheduler_type: ", "\"linear\""]);
     press(&mut terminal, "\x15", &[]);
     // Names of models, paths, commands, and names behind `?`.
     press(&mut terminal, "AutoTokenizer::from_pretrained(\"tiny\t", &["tiny-random\""]);

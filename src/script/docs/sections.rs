@@ -38,10 +38,10 @@ pub const SECTIONS: &[Section] = &[
     Section {
         slug: "optim",
         title: "Optimisers and schedules",
-        about: "What changes the parameters, and how fast.",
+        about: "What changes the parameters, and how fast; averages of weights.",
         modules: &["optim"],
-        types: &["Optimizer", "Scheduler"],
-        names: &["get_scheduler", "clip_grad_norm", "clip_grad_norm_"],
+        types: &["Optimizer", "Scheduler", "EMA"],
+        names: &["get_scheduler", "clip_grad_norm", "clip_grad_norm_", "EMA"],
     },
     Section {
         slug: "models",
@@ -49,7 +49,7 @@ pub const SECTIONS: &[Section] = &[
         about: "Loading, running, generating, saving.",
         modules: &["AutoModelForCausalLM", "AutoTokenizer"],
         types: &["Tokenizer", "CausalLMOutput"],
-        names: &["pipeline"],
+        names: &["pipeline", "state_dict", "load_state_dict"],
     },
     Section {
         slug: "adapters",

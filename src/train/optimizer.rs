@@ -1,0 +1,267 @@
+//! Which optimiser trains, by transformers' names, and with which options: those of `TrainingArguments`, and `optim_args` on top.
+
+use super::arguments::TrainingArguments;
+use crate::error::{Error, Result};
+use crate::nn::Parameter;
+use crate::optim::{
+    Adafactor, AdafactorOptions, Adam, AdamW8bit, AdamW8bitOptions, AdamWOptions, AdamWScheduleFree, AdjustLr, Lion, LionOptions,
+    Muon, MuonOptions, Optimizer, ParamGroup, ScheduleFreeOptions, Sgd, SgdOptions,
+};
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value};
+
+/// Which optimiser trains. Paged variants are about a GPU's memory: their numbers are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OptimizerKind {
+    /// AdamW.
+    #[default]
+    #[serde(alias = "adamw_torch_fused", alias = "adamw", alias = "paged_adamw_32bit")]
+    AdamwTorch,
+    /// Stochastic gradient descent, without momentum unless `optim_args` says so.
+    Sgd,
+    /// Adafactor with the given learning rate: `scale_parameter` and `relative_step` are off.
+    Adafactor,
+    /// Lion, with `adam_beta1` and `adam_beta2` as its betas.
+    #[serde(rename = "lion_32bit", alias = "lion", alias = "paged_lion_32bit")]
+    Lion32bit,
+    /// AdamW with moments in 8 bits.
+    #[serde(rename = "adamw_8bit", alias = "adamw_bnb_8bit", alias = "paged_adamw_8bit")]
+    Adamw8bit,
+    /// AdamW that averages the weights instead of lowering the learning rate.
+    ScheduleFreeAdamw,
+    /// Muon for the hidden matrices, AdamW for the rest.
+    Muon,
+}
+
+/// Options of the optimiser beside those that `TrainingArguments` has: a map, or transformers' text "a=1,b=2".
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct OptimizerArguments(pub Map<String, Value>);
+
+impl<'de> Deserialize<'de> for OptimizerArguments {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Value::deserialize(deserializer)? {
+            Value::Null => Ok(Self::default()),
+            Value::Object(map) => Ok(Self(map)),
+            Value::String(text) => parse(&text).map(Self).map_err(D::Error::custom),
+            other => Err(D::Error::custom(format!("must be a map or a text such as \"momentum=0.9\", given {other}"))),
+        }
+    }
+}
+
+fn parse(text: &str) -> Result<Map<String, Value>, String> {
+    let pairs = text.split(',').map(str::trim).filter(|pair| !pair.is_empty());
+    let entry = |pair: &str| {
+        let (key, value) = pair.split_once('=').ok_or_else(|| {
+            format!("must be a text such as \"momentum=0.9,nesterov=true\" or a map, but \"{pair}\" has no \"=\"")
+        })?;
+        let (key, value) = (key.trim(), value.trim());
+        // Numbers and true, false as Python or JSON writes them; everything else is a word.
+        let value = serde_json::from_str(&value.to_lowercase()).unwrap_or_else(|_| Value::String(value.to_string()));
+        Ok((key.to_string(), value))
+    };
+    pairs.map(entry).collect()
+}
+
+/// An optimiser's options, complete.
+enum Chosen {
+    Adamw(AdamWOptions),
+    Sgd(SgdOptions),
+    Adafactor(AdafactorOptions),
+    Lion(LionOptions),
+    Adamw8bit(AdamW8bitOptions),
+    ScheduleFree(ScheduleFreeOptions),
+    Muon(MuonOptions),
+}
+
+/// The options that the arguments come to, in a run with this many steps of warm-up.
+fn choose(args: &TrainingArguments, warmup: u64) -> Result<Chosen> {
+    let (lr, weight_decay, eps) = (args.learning_rate, args.weight_decay, args.adam_epsilon);
+    let betas = [args.adam_beta1, args.adam_beta2];
+    let given = &args.optim_args.0;
+    match args.optim {
+        OptimizerKind::AdamwTorch => {
+            let options = with(AdamWOptions { lr, betas, eps, weight_decay }, given)?;
+            options.validate().map(|()| Chosen::Adamw(options))
+        }
+        OptimizerKind::Sgd => {
+            let options = with(SgdOptions { lr, weight_decay, ..SgdOptions::default() }, given)?;
+            options.validate().map(|()| Chosen::Sgd(options))
+        }
+        OptimizerKind::Adafactor => {
+            let fixed = AdafactorOptions {
+                lr: Some(lr),
+                weight_decay,
+                scale_parameter: false,
+                relative_step: false,
+                ..AdafactorOptions::default()
+            };
+            let options = with(fixed, given)?;
+            options.validate().map(|()| Chosen::Adafactor(options))
+        }
+        OptimizerKind::Lion32bit => {
+            let options = with(LionOptions { lr, betas, weight_decay }, given)?;
+            options.validate().map(|()| Chosen::Lion(options))
+        }
+        OptimizerKind::Adamw8bit => {
+            let options = with(AdamW8bitOptions { lr, betas, eps, weight_decay, ..AdamW8bitOptions::default() }, given)?;
+            options.validate().map(|()| Chosen::Adamw8bit(options))
+        }
+        OptimizerKind::ScheduleFreeAdamw => {
+            let own =
+                ScheduleFreeOptions { lr, betas, eps, weight_decay, warmup_steps: warmup, ..ScheduleFreeOptions::default() };
+            let options = with(own, given)?;
+            options.validate().map(|()| Chosen::ScheduleFree(options))
+        }
+        OptimizerKind::Muon => {
+            // One learning rate serves the whole model only where Muon's updates are as large as AdamW's.
+            let own = MuonOptions {
+                lr,
+                weight_decay,
+                adjust_lr_fn: AdjustLr::MatchRmsAdamw,
+                adamw_betas: betas,
+                adamw_eps: eps,
+                ..MuonOptions::default()
+            };
+            let options = with(own, given)?;
+            options.validate().map(|()| Chosen::Muon(options))
+        }
+    }
+    .map_err(|error| Error::Argument(format!("TrainingArguments: {error}")))
+}
+
+/// Options with those of `optim_args` written over them.
+fn with<T: Serialize + DeserializeOwned>(options: T, given: &Map<String, Value>) -> Result<T> {
+    let refuse = |message: String| Error::Argument(format!("TrainingArguments: optim_args: {message}"));
+    let mut all = match serde_json::to_value(&options) {
+        Ok(Value::Object(all)) => all,
+        _ => return Ok(options),
+    };
+    for (key, value) in given {
+        match key.as_str() {
+            "lr" => return Err(refuse("the learning rate is given as learning_rate".into())),
+            "weight_decay" => return Err(refuse("weight_decay is given as TrainingArguments' own".into())),
+            _ => all.insert(key.clone(), value.clone()),
+        };
+    }
+    serde_path_to_error::deserialize(Value::Object(all)).map_err(|error| match error.path().to_string().as_str() {
+        "." => refuse(error.into_inner().to_string()),
+        path => refuse(format!("\"{path}\": {}", error.inner())),
+    })
+}
+
+/// Checks `optim_args`.
+///
+/// # Errors
+/// Names the option, what was given and what is allowed.
+pub(super) fn check(args: &TrainingArguments) -> Result<()> {
+    choose(args, 0).map(|_| ())
+}
+
+/// The optimiser of a run over these parameters.
+///
+/// # Errors
+/// As [`check`], or nothing to train.
+pub(super) fn build(args: &TrainingArguments, trainable: &[(String, Parameter)], warmup: u64) -> Result<Box<dyn Optimizer>> {
+    let groups = groups(trainable, args.weight_decay);
+    Ok(match choose(args, warmup)? {
+        Chosen::Adamw(options) => Box::new(Adam::adamw(groups, options)?),
+        Chosen::Sgd(options) => Box::new(Sgd::new(groups, options)?),
+        Chosen::Adafactor(options) => Box::new(Adafactor::new(groups, options)?),
+        Chosen::Lion(options) => Box::new(Lion::new(groups, options)?),
+        Chosen::Adamw8bit(options) => Box::new(AdamW8bit::new(groups, options)?),
+        Chosen::ScheduleFree(options) => Box::new(AdamWScheduleFree::new(groups, options)?),
+        Chosen::Muon(options) => {
+            let (hidden, other): (Vec<_>, Vec<_>) = trainable.iter().cloned().partition(|(name, _)| is_hidden(name));
+            let mut outer = self::groups(&other, args.weight_decay);
+            outer.iter_mut().for_each(|group| group.use_muon = Some(false));
+            let mut all = self::groups(&hidden, args.weight_decay);
+            all.append(&mut outer);
+            Box::new(Muon::new(all, options)?)
+        }
+    })
+}
+
+/// Weight decay is for matrices: biases and norms are left out, as transformers does.
+fn groups(trainable: &[(String, Parameter)], weight_decay: f64) -> Vec<ParamGroup> {
+    let (decayed, plain): (Vec<_>, Vec<_>) = trainable.iter().cloned().partition(|(name, _)| decays(name));
+    let group = |named: Vec<(String, Parameter)>, decay| {
+        ParamGroup::new(named.into_iter().map(|(_, p)| p).collect()).with_weight_decay(decay)
+    };
+    vec![group(decayed, weight_decay), group(plain, 0.0)]
+}
+
+/// Whether transformers' Trainer decays a parameter of this name.
+pub fn decays(name: &str) -> bool {
+    let name = name.to_lowercase();
+    let norm_part = name.split('.').any(|part| part == "norm" || part.ends_with("_norm"));
+    !(name.contains("bias") || name.contains("layernorm") || name.contains("rmsnorm") || norm_part)
+}
+
+/// Whether a matrix of this name is inside the network: neither an embedding nor the head, which have a row a token of the vocabulary.
+fn is_hidden(name: &str) -> bool {
+    !name.split('.').any(|part| part == "lm_head" || part == "wte" || part == "wpe" || part.contains("embed"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(optim: &str, optim_args: Value) -> Result<TrainingArguments, String> {
+        let made: TrainingArguments = serde_json::from_value(serde_json::json!({ "optim": optim, "optim_args": optim_args }))
+            .map_err(|error| error.to_string())?;
+        made.validate().map(|()| made).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn optimisers_have_transformers_names() {
+        for (name, kind) in [
+            ("adamw_torch_fused", OptimizerKind::AdamwTorch),
+            ("lion", OptimizerKind::Lion32bit),
+            ("lion_32bit", OptimizerKind::Lion32bit),
+            ("paged_adamw_8bit", OptimizerKind::Adamw8bit),
+            ("adamw_bnb_8bit", OptimizerKind::Adamw8bit),
+            ("schedule_free_adamw", OptimizerKind::ScheduleFreeAdamw),
+            ("muon", OptimizerKind::Muon),
+            ("adafactor", OptimizerKind::Adafactor),
+        ] {
+            assert_eq!(args(name, Value::Null).unwrap().optim, kind);
+        }
+    }
+
+    #[test]
+    fn optimiser_arguments_are_a_map_or_a_text() {
+        let text = args("sgd", "momentum=0.9, nesterov=True".into()).unwrap();
+        let map = args("sgd", serde_json::json!({ "momentum": 0.9, "nesterov": true })).unwrap();
+        assert_eq!(text, map);
+        let Chosen::Sgd(options) = choose(&text, 0).unwrap() else { panic!("SGD was chosen") };
+        assert_eq!((options.momentum, options.nesterov, options.lr), (0.9, true, 5e-5));
+        let Chosen::Muon(options) = choose(&args("muon", "adjust_lr_fn=original".into()).unwrap(), 0).unwrap() else {
+            panic!("Muon was chosen")
+        };
+        assert_eq!(options.adjust_lr_fn, AdjustLr::Original);
+        // What a checkpoint keeps reads back the same.
+        assert_eq!(serde_json::from_value::<TrainingArguments>(serde_json::to_value(&map).unwrap()).unwrap(), map);
+        for (optim, given, words) in [
+            ("sgd", Value::from("momentum"), "no \"=\""),
+            ("sgd", "momentun=0.9".into(), "unknown field `momentun`, expected one of `lr`, `momentum`"),
+            ("sgd", "momentum=fast".into(), "\"momentum\""),
+            ("sgd", "nesterov=true".into(), "momentum above 0"),
+            ("sgd", "lr=1".into(), "learning_rate"),
+            ("adafactor", "relative_step=true".into(), "relative_step"),
+            ("sgd", 3.into(), "must be a map or a text"),
+        ] {
+            let error = args(optim, given).unwrap_err();
+            assert!(error.contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn embeddings_and_the_head_are_not_hidden() {
+        for name in ["model.embed_tokens.weight", "lm_head.weight", "base_model.model.lm_head.weight", "transformer.wte.weight"] {
+            assert!(!is_hidden(name), "{name}");
+        }
+        assert!(is_hidden("model.layers.0.self_attn.q_proj.weight"));
+    }
+}

@@ -1,0 +1,129 @@
+//! What changes the parameters in a step, and all that it remembers between steps: the optimiser, the schedule and the average.
+
+use super::arguments::TrainingArguments;
+use super::optimizer;
+use crate::error::{Error, Result};
+use crate::model::weights::save_safetensors;
+use crate::nn::Parameter;
+use crate::optim::{Ema, Optimizer, Scheduler};
+use candle_core::{Device, Tensor};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// The optimiser of a run, with what belongs to it.
+pub struct Updater {
+    optimizer: Box<dyn Optimizer>,
+    scheduler: Scheduler,
+    ema: Option<Ema>,
+}
+
+const OPTIMIZER: &str = "optimizer.safetensors";
+const SCHEDULER: &str = "scheduler.safetensors";
+const EMA: &str = "ema.safetensors";
+
+impl Updater {
+    /// That of a run of `total` steps over these parameters.
+    ///
+    /// # Errors
+    /// Arguments out of range or at odds.
+    pub fn new(args: &TrainingArguments, trainable: &[(String, Parameter)], total: u64) -> Result<Self> {
+        let warmup = args.warmup(total);
+        let mut optimizer = optimizer::build(args, trainable, warmup)?;
+        let options = args.lr_scheduler_kwargs.clone();
+        let scheduler = Scheduler::new(args.lr_scheduler_type, options, optimizer.as_mut(), warmup, Some(total))?;
+        let parameters = || trainable.iter().map(|(_, p)| p.clone()).collect();
+        let ema = if args.ema_decay > 0.0 { Some(Ema::new(parameters(), args.ema_decay)?) } else { None };
+        Ok(Self { optimizer, scheduler, ema })
+    }
+
+    /// The learning rate of the next step.
+    pub fn lr(&self) -> f64 {
+        self.optimizer.lr()
+    }
+
+    /// Puts the weights to train into the parameters.
+    ///
+    /// # Errors
+    /// A parameter's memory cannot be updated.
+    pub fn begin(&mut self) -> Result<()> {
+        self.optimizer.train_mode()
+    }
+
+    /// One step by the parameters' gradients, which are then forgotten.
+    ///
+    /// # Errors
+    /// A parameter's memory cannot be updated.
+    pub fn step(&mut self) -> Result<()> {
+        self.optimizer.step()?;
+        self.optimizer.zero_grad();
+        if let Some(ema) = &mut self.ema {
+            ema.update()?;
+        }
+        if self.scheduler.follows_metric() { Ok(()) } else { self.scheduler.step(self.optimizer.as_mut()) }
+    }
+
+    /// Runs an evaluation with the weights that are meant for it in the parameters; its loss may change the learning rate.
+    ///
+    /// # Errors
+    /// That of `work`, or a parameter's memory cannot be updated.
+    pub fn evaluate(&mut self, work: impl FnOnce() -> Result<f64>) -> Result<f64> {
+        self.optimizer.eval_mode()?;
+        let loss = match &mut self.ema {
+            Some(ema) => ema.apply(work),
+            None => work(),
+        };
+        self.optimizer.train_mode()?;
+        let loss = loss?;
+        if self.scheduler.follows_metric() {
+            self.scheduler.step_with(loss, self.optimizer.as_mut())?;
+        }
+        Ok(loss)
+    }
+
+    /// Leaves the weights to evaluate and to save in the parameters, at the end of the run.
+    ///
+    /// # Errors
+    /// A parameter's memory cannot be updated.
+    pub fn finish(&mut self) -> Result<()> {
+        self.optimizer.eval_mode()?;
+        self.ema.as_ref().map_or(Ok(()), Ema::copy_to)
+    }
+
+    /// Writes its state into a checkpoint's folder. `save_model` writes the model meanwhile: the weights that an average is taken
+    /// of, but those that a schedule-free optimiser means to be saved.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn save(&mut self, folder: &Path, save_model: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.optimizer.eval_mode()?;
+        let write = |name: &str, state: BTreeMap<String, Tensor>| {
+            save_safetensors(&folder.join(name), &state.into_iter().collect::<Vec<_>>(), &[])
+        };
+        save_model()?;
+        write(OPTIMIZER, self.optimizer.state_dict()?)?;
+        write(SCHEDULER, self.scheduler.state_dict()?)?;
+        if let Some(ema) = &self.ema {
+            write(EMA, ema.state_dict()?)?;
+        }
+        self.optimizer.train_mode()
+    }
+
+    /// Restores what [`Self::save`] wrote; the parameters hold what `save_model` saved.
+    ///
+    /// # Errors
+    /// A file is missing or damaged, or belongs to another run.
+    pub fn load(&mut self, folder: &Path) -> Result<()> {
+        let read = |name: &str| -> Result<BTreeMap<String, Tensor>> {
+            Ok(candle_core::safetensors::load(folder.join(name), &Device::Cpu)?.into_iter().collect())
+        };
+        self.optimizer.load_state_dict(&read(OPTIMIZER)?)?;
+        self.scheduler.load_state_dict(&read(SCHEDULER)?, self.optimizer.as_mut())?;
+        if let Some(ema) = &mut self.ema {
+            if !folder.join(EMA).is_file() {
+                return Err(Error::Missing(format!("{} was made without ema_decay; resume without it", folder.display())));
+            }
+            ema.load_state_dict(&read(EMA)?)?;
+        }
+        self.optimizer.train_mode()
+    }
+}
