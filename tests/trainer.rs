@@ -152,7 +152,7 @@ fn resume_gives_the_same_bits(args: TrainingArguments, lora: bool) {
     let whole = start();
     let (straight, _) = train(&whole, args.clone(), rows());
     let resumed = start();
-    let eval = rows().into_iter().take(8).collect();
+    let eval: Vec<Encoded> = rows().into_iter().take(8).collect();
     let trainer = Trainer { model: resumed.clone(), args, train: rows().into(), eval: eval.into(), regularizer: None };
     let checkpoint = folder.path().join("checkpoint-7");
     let result = trainer.train(&Control::default(), Some(&checkpoint), &mut |_| Ok(true)).unwrap();
