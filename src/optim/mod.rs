@@ -6,11 +6,13 @@
 mod adam;
 mod clip;
 mod host;
+mod loraplus;
 mod scheduler;
 mod sgd;
 
 pub use adam::{Adam, AdamOptions, AdamWOptions};
 pub use clip::{clip_grad_norm, clip_to_norm, grad_norm};
+pub use loraplus::LoraPlusOptions;
 pub use scheduler::{Schedule, Scheduler, schedule_factor};
 pub use sgd::{Sgd, SgdOptions};
 

@@ -2,7 +2,7 @@
 
 use super::arguments::TrainingArguments;
 use super::trainer::LogEntry;
-use crate::adapter::{ModelHandle, storage};
+use crate::adapter::ModelHandle;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::model::Source;
@@ -105,7 +105,7 @@ pub fn resume(folder: &Path, model: &ModelHandle, optimizer: &mut dyn Optimizer,
         )));
     }
     if model.has_adapter() {
-        model.with_adapter(|adapter| storage::restore(adapter, folder))?;
+        model.restore_adapters(folder)?;
     } else {
         let source = Source::open(folder)?;
         // Quantised weights never change.

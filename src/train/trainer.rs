@@ -17,7 +17,8 @@ use crate::nn::Parameter;
 use crate::ops::cross_entropy::IGNORE_INDEX;
 use crate::ops::team;
 use crate::optim::{
-    Adam, AdamWOptions, Optimizer, ParamGroup, Sgd, SgdOptions, check_gradients, clip_to_norm, grad_norm, schedule_factor,
+    Adam, AdamWOptions, LoraPlusOptions, Optimizer, ParamGroup, Sgd, SgdOptions, check_gradients, clip_to_norm, grad_norm,
+    schedule_factor,
 };
 use crate::random::Random;
 use candle_core::DType;
@@ -247,8 +248,18 @@ impl Trainer<'_> {
         let group = |named: Vec<(String, Parameter)>, decay| {
             ParamGroup::new(named.into_iter().map(|(_, p)| p).collect()).with_weight_decay(decay)
         };
-        let groups = vec![group(decayed, self.args.weight_decay), group(plain, 0.0)];
         let a = &self.args;
+        let groups = match a.loraplus_lr_ratio {
+            Some(loraplus_lr_ratio) => LoraPlusOptions {
+                lr: a.learning_rate,
+                loraplus_lr_ratio,
+                loraplus_lr_embedding: a.loraplus_lr_embedding,
+                loraplus_weight_decay: a.weight_decay,
+                ..LoraPlusOptions::default()
+            }
+            .groups(trainable),
+            None => vec![group(decayed, a.weight_decay), group(plain, 0.0)],
+        };
         Ok(match a.optim {
             OptimizerKind::AdamwTorch => {
                 let options = AdamWOptions {
