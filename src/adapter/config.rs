@@ -29,12 +29,83 @@ pub enum Bias {
 
 /// How the adapter's matrices start.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(untagged, expecting = "must be true, false or \"gaussian\"")]
+#[serde(untagged, expecting = "must be true, false or a name")]
 pub enum InitLoraWeights {
     /// `true`: A as PyTorch's linear layer, B zero, so that training starts from the base model. `false`: both random.
     Default(bool),
-    /// "gaussian": A normal with standard deviation 1 / r, B zero.
+    /// The name of one of the other [`Start`]s.
     Named(String),
+}
+
+/// How the adapter's matrices start, by the name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// A as PyTorch's linear layer, B zero.
+    Zero,
+    /// Both random.
+    Random,
+    /// A normal with standard deviation 1 / r, B zero.
+    Gaussian,
+    /// Both random, with rows of A and columns of B that are orthogonal to the other's.
+    Orthogonal,
+    /// The largest singular values of the weight with their vectors (Meng et al. 2024, arXiv 2404.02948); approximated with so many
+    /// iterations where a number is given.
+    Pissa(Option<usize>),
+    /// The first columns of the weight's Q and rows of its R (Büyükakyüz 2024, arXiv 2406.01775).
+    Olora,
+}
+
+impl Start {
+    /// Whether the adapter starts as a part of the weight, which the base is then without.
+    pub fn takes_weight_apart(self) -> bool {
+        matches!(self, Self::Pissa(_) | Self::Olora)
+    }
+}
+
+impl InitLoraWeights {
+    /// What the name means.
+    ///
+    /// # Errors
+    /// There is no such name.
+    pub fn start(&self) -> Result<Start> {
+        Ok(match self {
+            Self::Default(true) => Start::Zero,
+            Self::Default(false) => Start::Random,
+            Self::Named(name) => match (name.as_str(), name.strip_prefix("pissa_niter_").map(str::parse::<usize>)) {
+                ("gaussian", _) => Start::Gaussian,
+                ("orthogonal", _) => Start::Orthogonal,
+                ("olora", _) => Start::Olora,
+                ("pissa", _) => Start::Pissa(None),
+                (_, Some(Ok(iterations))) => Start::Pissa(Some(iterations)),
+                _ => {
+                    return Err(Error::Argument(format!(
+                        "LoraConfig: init_lora_weights must be true, false, \"gaussian\", \"orthogonal\", \"pissa\", \
+                         \"pissa_niter_N\" with a number N, or \"olora\"; got \"{name}\""
+                    )));
+                }
+            },
+        })
+    }
+}
+
+/// One value, or several.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "must be one value or an array of them")]
+pub enum OneOrMore<T> {
+    /// One.
+    One(T),
+    /// Several.
+    More(Vec<T>),
+}
+
+impl<T> OneOrMore<T> {
+    /// The values.
+    pub fn as_slice(&self) -> &[T] {
+        match self {
+            Self::One(value) => std::slice::from_ref(value),
+            Self::More(values) => values,
+        }
+    }
 }
 
 /// Options of a LoRA adapter (Hu et al. 2021, arXiv 2106.09685): `y = W x + scaling * B A dropout(x)`.
@@ -59,14 +130,24 @@ pub struct LoraConfig {
     pub use_rslora: bool,
     /// Modules that get a trained copy in full, by name, for example lm_head.
     pub modules_to_save: Option<Vec<String>>,
-    /// `true` (default), `false` or "gaussian".
+    /// `true` (default): the model starts unchanged; `false`: both matrices random; "gaussian"; "orthogonal"; "pissa", "pissa_niter_N" or
+    /// "olora": the adapter starts as the weight's main part, which the base does without while the adapter sits on it.
     pub init_lora_weights: InitLoraWeights,
-    /// Blocks to adapt, by index. Default: all.
-    pub layers_to_transform: Option<Vec<usize>>,
+    /// Blocks to adapt, by index: one or an array. Default: all.
+    pub layers_to_transform: Option<OneOrMore<usize>>,
+    /// What the list of blocks is called in the modules' names, for `layers_to_transform`; default: whatever it is called.
+    pub layers_pattern: Option<OneOrMore<String>>,
     /// Other ranks for modules whose name matches a pattern.
     pub rank_pattern: BTreeMap<String, usize>,
     /// Other alphas for modules whose name matches a pattern.
     pub alpha_pattern: BTreeMap<String, f64>,
+    /// Learn the length of every row of the weight apart from its direction (DoRA, Liu et al. 2024, arXiv 2402.09353): often better at low
+    /// ranks, and slower. Default false.
+    pub use_dora: bool,
+    /// Give B a bias of its own, scaled like the product; for adapters made from full fine-tuning. Default false.
+    pub lora_bias: bool,
+    /// How the base's weights are stored, which its family says: accepted for PEFT's sake, and without effect.
+    pub fan_in_fan_out: bool,
 }
 
 impl Default for LoraConfig {
@@ -85,6 +166,10 @@ impl Default for LoraConfig {
             layers_to_transform: None,
             rank_pattern: BTreeMap::new(),
             alpha_pattern: BTreeMap::new(),
+            layers_pattern: None,
+            use_dora: false,
+            lora_bias: false,
+            fan_in_fan_out: false,
         }
     }
 }
@@ -108,10 +193,24 @@ impl LoraConfig {
         if let Some(task) = self.task_type.as_deref().filter(|t| *t != "CAUSAL_LM") {
             return refuse(format!("task_type \"{task}\" is not supported; only \"CAUSAL_LM\" is"));
         }
-        if let InitLoraWeights::Named(name) = &self.init_lora_weights
-            && name != "gaussian"
-        {
-            return refuse(format!("init_lora_weights must be true, false or \"gaussian\", got \"{name}\""));
+        let start = self.init_lora_weights.start()?;
+        if self.layers_pattern.is_some() && self.layers_to_transform.is_none() {
+            return refuse("layers_pattern says where the numbers of layers_to_transform are, which is not given".into());
+        }
+        if self.lora_bias && self.use_dora {
+            return refuse("lora_bias and use_dora exclude each other".into());
+        }
+        if self.lora_bias && !matches!(self.init_lora_weights, InitLoraWeights::Default(_)) {
+            return refuse("lora_bias goes with init_lora_weights true or false only".into());
+        }
+        if self.use_dora && start.takes_weight_apart() {
+            return refuse(
+                "use_dora needs the whole weight; it does not go with init_lora_weights \"pissa\" or \"olora\"".into(),
+            );
+        }
+        let ranks = || self.rank_pattern.values().chain([&self.r]);
+        if start == Start::Orthogonal && ranks().any(|r| r % 2 != 0) {
+            return refuse("init_lora_weights \"orthogonal\" needs an even r".into());
         }
         Ok(())
     }

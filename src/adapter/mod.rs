@@ -1,12 +1,20 @@
-//! Adapters as PEFT has them: LoRA layers on a decoder's projections, trained, saved, loaded, merged and taken off again.
+//! LoRA adapters in PEFT's format: configuration, layers, attaching, several at once, combining, merging, files.
 
-pub mod config;
-pub mod handle;
-pub mod lora;
+mod combine;
+mod config;
+mod decompose;
+mod handle;
+mod initial;
+mod lora;
+mod merge;
 pub mod peft;
+pub mod set;
 pub mod storage;
-pub mod target;
+mod storage_config;
+mod target;
 
-pub use config::LoraConfig;
-pub use handle::ModelHandle;
+pub use combine::{Combination, CombineOptions, MajoritySign};
+pub use config::{Bias, InitLoraWeights, LoraConfig, OneOrMore, Start, TargetModules};
+pub use handle::{AttachOptions, ModelHandle, SaveOptions};
+pub use lora::LoraLayer;
 pub use peft::Adapter;

@@ -1,18 +1,22 @@
-//! An adapter on a decoder: put on, counted, switched off for a while, merged, taken off.
+//! An adapter for a decoder: made, named, filled.
 
 use super::config::{Bias, LoraConfig};
-use super::lora::{LoraLayer, merge_into};
+use super::lora::{LayerOptions, LoraLayer};
+use super::set;
 use super::target::{is_named, targets};
 use crate::error::{Error, Result};
-use crate::model::projection::Slot;
 use crate::model::{Decoder, Family};
 use crate::nn::Parameter;
 use crate::random::Random;
-use std::collections::HashMap;
+use candle_core::DType;
 use std::sync::Arc;
 
-/// A LoRA adapter that sits on a decoder.
+/// The name of an adapter that was given none.
+pub const DEFAULT: &str = "default";
+
+/// A LoRA adapter of a decoder.
 pub struct Adapter {
+    name: String,
     config: LoraConfig,
     /// The base model's.
     family: Family,
@@ -25,33 +29,64 @@ pub struct Adapter {
 /// A parameter with its PEFT name.
 pub type Named = (String, Parameter);
 
+/// A parameter that the adapter trains.
+pub struct Own {
+    /// PEFT's name of it in a model.
+    pub name: String,
+    /// PEFT's name of it in a file, which the adapter's name is no part of.
+    pub file_name: String,
+    /// The parameter.
+    pub parameter: Parameter,
+}
+
 impl Adapter {
-    /// Freezes the decoder and puts a fresh adapter on it.
+    /// A fresh adapter under this name, which does not sit on the decoder yet. With `autocast` its parameters are f32 whatever the base's
+    /// are; without, they have the base's dtype where that is a float.
     ///
     /// # Errors
     /// The configuration is out of range or matches no module.
-    pub fn attach(decoder: &Decoder, config: LoraConfig, random: &mut Random) -> Result<Self> {
+    pub fn new(decoder: &Decoder, name: &str, config: LoraConfig, autocast: bool, random: &mut Random) -> Result<Self> {
         config.validate()?;
         let projections = decoder.projections();
         let names: Vec<&str> = projections.iter().map(|(name, _)| name.as_str()).collect();
         let family = decoder.config().family;
         let chosen = targets(&config, &names, family.traits().lora_targets)?;
-        let device = decoder.device();
+        let start = config.init_lora_weights.start()?;
         let mut layers = Vec::new();
-        for (name, projection) in projections.iter().filter(|(n, _)| chosen.contains(&n.as_str())) {
-            let (rank, scaling) = config.rank_and_scaling(name);
-            let strength = (scaling, config.lora_dropout);
-            let init = &config.init_lora_weights;
-            let layer = LoraLayer::new(projection.features(), rank, strength, init, random, &device)?;
-            layers.push((name.clone(), Arc::new(layer)));
+        for (module, projection) in projections.iter().filter(|(n, _)| chosen.contains(&n.as_str())) {
+            let (rank, scaling) = config.rank_and_scaling(module);
+            let weight = projection.weight.base();
+            let dtype = if autocast { DType::F32 } else { weight.dtype() };
+            let (dropout, dora, bias) = (config.lora_dropout, config.use_dora, config.lora_bias);
+            let options = LayerOptions { rank, scaling, dropout, start, dora, bias, dtype };
+            let named = |e| Error::Argument(format!("{module}: {e}"));
+            layers.push((module.clone(), Arc::new(LoraLayer::new(weight, options, random).map_err(named)?)));
         }
         let copies = copied_slots(decoder, &config, &layers)?;
-        let adapter = Self { config, family, layers, copies };
+        Ok(Self { name: name.into(), config, family, layers, copies })
+    }
+
+    /// Freezes the decoder and puts a fresh adapter on it, as its only one.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn attach(decoder: &Decoder, config: LoraConfig, random: &mut Random) -> Result<Self> {
+        let adapter = Self::new(decoder, DEFAULT, config, true, random)?;
         for (_, parameter) in decoder.named_parameters() {
             parameter.set_requires_grad(false);
         }
         adapter.enable(decoder);
         Ok(adapter)
+    }
+
+    /// The adapter of these layers, without trained copies.
+    pub(super) fn of_layers(name: &str, config: LoraConfig, family: Family, layers: Vec<(String, Arc<LoraLayer>)>) -> Self {
+        Self { name: name.into(), config, family, layers, copies: Vec::new() }
+    }
+
+    /// The adapter's name.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// The configuration.
@@ -76,64 +111,56 @@ impl Adapter {
 
     /// Makes the adapter's own parameters trainable, or freezes them.
     pub fn set_trainable(&self, trainable: bool) {
-        for (_, parameter) in self.own_parameters() {
-            parameter.set_requires_grad(trainable);
-        }
+        self.own().iter().for_each(|own| own.parameter.set_requires_grad(trainable));
+    }
+
+    /// What the adapter itself trains.
+    pub fn own(&self) -> Vec<Own> {
+        let layers = self.layers.iter().flat_map(|(module, layer)| {
+            let at = format!("base_model.model.{module}");
+            let own = |(name, file_name, parameter): (String, &str, &Parameter)| Own {
+                name: format!("{at}.{name}"),
+                file_name: format!("{at}.{file_name}"),
+                parameter: parameter.clone(),
+            };
+            layer.parameters(&self.name).into_iter().map(own).collect::<Vec<_>>()
+        });
+        let copies = self.copies.iter().map(|(name, parameter)| {
+            let (module, kind) = name.rsplit_once('.').unwrap_or((name, ""));
+            let file_name = if self.saves(module) { format!("base_model.model.{name}") } else { self.bias_name(name) };
+            let saved = format!("base_model.model.{module}.modules_to_save.{}.{kind}", self.name);
+            let name = if self.saves(module) { saved } else { file_name.clone() };
+            Own { name, file_name, parameter: parameter.clone() }
+        });
+        layers.chain(copies).collect()
     }
 
     /// What the adapter itself trains, under PEFT's names.
     pub fn own_parameters(&self) -> Vec<Named> {
-        let layers = self.layers.iter().flat_map(|(name, layer)| {
-            let at = format!("base_model.model.{name}");
-            [(format!("{at}.lora_A.default.weight"), layer.a.clone()), (format!("{at}.lora_B.default.weight"), layer.b.clone())]
-        });
-        layers.chain(self.copies.iter().map(|(name, p)| (self.peft_name(name, true), p.clone()))).collect()
+        self.own().into_iter().map(|own| (own.name, own.parameter)).collect()
     }
 
-    /// PEFT's name of a base parameter; of its trained copy with `copy`.
-    fn peft_name(&self, name: &str, copy: bool) -> String {
-        let (module, kind) = name.rsplit_once('.').unwrap_or((name, ""));
-        let saved = self.config.modules_to_save.iter().flatten().any(|wanted| is_named(module, wanted));
-        let adapted = self.layers.iter().any(|(layer, _)| layer == module);
-        match (saved, adapted) {
-            (true, _) if copy => format!("base_model.model.{module}.modules_to_save.default.{kind}"),
-            (true, _) => format!("base_model.model.{module}.original_module.{kind}"),
-            (false, true) => format!("base_model.model.{module}.base_layer.{kind}"),
-            (false, false) => format!("base_model.model.{name}"),
+    /// Whether the adapter has a trained copy of this module in full.
+    pub(super) fn saves(&self, module: &str) -> bool {
+        self.config.modules_to_save.iter().flatten().any(|wanted| is_named(module, wanted))
+    }
+
+    /// Whether the adapter has a layer on this module.
+    pub(super) fn adapts(&self, module: &str) -> bool {
+        self.layers.iter().any(|(layer, _)| layer == module)
+    }
+
+    /// PEFT's name of a trained bias, which takes the base's place.
+    fn bias_name(&self, name: &str) -> String {
+        match name.rsplit_once('.') {
+            Some((module, kind)) if self.adapts(module) => format!("base_model.model.{module}.base_layer.{kind}"),
+            _ => format!("base_model.model.{name}"),
         }
     }
 
-    /// Every parameter under PEFT's names, in PEFT's order.
+    /// Every parameter under PEFT's names, in PEFT's order, where this is the only adapter.
     pub fn named_parameters(&self, decoder: &Decoder) -> Vec<Named> {
-        let copies: HashMap<&str, &Parameter> = self.copies.iter().map(|(n, p)| (n.as_str(), p)).collect();
-        let layers: HashMap<&str, &Arc<LoraLayer>> = self.layers.iter().map(|(n, l)| (n.as_str(), l)).collect();
-        let mut named = Vec::new();
-        let slots = decoder.slots();
-        for (index, (name, slot)) in slots.iter().enumerate() {
-            let (module, kind) = name.rsplit_once('.').unwrap_or((name, ""));
-            match copies.get(name.as_str()) {
-                // A trained bias takes the base's place; a module to save stands beside the original.
-                Some(copy) if kind == "bias" && !self.peft_name(name, true).contains("modules_to_save") => {
-                    named.push((self.peft_name(name, true), (*copy).clone()));
-                }
-                Some(copy) => {
-                    named.push((self.peft_name(name, false), slot.base().clone()));
-                    named.push((self.peft_name(name, true), (*copy).clone()));
-                }
-                None => named.push((self.peft_name(name, false), slot.base().clone())),
-            }
-            // A module's adapter follows its last parameter.
-            let next_is_same = slots.get(index + 1).is_some_and(|(n, _)| n.rsplit_once('.').is_some_and(|(m, _)| m == module));
-            if let Some(layer) = layers.get(module).filter(|_| !next_is_same) {
-                named.push((format!("base_model.model.{module}.lora_A.default.weight"), layer.a.clone()));
-                named.push((format!("base_model.model.{module}.lora_B.default.weight"), layer.b.clone()));
-            }
-        }
-        if let Some(layer) = layers.get("lm_head").filter(|_| decoder.tied()) {
-            named.push(("base_model.model.lm_head.lora_A.default.weight".into(), layer.a.clone()));
-            named.push(("base_model.model.lm_head.lora_B.default.weight".into(), layer.b.clone()));
-        }
-        named
+        set::named_parameters(&[self], decoder)
     }
 
     /// Trainable and all parameters, as PEFT counts them: a matrix that is shared counts once, a trained copy of a module in
@@ -146,66 +173,22 @@ impl Adapter {
         (sum(&|p| p.requires_grad()), sum(&|_| true))
     }
 
-    /// Switches the adapter on.
+    /// Switches the adapter on, as the only one.
     pub fn enable(&self, decoder: &Decoder) {
-        let projections: HashMap<String, _> = decoder.projections().into_iter().collect();
-        for (name, layer) in &self.layers {
-            if let Some(projection) = projections.get(name) {
-                projection.set_delta(Some(layer.clone()));
-            }
-        }
-        with_slots(decoder, &self.copies, |slot, copy| slot.replace(Some(copy.clone())));
+        set::install(&[self], decoder);
     }
 
-    /// Switches the adapter off: the decoder computes what the base computes, bit for bit.
+    /// Switches all adapters off: the decoder computes what the base computes, bit for bit.
     pub fn disable(&self, decoder: &Decoder) {
-        let projections: HashMap<String, _> = decoder.projections().into_iter().collect();
-        for (name, _) in &self.layers {
-            if let Some(projection) = projections.get(name) {
-                projection.set_delta(None);
-            }
-        }
-        with_slots(decoder, &self.copies, |slot, _| slot.replace(None));
+        set::install(&[], decoder);
     }
 
     /// Adds the adapter's change to the base's weights and takes the adapter off.
     ///
     /// # Errors
-    /// A merged weight would not be finite; nothing is changed then. An adapter on a head that shares the embedding's matrix.
+    /// As [`super::merge::merge`].
     pub fn merge(&self, decoder: &Decoder) -> Result<()> {
-        if decoder.tied() && self.layers.iter().any(|(name, _)| name == "lm_head") {
-            return Err(Error::argument(
-                "the adapter on lm_head cannot be merged: this model's head shares its matrix with the embedding, \
-                 which would change too; use unload(), or save the adapter",
-            ));
-        }
-        let untied = self.copies.iter().any(|(name, _)| decoder.config().tie_word_embeddings && name == "lm_head.weight");
-        if untied {
-            return Err(Error::argument(
-                "the trained lm_head cannot be merged: this model's head shares its matrix with the embedding; \
-                 use unload(), or save the adapter",
-            ));
-        }
-        let projections: HashMap<String, _> = decoder.projections().into_iter().collect();
-        for (_, layer) in &self.layers {
-            let change = layer.weight_change()?;
-            if !change.abs()?.sum_all()?.to_scalar::<f32>()?.is_finite() {
-                return Err(Error::Training("the adapter holds values that are not finite; nothing was merged".into()));
-            }
-        }
-        for (name, layer) in &self.layers {
-            if let Some(projection) = projections.get(name) {
-                merge_into(projection.weight.base(), &layer.weight_change()?)?;
-            }
-        }
-        self.disable(decoder);
-        let slots: HashMap<String, &Slot> = decoder.slots().into_iter().collect();
-        for (name, copy) in &self.copies {
-            if let Some(slot) = slots.get(name) {
-                slot.base().set(&copy.value())?;
-            }
-        }
-        Ok(())
+        super::merge::merge(&[self], decoder)
     }
 
     /// The line that PEFT's `print_trainable_parameters` prints.
@@ -232,18 +215,6 @@ pub fn grouped(number: usize) -> String {
         out.push(digit);
     }
     out
-}
-
-fn with_slots<T>(decoder: &Decoder, copies: &[Named], change: impl Fn(&Slot, &Parameter) -> T) {
-    // Before the head is untied it is not among the slots: look it up among the projections.
-    let projections = decoder.projections();
-    let slots: HashMap<String, &Slot> =
-        decoder.slots().into_iter().chain(projections.iter().map(|(name, p)| (format!("{name}.weight"), &p.weight))).collect();
-    for (name, copy) in copies {
-        if let Some(slot) = slots.get(name) {
-            change(slot, copy);
-        }
-    }
 }
 
 /// Trained copies of the biases and modules that the configuration names.

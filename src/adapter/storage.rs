@@ -1,164 +1,168 @@
-//! Adapters on disk, in PEFT's layout: `adapter_config.json` and `adapter_model.safetensors`.
+//! Adapters on disk, in PEFT's layout: `adapter_config.json` and `adapter_model.safetensors`, or its shards.
 
-use super::config::LoraConfig;
+use super::config::{InitLoraWeights, LoraConfig};
+use super::handle::AttachOptions;
 use super::peft::Adapter;
+pub use super::storage_config::{SavedConfig, read as read_config};
 use crate::error::{Error, Result};
-use crate::files;
+use crate::model::Decoder;
 use crate::model::weights::{Weights, save_safetensors};
-use crate::model::{Decoder, config::read_json};
 use crate::nn::Parameter;
 use crate::random::Random;
-use candle_core::{DType, Device};
-use serde_json::{Value, json};
-use std::path::Path;
+use candle_core::{DType, Device, Tensor};
+use std::path::{Path, PathBuf};
+
+const FILE: &str = "adapter_model.safetensors";
+const INDEX: &str = "adapter_model.safetensors.index.json";
 
 /// Writes an adapter so that PEFT loads it.
 ///
 /// # Errors
 /// The folder cannot be written; no half-written file is left.
 pub fn save(adapter: &Adapter, folder: &Path, base_model: &str) -> Result<()> {
-    let tensors: Vec<_> = adapter.own_parameters().iter().map(|(name, p)| (file_name(name), p.value())).collect();
-    save_safetensors(&folder.join("adapter_model.safetensors"), &tensors, &[("format".into(), "pt".into())])?;
-    let mut config = serde_json::to_value(adapter.config()).map_err(|e| Error::argument(e.to_string()))?;
-    let traits = adapter.family().traits();
-    if let Value::Object(fields) = &mut config {
-        fields.insert("peft_type".into(), json!("LORA"));
-        fields.insert("base_model_name_or_path".into(), json!(base_model));
-        fields.insert("inference_mode".into(), json!(true));
-        fields.insert("fan_in_fan_out".into(), json!(traits.transposed));
-        fields.insert("revision".into(), Value::Null);
-        if adapter.config().target_modules.is_none() {
-            // PEFT resolves its default from a table; a file is clearer.
-            fields.insert("target_modules".into(), json!(traits.lora_targets));
-        }
-        if let Some(all) = fields.get_mut("target_modules").filter(|t| **t == json!("all-linear")) {
-            let mut kinds: Vec<&str> = adapter.layers().iter().filter_map(|(name, _)| name.rsplit('.').next()).collect();
-            kinds.sort_unstable();
-            kinds.dedup();
-            *all = json!(kinds);
-        }
-        if fields["lora_alpha"].as_f64().is_some_and(|a| a.fract() == 0.0) {
-            fields.insert("lora_alpha".into(), json!(adapter.config().lora_alpha as i64));
-        }
-    }
-    let text = serde_json::to_string_pretty(&config).map_err(|e| Error::argument(e.to_string()))?;
-    files::write_text(&folder.join("adapter_config.json"), &(text + "\n"))
+    let tensors: Vec<_> = adapter.own().into_iter().map(|own| (own.file_name, own.parameter.value())).collect();
+    write(&tensors, folder)?;
+    super::storage_config::write(adapter, adapter.config(), folder, base_model)
 }
 
-/// PEFT's name in the file: without the adapter's own name.
-fn file_name(name: &str) -> String {
-    name.replace(".default.weight", ".weight")
-        .replace(".modules_to_save.weight", ".weight")
-        .replace(".modules_to_save.default.bias", ".bias")
+fn write(tensors: &[(String, Tensor)], folder: &Path) -> Result<()> {
+    save_safetensors(&folder.join(FILE), tensors, &[("format".into(), "pt".into())])
 }
 
-/// Reads `adapter_config.json`.
+/// Writes an adapter that starts as a part of the weight (PiSSA, OLoRA) as a plain one of twice the rank for the untouched base: what
+/// was learned is `B A - B0 A0 = [B, -B0] [A; A0]`. A0 and B0 are those that the adapter holds, or those of the adapter in `initial`,
+/// which was saved before it was trained.
 ///
 /// # Errors
-/// No such file, not JSON, not a LoRA adapter, or an option that would change the numbers and is not supported.
-pub fn read_config(folder: &Path) -> Result<LoraConfig> {
-    let path = folder.join("adapter_config.json");
-    if !path.is_file() {
-        return Err(Error::Missing(format!(
-            "{} has no adapter_config.json: an adapter is a folder with adapter_config.json and adapter_model.safetensors",
-            folder.display()
-        )));
+/// There is nothing that the adapter started as, or a folder cannot be read or written.
+pub fn save_converted(adapter: &Adapter, folder: &Path, base_model: &str, initial: Option<&Path>) -> Result<()> {
+    let file = initial.map(open).transpose()?;
+    let mut tensors = Vec::new();
+    for (module, layer) in adapter.layers() {
+        let names = ["lora_A.weight", "lora_B.weight"].map(|kind| format!("base_model.model.{module}.{kind}"));
+        let started = match (&file, &layer.taken) {
+            (Some(file), _) => {
+                let read = |name: &str| Ok::<_, Error>(file.load(name, Some(DType::F32), &layer.a.device())?.as_tensor().clone());
+                Some((read(&names[0])?, read(&names[1])?))
+            }
+            (None, Some((a, b))) => Some((a.value(), b.value())),
+            (None, None) => None,
+        };
+        let Some((a, b)) = started else {
+            return Err(Error::Argument(format!(
+                "the adapter \"{}\" was not made with init_lora_weights \"pissa\" or \"olora\": it is a plain LoRA already, \
+                 or give path_initial_model_for_weight_conversion",
+                adapter.name()
+            )));
+        };
+        let [name_a, name_b] = names;
+        tensors.push((name_a, Tensor::cat(&[&layer.a.value().to_dtype(DType::F32)?, &a], 0)?));
+        tensors.push((name_b, Tensor::cat(&[&layer.b.value().to_dtype(DType::F32)?, &b.neg()?], 1)?));
     }
-    let value = read_json(&path)?;
-    let Value::Object(mut fields) = value else { return Err(Error::format(&path, "is not a JSON object")) };
-    let kind = fields.get("peft_type").and_then(Value::as_str).unwrap_or("LORA");
-    if kind != "LORA" {
-        return Err(Error::format(&path, format!("is a {kind} adapter; only LORA is supported")));
-    }
-    // Whatever is set and not understood would silently change the numbers.
-    const IGNORED: [&str; 10] = [
-        "peft_type",
-        "peft_version",
-        "base_model_name_or_path",
-        "inference_mode",
-        "revision",
-        "auto_mapping",
-        "megatron_core",
-        "qalora_group_size",
-        "ensure_weight_tying",
-        // How the base's weights are stored, which its family says.
-        "fan_in_fan_out",
-    ];
-    let known = serde_json::to_value(LoraConfig::default()).unwrap_or_default();
-    let unset = |v: &Value| match v {
-        Value::Null | Value::Bool(false) => true,
-        Value::Object(o) => o.is_empty(),
-        Value::Array(a) => a.is_empty(),
-        _ => false,
+    write(&tensors, folder)?;
+    let own = adapter.config().clone();
+    // The scale stays: alpha / r, or alpha / sqrt(r).
+    let factor = if own.use_rslora { std::f64::consts::SQRT_2 } else { 2.0 };
+    let config = LoraConfig {
+        init_lora_weights: InitLoraWeights::Default(true),
+        r: 2 * own.r,
+        lora_alpha: factor * own.lora_alpha,
+        rank_pattern: own.rank_pattern.into_iter().map(|(key, rank)| (key, 2 * rank)).collect(),
+        alpha_pattern: own.alpha_pattern.into_iter().map(|(key, alpha)| (key, factor * alpha)).collect(),
+        ..own
     };
-    let mut unsupported = Vec::new();
-    fields.retain(|key, value| {
-        let keep = known.get(key).is_some();
-        if !keep && !IGNORED.contains(&key.as_str()) && !unset(value) {
-            unsupported.push(format!("{key} = {value}"));
-        }
-        keep && !value.is_null()
-    });
-    if !unsupported.is_empty() {
-        return Err(Error::format(&path, format!("options that are not supported: {}", unsupported.join(", "))));
-    }
-    let config: LoraConfig = serde_json::from_value(Value::Object(fields)).map_err(|e| Error::format(&path, e.to_string()))?;
-    config.validate().map_err(|e| Error::format(&path, e.to_string()))?;
-    Ok(config)
+    super::storage_config::write(adapter, &config, folder, base_model)
 }
 
-/// Puts a saved adapter on a decoder. With `trainable` false its parameters are frozen.
+/// Opens the weights of a saved adapter.
+fn open(folder: &Path) -> Result<Weights> {
+    if folder.join("adapter_model.bin").is_file() && !folder.join(FILE).is_file() && !folder.join(INDEX).is_file() {
+        return Err(Error::format(
+            folder.join("adapter_model.bin"),
+            "is a pickle file, which can run any code when it is read and is therefore not; convert it in Python: \
+             safetensors.torch.save_file(torch.load(\"adapter_model.bin\", weights_only=True), \"adapter_model.safetensors\")",
+        ));
+    }
+    Weights::open_as(folder, FILE, INDEX)
+}
+
+/// Puts a saved adapter on a decoder, as its only one. With `trainable` false its parameters are frozen.
+///
+/// # Errors
+/// As [`read`].
+pub fn load(decoder: &Decoder, folder: &Path, trainable: bool) -> Result<Adapter> {
+    let options = AttachOptions { trainable, ..AttachOptions::default() };
+    let (adapter, _) = read(decoder, folder, &options, None)?;
+    decoder.named_parameters().iter().for_each(|(_, parameter)| parameter.set_requires_grad(false));
+    adapter.enable(decoder);
+    Ok(adapter)
+}
+
+/// A saved adapter for a decoder, on which it does not sit yet; and a warning, where the adapter says that it is for a model of another name
+/// than `model`.
 ///
 /// # Errors
 /// A file is missing or damaged, a tensor is missing, left over, or has a shape that belongs to another base model. The
 /// decoder is left as it was.
-pub fn load(decoder: &Decoder, folder: &Path, trainable: bool) -> Result<Adapter> {
-    let config = LoraConfig { init_lora_weights: super::config::InitLoraWeights::Default(true), ..read_config(folder)? };
-    let path = folder.join("adapter_model.safetensors");
-    let file = Weights::open_file(&path)?;
-    let flags: Vec<(Parameter, bool)> =
-        decoder.named_parameters().into_iter().map(|(_, p)| (p.clone(), p.requires_grad())).collect();
-    let adapter = Adapter::attach(decoder, config, &mut Random::new(0))?;
-    let outcome = fill(&adapter, &file, &path);
-    if outcome.is_err() {
-        adapter.disable(decoder);
-        flags.iter().for_each(|(parameter, flag)| parameter.set_requires_grad(*flag));
+pub fn read(decoder: &Decoder, folder: &Path, options: &AttachOptions, model: Option<&str>) -> Result<(Adapter, Option<String>)> {
+    let SavedConfig { mut config, base_model } = read_config(folder)?;
+    // The file has all values, and only what an adapter took from the base has to be found again.
+    if !config.init_lora_weights.start()?.takes_weight_apart() {
+        config.init_lora_weights = InitLoraWeights::Default(true);
     }
-    outcome?;
-    adapter.set_trainable(trainable);
-    Ok(adapter)
+    let family = decoder.config().family.traits().model_type;
+    let this = model.map_or_else(|| format!("a {family} model"), |name| format!("\"{name}\", a {family} model"));
+    let made_for = base_model.as_deref().filter(|name| !name.is_empty());
+    let both = made_for.map_or(String::new(), |name| format!("; it was made for \"{name}\", and this model is {this}"));
+    let file = open(folder)?;
+    let with_both = |error: Error| match error {
+        Error::Argument(message) => Error::format(folder.join("adapter_config.json"), format!("{message}{both}")),
+        other => other,
+    };
+    let adapter = Adapter::new(decoder, &options.name, config, options.autocast, &mut Random::new(0)).map_err(with_both)?;
+    fill(&adapter, &file, &folder.join(FILE), &both)?;
+    adapter.set_trainable(options.trainable);
+    let last = |name: &str| PathBuf::from(name).file_name().map(|name| name.to_string_lossy().to_lowercase());
+    let warning = match (made_for, model) {
+        (Some(made_for), Some(model)) if last(made_for) != last(model) => Some(format!(
+            "{}: the adapter was made for \"{made_for}\", and this model is {this}; the shapes fit, but the numbers may not",
+            folder.display()
+        )),
+        _ => None,
+    };
+    Ok((adapter, warning))
 }
 
 /// Puts the values of a saved adapter into one that sits on a model.
 ///
 /// # Errors
-/// As [`load`].
+/// As [`read`].
 pub fn restore(adapter: &Adapter, folder: &Path) -> Result<()> {
-    let path = folder.join("adapter_model.safetensors");
-    fill(adapter, &Weights::open_file(&path)?, &path)
+    fill(adapter, &open(folder)?, &folder.join(FILE), "")
 }
 
-fn fill(adapter: &Adapter, file: &Weights, path: &Path) -> Result<()> {
-    let own = adapter.own_parameters();
-    let expected: Vec<String> = own.iter().map(|(name, _)| file_name(name)).collect();
-    if let Some(extra) = file.names().iter().find(|n| !expected.iter().any(|e| e == **n)) {
+fn fill(adapter: &Adapter, file: &Weights, path: &Path, both: &str) -> Result<()> {
+    let own = adapter.own();
+    if let Some(extra) = file.names().iter().find(|name| !own.iter().any(|own| own.file_name == **name)) {
         return Err(Error::format(
             path,
             format!(
-                "has a tensor \"{extra}\" that this model and adapter_config.json have no place for; is it for another base model?"
+                "has a tensor \"{extra}\" that this model and adapter_config.json have no place for; \
+                 is it for another base model?{both}"
             ),
         ));
     }
-    for ((_, parameter), name) in own.iter().zip(&expected) {
+    for own in &own {
+        let (name, parameter): (&str, &Parameter) = (&own.file_name, &own.parameter);
         if !file.contains(name) {
-            return Err(Error::format(path, format!("lacks the tensor \"{name}\" that adapter_config.json asks for")));
+            return Err(Error::format(path, format!("lacks the tensor \"{name}\" that adapter_config.json asks for{both}")));
         }
         let (shape, _) = file.shape_dtype(name)?;
         if shape != parameter.dims() {
             return Err(Error::format(
                 path,
                 format!(
-                    "tensor \"{name}\" has shape {shape:?}; this model needs {:?}: it is for another base model",
+                    "tensor \"{name}\" has shape {shape:?}; this model needs {:?}: it is for another base model{both}",
                     parameter.dims()
                 ),
             ));

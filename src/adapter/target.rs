@@ -1,6 +1,6 @@
 //! Which modules a LoRA configuration means.
 
-use super::config::{LoraConfig, TargetModules};
+use super::config::{LoraConfig, OneOrMore, TargetModules};
 use crate::error::{Error, Result};
 use regex::Regex;
 
@@ -13,8 +13,9 @@ pub fn targets<'a>(config: &LoraConfig, names: &[&'a str], default: &[&str]) -> 
     let wanted = config.target_modules.as_ref().unwrap_or(&default);
     let included = matcher(wanted)?;
     let excluded = config.exclude_modules.as_ref().map(matcher).transpose()?;
+    let lists: &[String] = config.layers_pattern.as_ref().map_or(&[], OneOrMore::as_slice);
     let in_block = |name: &str| match &config.layers_to_transform {
-        Some(layers) => block_index(name).is_some_and(|i| layers.contains(&i)),
+        Some(layers) => block_index(name, lists).is_some_and(|i| layers.as_slice().contains(&i)),
         None => true,
     };
     let found: Vec<&str> = names
@@ -62,10 +63,12 @@ fn matcher(modules: &TargetModules) -> Result<Matcher> {
     })
 }
 
-/// The number of the block that a module is in: the last number in its name that stands between two others parts, as PEFT finds it.
-fn block_index(module: &str) -> Option<usize> {
+/// The number of the block that a module is in: the last number in its name that stands between two others parts, as PEFT finds it;
+/// behind one of `lists`, if there are any.
+fn block_index(module: &str, lists: &[String]) -> Option<usize> {
     let parts: Vec<&str> = module.split('.').collect();
-    (2..parts.len().saturating_sub(1)).rev().find_map(|place| parts[place].parse().ok())
+    let counts = |list: &str| lists.is_empty() || lists.iter().any(|wanted| wanted == list);
+    (2..parts.len().saturating_sub(1)).rev().filter(|place| counts(parts[place - 1])).find_map(|place| parts[place].parse().ok())
 }
 
 #[cfg(test)]
@@ -98,9 +101,11 @@ mod tests {
 
     #[test]
     fn blocks_are_numbered_whatever_their_list_is_called() {
-        assert_eq!(block_index("model.layers.11.self_attn.q_proj"), Some(11));
-        assert_eq!(block_index("transformer.h.2.attn.c_attn"), Some(2));
-        assert_eq!(block_index("lm_head"), None);
+        assert_eq!(block_index("model.layers.11.self_attn.q_proj", &[]), Some(11));
+        assert_eq!(block_index("transformer.h.2.attn.c_attn", &[]), Some(2));
+        assert_eq!(block_index("transformer.h.2.attn.c_attn", &["layers".into(), "h".into()]), Some(2));
+        assert_eq!(block_index("transformer.h.2.attn.c_attn", &["layers".into()]), None);
+        assert_eq!(block_index("lm_head", &[]), None);
     }
 
     #[test]

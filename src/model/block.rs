@@ -158,16 +158,16 @@ impl Block {
         if self.drops(shared.pass) {
             return Ok(None);
         }
-        let layer = |part: Part| Ok::<_, crate::Error>(self.needed(part)?.layer(tokens, shared.pass));
+        let layer = |part: Part| self.needed(part)?.layer(tokens, shared.pass);
         // The layers' dropout masks are drawn in the order of their use.
         let mixer = match self.projection(Part::QueryKeyValue) {
-            Some(joint) => Mixer::Joint(joint.layer(tokens, shared.pass)),
+            Some(joint) => Mixer::Joint(joint.layer(tokens, shared.pass)?),
             None => Mixer::Apart([layer(Part::Query)?, layer(Part::Key)?, layer(Part::Value)?]),
         };
         let o = layer(Part::Output)?;
         let inner = match (self.projection(Part::GateUp), self.projection(Part::Gate)) {
-            (Some(joint), _) => Inner::Joint(joint.layer(tokens, shared.pass)),
-            (None, Some(gate)) => Inner::Apart([gate.layer(tokens, shared.pass), layer(Part::Up)?]),
+            (Some(joint), _) => Inner::Joint(joint.layer(tokens, shared.pass)?),
+            (None, Some(gate)) => Inner::Apart([gate.layer(tokens, shared.pass)?, layer(Part::Up)?]),
             (None, None) => Inner::Plain(layer(Part::Up)?),
         };
         let layers = BlockLayers {

@@ -1,10 +1,10 @@
 //! The places of a model that fine-tuning can change: every parameter sits in a slot that can hold a replacement, and a
-//! projection can carry a change of its output (an adapter). Taking both away gives the base model back bit for bit.
+//! projection can carry changes of its output (adapters). Taking both away gives the base model back bit for bit.
 
 use crate::error::Result;
 use crate::nn::Parameter;
 use crate::ops;
-use crate::ops::layer::{Layer, LowRank};
+use crate::ops::layer::{Changes, Layer};
 use crate::random::Random;
 use candle_core::Tensor;
 use std::cell::RefCell;
@@ -60,14 +60,17 @@ impl Slot {
 
 /// A change of a projection's output.
 pub trait Delta: Send + Sync {
-    /// The changed output, given the projection's input [tokens, inputs] and its own output [tokens, outputs].
+    /// What is added to the output of `projection`, given its input [tokens, inputs] and its own output [tokens, outputs].
     ///
     /// # Errors
     /// A tensor operation failed.
-    fn apply(&self, input: &Tensor, output: Tensor, pass: Pass<'_>) -> Result<Tensor>;
+    fn change(&self, projection: &Projection, input: &Tensor, output: &Tensor, pass: Pass<'_>) -> Result<Tensor>;
 
     /// The same as matrices, for the fused block; `elements` is the size of the projection's input. Draws the dropout mask.
-    fn low_rank(&self, elements: usize, pass: Pass<'_>) -> LowRank;
+    ///
+    /// # Errors
+    /// As [`Self::change`].
+    fn matrices(&self, weight: &Parameter, elements: usize, pass: Pass<'_>) -> Result<Changes>;
 }
 
 /// A linear layer of the decoder.
@@ -76,13 +79,13 @@ pub struct Projection {
     pub weight: Slot,
     /// `[outputs]`.
     pub bias: Option<Slot>,
-    delta: RwLock<Option<Arc<dyn Delta>>>,
+    deltas: RwLock<Vec<Arc<dyn Delta>>>,
 }
 
 impl Projection {
     /// A projection without a change.
     pub fn new(weight: Parameter, bias: Option<Parameter>) -> Self {
-        Self { weight: Slot::new(weight), bias: bias.map(Slot::new), delta: RwLock::new(None) }
+        Self { weight: Slot::new(weight), bias: bias.map(Slot::new), deltas: RwLock::default() }
     }
 
     /// The same projection, whose weight files hold the other way round.
@@ -91,14 +94,18 @@ impl Projection {
         self
     }
 
-    /// Sets or removes the change of the output; returns the one before.
-    pub fn set_delta(&self, delta: Option<Arc<dyn Delta>>) -> Option<Arc<dyn Delta>> {
-        std::mem::replace(&mut *self.delta.write().unwrap_or_else(|e| e.into_inner()), delta)
+    /// Sets the changes of the output, in the place of those before.
+    pub fn set_deltas(&self, deltas: Vec<Arc<dyn Delta>>) {
+        *self.deltas.write().unwrap_or_else(|e| e.into_inner()) = deltas;
+    }
+
+    fn deltas(&self) -> Vec<Arc<dyn Delta>> {
+        self.deltas.read().unwrap_or_else(|e| e.into_inner()).clone()
     }
 
     /// Whether the output is changed by an adapter.
     pub fn has_delta(&self) -> bool {
-        self.delta.read().unwrap_or_else(|e| e.into_inner()).is_some()
+        !self.deltas.read().unwrap_or_else(|e| e.into_inner()).is_empty()
     }
 
     /// Number of inputs and outputs.
@@ -108,13 +115,17 @@ impl Projection {
     }
 
     /// The projection for the fused block, to be applied to this number of tokens.
-    pub fn layer(&self, tokens: usize, pass: Pass<'_>) -> Layer {
-        let delta = self.delta.read().unwrap_or_else(|e| e.into_inner()).clone();
-        Layer {
-            weight: self.weight.current(),
-            bias: self.bias.as_ref().map(Slot::current),
-            low_rank: delta.map(|delta| delta.low_rank(tokens * self.features().0, pass)),
+    ///
+    /// # Errors
+    /// A tensor operation failed.
+    pub fn layer(&self, tokens: usize, pass: Pass<'_>) -> Result<Layer> {
+        let mut layer = Layer::plain(self.weight.current(), self.bias.as_ref().map(Slot::current));
+        for delta in self.deltas() {
+            let Changes { low_ranks, magnitude } = delta.matrices(&layer.weight, tokens * self.features().0, pass)?;
+            layer.changes.low_ranks.extend(low_ranks);
+            layer.changes.magnitude = magnitude.or(layer.changes.magnitude);
         }
+        Ok(layer)
     }
 
     /// Applies the projection to `x` [tokens, inputs].
@@ -124,10 +135,10 @@ impl Projection {
     pub fn forward(&self, x: &Tensor, pass: Pass<'_>) -> Result<Tensor> {
         let bias = self.bias.as_ref().map(Slot::current);
         let output = ops::linear::linear(x, &self.weight.current(), bias.as_ref())?;
-        let delta = self.delta.read().unwrap_or_else(|e| e.into_inner()).clone();
-        match delta {
-            Some(delta) => delta.apply(x, output, pass),
-            None => Ok(output),
+        let mut sum = output.clone();
+        for delta in self.deltas() {
+            sum = (sum + delta.change(self, x, &output, pass)?)?;
         }
+        Ok(sum)
     }
 }

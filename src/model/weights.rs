@@ -42,14 +42,22 @@ impl Weights {
     /// # Errors
     /// No weights there, a shard is missing, or a file is cut short or damaged.
     pub fn open(folder: &Path) -> Result<Self> {
-        let single = folder.join(SINGLE);
-        if single.is_file() {
-            return Self::open_file(&single);
+        Self::open_as(folder, SINGLE, INDEX)
+    }
+
+    /// Opens weights that are in the file `single` of a folder, or in shards that the file `index` lists.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_as(folder: &Path, single: &str, index_name: &str) -> Result<Self> {
+        let path = folder.join(single);
+        if path.is_file() {
+            return Self::open_file(&path);
         }
-        let index = folder.join(INDEX);
+        let index = folder.join(index_name);
         if !index.is_file() {
             return Err(Error::Missing(format!(
-                "{} has neither {SINGLE} nor {INDEX}{}",
+                "{} has neither {single} nor {index_name}{}",
                 folder.display(),
                 other_formats(folder)
             )));
@@ -81,7 +89,7 @@ impl Weights {
             if let Some(absent) = tensors.into_iter().find(|name| !weights.tensors.contains_key(*name)) {
                 return Err(Error::format(
                     &path,
-                    format!("tensor {absent} is missing, although {INDEX} says it is in this file"),
+                    format!("tensor {absent} is missing, although {index_name} says it is in this file"),
                 ));
             }
         }

@@ -1,13 +1,19 @@
-//! A linear layer with an optional low-rank change (LoRA, Hu et al. 2021, arXiv 2106.09685), on slices: what a decoder block is
-//! made of. `y = x W^T + b + scaling (m * x) A^T B^T` with the dropout mask `m`.
+//! A linear layer with optional low-rank changes (LoRA, Hu et al. 2021, arXiv 2106.09685), on slices: what a decoder block is made
+//! of. `y = x W^T + b + sum of scaling ((m * x) A^T B^T + c)` with the dropout masks `m` and the changes' own biases `c`.
 //!
 //! Backward, with `t = scaling (m * x) A^T` and `u = scaling g B`: `dB = g^T t`, `dA = u^T (m * x)`, `dx = g W + m * (u A)`.
+//!
+//! A magnitude (DoRA, Liu et al. 2024, arXiv 2402.09353) puts a factor `f` on every output of weight and change together; dropout is
+//! before both there, so that `y = x W^T + b + (f - 1) (m * x) W^T + f t B^T`, and with `g' = f g`: `dB = g'^T t`,
+//! `dx = g W + m * ((g' - g) W + u A)` with `u = scaling g' B`. See [`super::magnitude`].
 
+use super::magnitude::Magnitude;
 use super::matrix::{self, Dims, Weight};
 use crate::autograd::Parameter;
 use crate::autograd::buffer::Buffer;
 use candle_core::{DType, Result, Storage, bail};
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// The low-rank change of a layer.
@@ -17,10 +23,21 @@ pub struct LowRank {
     pub a: Parameter,
     /// `[outputs, rank]`.
     pub b: Parameter,
+    /// `[outputs]`, scaled like the product.
+    pub bias: Option<Parameter>,
     /// Factor on the change.
     pub scaling: f32,
     /// Factors on the change's inputs, `[tokens, inputs]`.
     pub mask: Option<Arc<Vec<f32>>>,
+}
+
+/// What adapters do to a layer.
+#[derive(Debug, Clone, Default)]
+pub struct Changes {
+    /// What is added.
+    pub low_ranks: Vec<LowRank>,
+    /// The factors on the outputs; there is one low-rank change then.
+    pub magnitude: Option<Magnitude>,
 }
 
 /// A linear layer of a block.
@@ -30,8 +47,8 @@ pub struct Layer {
     pub weight: Parameter,
     /// `[outputs]`.
     pub bias: Option<Parameter>,
-    /// The change, if there is one.
-    pub low_rank: Option<LowRank>,
+    /// What adapters do to it.
+    pub changes: Changes,
 }
 
 /// Runs `read` on a parameter's stored elements.
@@ -80,9 +97,41 @@ fn dims(weight: &Parameter, x: &[f32]) -> Dims {
     Dims { rows: x.len() / dims[1].max(1), inputs: dims[1], outputs: dims[0] }
 }
 
+/// Adds a vector to every row.
+fn add_to_rows(out: &mut [f32], vector: &[f32], factor: f32) {
+    for row in out.chunks_exact_mut(vector.len().max(1)) {
+        row.iter_mut().zip(vector).for_each(|(o, v)| *o += factor * v);
+    }
+}
+
+/// Columns `at` of a matrix with `total` columns, gathered where they are not all of them.
+fn columns<'a>(matrix: &'a [f32], total: usize, at: &Range<usize>) -> Cow<'a, [f32]> {
+    if at.len() == total {
+        return Cow::Borrowed(matrix);
+    }
+    Cow::Owned(matrix.chunks_exact(total).flat_map(|row| &row[at.clone()]).copied().collect())
+}
+
+/// Runs `fill` on columns `at` of a matrix with `total` columns.
+fn with_columns(matrix: &mut [f32], total: usize, at: &Range<usize>, fill: impl FnOnce(&mut [f32]) -> Result<()>) -> Result<()> {
+    if at.len() == total {
+        return fill(matrix);
+    }
+    let mut own = Buffer::new(matrix.len() / total.max(1) * at.len());
+    fill(&mut own)?;
+    for (row, own) in matrix.chunks_exact_mut(total).zip(own.chunks_exact(at.len())) {
+        row[at.clone()].copy_from_slice(own);
+    }
+    Ok(())
+}
+
 impl LowRank {
     fn rank(&self) -> usize {
         self.a.dims()[0]
+    }
+
+    fn parameters(&self) -> impl Iterator<Item = &Parameter> {
+        [&self.a, &self.b].into_iter().chain(&self.bias)
     }
 
     /// `x`, the inputs of the tokens from `first` on, times the mask.
@@ -95,19 +144,59 @@ impl LowRank {
             }
         }
     }
+
+    /// Fills `t` for masked inputs `x`.
+    fn inner(&self, x: &[f32], dims: Dims, t: &mut [f32]) -> Result<()> {
+        with_weight(&self.a, |a| {
+            matrix::times_weight_transposed(x, a, t, false, Dims { outputs: self.rank(), ..dims });
+            Ok(())
+        })?;
+        t.iter_mut().for_each(|v| *v *= self.scaling);
+        Ok(())
+    }
+
+    /// `out = (add ? out : 0) + t B^T`.
+    fn outer(&self, t: &[f32], dims: Dims, out: &mut [f32], add: bool) -> Result<()> {
+        with_weight(&self.b, |b| {
+            matrix::times_weight_transposed(t, b, out, add, Dims { inputs: self.rank(), ..dims });
+            Ok(())
+        })
+    }
+
+    /// Fills `u` for the gradient `g` of the change.
+    fn inner_gradient(&self, g: &[f32], dims: Dims, u: &mut [f32]) -> Result<()> {
+        with_weight(&self.b, |b| {
+            matrix::times_weight(g, b, u, false, Dims { inputs: self.rank(), ..dims });
+            Ok(())
+        })?;
+        u.iter_mut().for_each(|v| *v *= self.scaling);
+        Ok(())
+    }
+
+    /// `out = (add ? out : 0) + u A`.
+    fn input_gradient(&self, u: &[f32], dims: Dims, out: &mut [f32], add: bool) -> Result<()> {
+        with_weight(&self.a, |a| {
+            matrix::times_weight(u, a, out, add, Dims { outputs: self.rank(), ..dims });
+            Ok(())
+        })
+    }
 }
 
 impl Layer {
-    /// Whether an operation has to be recorded for one of the parameters.
-    pub fn tracked(&self) -> bool {
-        let low_rank = self.low_rank.iter().flat_map(|l| [&l.a, &l.b]);
-        std::iter::once(&self.weight).chain(&self.bias).chain(low_rank).any(Parameter::tracked)
+    /// A layer that nothing changes.
+    pub fn plain(weight: Parameter, bias: Option<Parameter>) -> Self {
+        Self { weight, bias, changes: Changes::default() }
     }
 
-    /// Whether one of the parameters requires a gradient.
-    fn trains(&self) -> bool {
-        let low_rank = self.low_rank.iter().flat_map(|l| [&l.a, &l.b]);
-        std::iter::once(&self.weight).chain(&self.bias).chain(low_rank).any(Parameter::requires_grad)
+    fn parameters(&self) -> impl Iterator<Item = &Parameter> {
+        let changes = self.changes.low_ranks.iter().flat_map(LowRank::parameters);
+        let vector = self.changes.magnitude.as_ref().map(|magnitude| &magnitude.vector);
+        std::iter::once(&self.weight).chain(&self.bias).chain(changes).chain(vector)
+    }
+
+    /// Whether an operation has to be recorded for one of the parameters.
+    pub fn tracked(&self) -> bool {
+        self.parameters().any(Parameter::tracked)
     }
 
     /// Tokens, inputs and outputs for an input `x`.
@@ -115,14 +204,45 @@ impl Layer {
         dims(&self.weight, x)
     }
 
+    /// The sizes for a gradient `g` of the output.
+    fn dims_of_gradient(&self, g: &[f32]) -> Dims {
+        let shape = self.weight.dims();
+        Dims { rows: g.len() / shape[0].max(1), inputs: shape[1], outputs: shape[0] }
+    }
+
     /// Number of outputs.
     pub fn outputs(&self) -> usize {
         self.weight.dims()[0]
     }
 
-    /// Number of inner values of the low-rank change; 0 without one.
+    /// Number of inner values of the low-rank changes together; 0 without one.
     pub fn rank(&self) -> usize {
-        self.low_rank.as_ref().map_or(0, LowRank::rank)
+        self.changes.low_ranks.iter().map(LowRank::rank).sum()
+    }
+
+    /// The low-rank changes and the places of their inner values.
+    fn placed(&self) -> impl Iterator<Item = (&LowRank, Range<usize>)> {
+        self.changes.low_ranks.iter().scan(0, |end, low_rank| {
+            let start = *end;
+            *end += low_rank.rank();
+            Some((low_rank, start..*end))
+        })
+    }
+
+    /// `out = (add ? out : 0) + x W^T`.
+    fn product(&self, x: &[f32], dims: Dims, out: &mut [f32], add: bool) -> Result<()> {
+        with_weight(&self.weight, |w| {
+            matrix::times_weight_transposed(x, w, out, add, dims);
+            Ok(())
+        })
+    }
+
+    /// `dx = (add ? dx : 0) + g W`.
+    fn product_gradient(&self, g: &[f32], dims: Dims, dx: &mut [f32], add: bool) -> Result<()> {
+        with_weight(&self.weight, |w| {
+            matrix::times_weight(g, w, dx, add, dims);
+            Ok(())
+        })
     }
 
     /// Fills the output `[rows, outputs]` for `x` `[rows, inputs]`, the inputs of the tokens from `first` on, and `t` `[rows, rank]`,
@@ -132,28 +252,55 @@ impl Layer {
     /// A parameter is not on the CPU or not a matrix of floats.
     pub fn forward(&self, x: &[f32], first: usize, out: &mut [f32], t: &mut [f32]) -> Result<()> {
         let dims = self.dims(x);
-        with_weight(&self.weight, |w| {
-            matrix::times_weight_transposed(x, w, out, false, dims);
-            Ok(())
-        })?;
+        self.product(x, dims, out, false)?;
+        if let Some(magnitude) = &self.changes.magnitude {
+            self.forward_with_magnitude(magnitude, x, first, out, t)?;
+        }
         if let Some(bias) = &self.bias {
-            let bias = values(bias)?;
-            for row in out.chunks_exact_mut(dims.outputs) {
-                row.iter_mut().zip(&bias).for_each(|(o, b)| *o += b);
+            add_to_rows(out, &values(bias)?, 1.0);
+        }
+        if self.changes.magnitude.is_some() {
+            return Ok(());
+        }
+        let total = self.rank();
+        for (low_rank, at) in self.placed() {
+            let x = low_rank.masked(x, first);
+            with_columns(t, total, &at, |t| {
+                low_rank.inner(&x, dims, t)?;
+                low_rank.outer(t, dims, out, true)
+            })?;
+            if let Some(bias) = &low_rank.bias {
+                add_to_rows(out, &values(bias)?, low_rank.scaling);
             }
         }
-        let Some(low_rank) = &self.low_rank else { return Ok(()) };
-        let rank = low_rank.rank();
-        let x = low_rank.masked(x, first);
-        with_weight(&low_rank.a, |a| {
-            matrix::times_weight_transposed(&x, a, t, false, Dims { outputs: rank, ..dims });
-            Ok(())
-        })?;
-        t.iter_mut().for_each(|v| *v *= low_rank.scaling);
-        with_weight(&low_rank.b, |b| {
-            matrix::times_weight_transposed(t, b, out, true, Dims { inputs: rank, ..dims });
-            Ok(())
-        })
+        Ok(())
+    }
+
+    /// Makes of `out`, which holds `x W^T`, what change and factors give.
+    fn forward_with_magnitude(
+        &self,
+        magnitude: &Magnitude,
+        x: &[f32],
+        first: usize,
+        out: &mut [f32],
+        t: &mut [f32],
+    ) -> Result<()> {
+        let (dims, factors) = (self.dims(x), magnitude.factors()?);
+        let Some(low_rank) = self.changes.low_ranks.first() else { return Ok(()) };
+        let masked = low_rank.masked(x, first);
+        low_rank.inner(&masked, dims, t)?;
+        if low_rank.mask.is_none() {
+            low_rank.outer(t, dims, out, true)?;
+            Magnitude::scale(out, &factors);
+            return Ok(());
+        }
+        let mut change = Buffer::new(out.len());
+        self.product(&masked, dims, &mut change, false)?;
+        let less_one: Vec<f32> = factors.iter().map(|f| f - 1.0).collect();
+        Magnitude::add_scaled(out, &change, &less_one);
+        low_rank.outer(t, dims, &mut change, false)?;
+        Magnitude::add_scaled(out, &change, &factors);
+        Ok(())
     }
 
     /// The gradient by the input of the tokens from `first` on, given `g` `[rows, outputs]`: fills `dx` where it is wanted, or adds
@@ -162,60 +309,158 @@ impl Layer {
     /// # Errors
     /// As [`Self::forward`].
     pub fn backward(&self, g: &[f32], first: usize, dx: Option<(&mut [f32], bool)>, u: &mut [f32]) -> Result<()> {
-        let shape = self.weight.dims();
-        let dims = Dims { rows: g.len() / shape[0].max(1), inputs: shape[1], outputs: shape[0] };
+        let dims = self.dims_of_gradient(g);
         let mut dx = dx;
+        // Where nothing is dropped, the factors are on all of the output; else on the change alone, which is then a second product.
+        let factors = self.changes.magnitude.as_ref().map(Magnitude::factors).transpose()?;
+        let masked = self.changes.low_ranks.iter().any(|low_rank| low_rank.mask.is_some());
+        let scaled = factors.as_ref().map(|factors| Magnitude::scaled(g, factors));
+        let by_change = scaled.as_deref().unwrap_or(g);
         if let Some((dx, add)) = &mut dx {
-            with_weight(&self.weight, |w| {
-                matrix::times_weight(g, w, dx, *add, dims);
+            self.product_gradient(if masked { g } else { by_change }, dims, dx, *add)?;
+        }
+        let total = self.rank();
+        for (low_rank, at) in self.placed() {
+            with_columns(u, total, &at, |u| {
+                low_rank.inner_gradient(by_change, dims, u)?;
+                let Some((dx, _)) = &mut dx else { return Ok(()) };
+                let Some(mask) = &low_rank.mask else { return low_rank.input_gradient(u, dims, dx, true) };
+                let mut change = Buffer::new(dx.len());
+                low_rank.input_gradient(u, dims, &mut change, false)?;
+                if let Some(scaled) = &scaled {
+                    let rest: Vec<f32> = scaled.iter().zip(g).map(|(scaled, g)| scaled - g).collect();
+                    self.product_gradient(&rest, dims, &mut change, true)?;
+                }
+                let mask = &mask[first * dims.inputs..];
+                dx.iter_mut().zip(change.iter()).zip(mask).for_each(|((d, c), m)| *d += c * m);
                 Ok(())
             })?;
         }
-        let Some(low_rank) = &self.low_rank else { return Ok(()) };
-        let rank = low_rank.rank();
-        with_weight(&low_rank.b, |b| {
-            matrix::times_weight(g, b, u, false, Dims { inputs: rank, ..dims });
-            Ok(())
-        })?;
-        u.iter_mut().for_each(|v| *v *= low_rank.scaling);
-        let Some((dx, _)) = dx else { return Ok(()) };
-        let dims = Dims { outputs: rank, ..dims };
-        with_weight(&low_rank.a, |a| {
-            match &low_rank.mask {
-                None => matrix::times_weight(u, a, dx, true, dims),
-                Some(mask) => {
-                    let mut change = Buffer::new(dx.len());
-                    matrix::times_weight(u, a, &mut change, false, dims);
-                    let mask = &mask[first * dims.inputs..];
-                    dx.iter_mut().zip(change.iter()).zip(mask).for_each(|((d, c), m)| *d += c * m);
-                }
-            }
-            Ok(())
-        })
+        Ok(())
     }
 
     /// Adds the parameters' gradients, where they are wanted, for all tokens: the input `x`, the output's gradient `g`, `t` of the
     /// forward and `u` of the backward pass.
     ///
     /// # Errors
-    /// As [`Self::forward`].
+    /// As [`Self::forward`]; a weight below a magnitude that is to be trained.
     pub fn add_gradients(&self, x: &[f32], g: &[f32], t: &[f32], u: &[f32]) -> Result<()> {
-        if !self.trains() {
+        if !self.parameters().any(Parameter::requires_grad) {
             return Ok(());
         }
         if self.weight.requires_grad() {
+            if self.changes.magnitude.is_some() {
+                bail!("a weight that a magnitude vector scales is frozen: train the adapter, or take it off");
+            }
             add_weight_gradient(&self.weight, g, x)?;
         }
         if let Some(bias) = self.bias.as_ref().filter(|b| b.requires_grad()) {
             add_column_sums(bias, g)?;
         }
-        let Some(low_rank) = &self.low_rank else { return Ok(()) };
-        if low_rank.b.requires_grad() {
-            add_weight_gradient(&low_rank.b, g, t)?;
+        let factors = self.changes.magnitude.as_ref().map(Magnitude::factors).transpose()?;
+        let scaled = factors.map(|factors| Magnitude::scaled(g, &factors));
+        let by_change = scaled.as_deref().unwrap_or(g);
+        let total = self.rank();
+        for (low_rank, at) in self.placed() {
+            if low_rank.b.requires_grad() {
+                add_weight_gradient(&low_rank.b, by_change, &columns(t, total, &at))?;
+            }
+            if low_rank.a.requires_grad() {
+                add_weight_gradient(&low_rank.a, &columns(u, total, &at), &low_rank.masked(x, 0))?;
+            }
+            if let Some(bias) = low_rank.bias.as_ref().filter(|bias| bias.requires_grad()) {
+                let scaled: Vec<f32> = by_change.iter().map(|g| g * low_rank.scaling).collect();
+                add_column_sums(bias, &scaled)?;
+            }
         }
-        if low_rank.a.requires_grad() {
-            add_weight_gradient(&low_rank.a, u, &low_rank.masked(x, 0))?;
+        match (&self.changes.magnitude, self.changes.low_ranks.first()) {
+            (Some(magnitude), Some(low_rank)) if magnitude.vector.requires_grad() => {
+                // What the factors multiply is computed again rather than kept.
+                let mut unscaled = Buffer::new(g.len());
+                let dims = self.dims(x);
+                self.product(&low_rank.masked(x, 0), dims, &mut unscaled, false)?;
+                low_rank.outer(t, dims, &mut unscaled, true)?;
+                magnitude.add_gradient(g, &unscaled)
+            }
+            _ => Ok(()),
         }
-        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::check::{difference, tensor, values};
+    use candle_core::Tensor;
+
+    const SIZES: (usize, usize, usize) = (6, 7, 5);
+
+    /// A layer with two changes, or with one and a magnitude.
+    fn layer(masked: bool, magnitude: bool) -> Layer {
+        let (tokens, inputs, outputs) = SIZES;
+        let parameter = |shape: &[usize], seed| Parameter::new(&tensor(shape, seed)).unwrap();
+        let low_rank = |rank: usize, seed| LowRank {
+            a: parameter(&[rank, inputs], seed),
+            b: parameter(&[outputs, rank], seed + 1),
+            bias: (!magnitude).then(|| parameter(&[outputs], seed + 2)),
+            scaling: 1.5,
+            mask: masked.then(|| Arc::new(values(tokens * inputs, seed + 3))),
+        };
+        let weight = parameter(&[outputs, inputs], 1);
+        weight.set_requires_grad(!magnitude);
+        let low_ranks = if magnitude { vec![low_rank(2, 10)] } else { vec![low_rank(2, 10), low_rank(3, 20)] };
+        let norm = Arc::new(values(outputs, 30).iter().map(|v| v.abs() + 0.5).collect());
+        let magnitude = magnitude.then(|| Magnitude { vector: parameter(&[outputs], 31), norm });
+        Layer { weight, bias: Some(parameter(&[outputs], 2)), changes: Changes { low_ranks, magnitude } }
+    }
+
+    /// The sum of the outputs times `g`, in the order of tokens in two parts.
+    fn weighted(layer: &Layer, x: &[f32], g: &[f32]) -> (f64, Vec<f32>) {
+        let (tokens, inputs, outputs) = SIZES;
+        let (mut out, mut t) = (vec![f32::NAN; tokens * outputs], vec![f32::NAN; tokens * layer.rank()]);
+        for range in [0..2, 2..tokens] {
+            let of = |columns: usize| range.start * columns..range.end * columns;
+            layer.forward(&x[of(inputs)], range.start, &mut out[of(outputs)], &mut t[of(layer.rank())]).unwrap();
+        }
+        (out.iter().zip(g).map(|(y, g)| f64::from(*y) * f64::from(*g)).sum(), t)
+    }
+
+    #[test]
+    fn gradients_are_those_of_small_steps() {
+        let (tokens, inputs, outputs) = SIZES;
+        let (x, g) = (values(tokens * inputs, 40), values(tokens * outputs, 41));
+        for (masked, magnitude) in [(false, false), (true, false), (false, true), (true, true)] {
+            let layer = layer(masked, magnitude);
+            let t = weighted(&layer, &x, &g).1;
+            let (mut dx, mut u) = (vec![0.0; x.len()], vec![f32::NAN; t.len()]);
+            layer.backward(&g, 0, Some((&mut dx, false)), &mut u).unwrap();
+            layer.add_gradients(&x, &g, &t, &u).unwrap();
+            let slope = |change: &dyn Fn(f32) -> f64| (change(1e-2) - change(-1e-2)) / 2e-2;
+            let numeric = |values: &[f32], at: &dyn Fn(&[f32]) -> f64| -> Vec<f32> {
+                let step = |i: usize, h: f32| {
+                    let mut moved = values.to_vec();
+                    moved[i] += h;
+                    at(&moved)
+                };
+                (0..values.len()).map(|i| slope(&|h| step(i, h)) as f32).collect()
+            };
+            let close = |own: &[f32], expected: &[f32], what: &str| {
+                let as_tensor = |v: &[f32]| Tensor::new(v, &candle_core::Device::Cpu).unwrap();
+                let d = difference(&as_tensor(own), &as_tensor(expected));
+                assert!(d < 2e-3, "{what} differs by {d}; masked {masked}, magnitude {magnitude}");
+            };
+            close(&dx, &numeric(&x, &|x| weighted(&layer, x, &g).0), "input");
+            for parameter in layer.parameters().filter(|p| p.requires_grad()) {
+                let before = parameter.value().copy().unwrap();
+                let values = before.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                let expected = numeric(&values, &|values| {
+                    parameter.set(&Tensor::from_slice(values, before.dims(), before.device()).unwrap()).unwrap();
+                    weighted(&layer, &x, &g).0
+                });
+                parameter.set(&before).unwrap();
+                let own = parameter.grad().unwrap().unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                close(&own, &expected, &format!("{:?}", parameter.dims()));
+            }
+        }
     }
 }

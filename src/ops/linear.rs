@@ -21,7 +21,7 @@ pub fn linear(x: &Tensor, weight: &Parameter, bias: Option<&Parameter>) -> Resul
     if !super::fused_for(x) {
         return composed(x, weight, bias);
     }
-    let layer = Layer { weight: weight.clone(), bias: bias.cloned(), low_rank: None };
+    let layer = Layer::plain(weight.clone(), bias.cloned());
     super::apply(&x.contiguous()?, layer.tracked(), |recording| Linear { layer, recording })
 }
 

@@ -18,6 +18,7 @@ mod few_rows;
 pub mod gated;
 pub mod layer;
 pub mod linear;
+pub mod magnitude;
 pub mod matrix;
 pub mod norm;
 mod panels;

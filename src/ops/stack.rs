@@ -115,7 +115,7 @@ mod tests {
                 parameter.set_requires_grad(train);
                 parameter
             };
-            let layer = |outputs, inputs, seed| Layer { weight: parameter(&[outputs, inputs], seed), bias: None, low_rank: None };
+            let layer = |outputs, inputs, seed| Layer::plain(parameter(&[outputs, inputs], seed), None);
             let norm = |width, seed| Norm { kind: NormKind::Rms, weight: parameter(&[width], seed), bias: None, eps: 1e-5 };
             let layers = BlockLayers {
                 input_norm: Some(norm(8, 1)),

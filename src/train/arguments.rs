@@ -90,6 +90,10 @@ pub struct TrainingArguments {
     /// and the loss is still the mean over the step's target tokens. Steps, epochs and `per_device_train_batch_size` count packed
     /// rows. Evaluation does not pack. Default false.
     pub packing: bool,
+    /// LoRA+: B's learning rate as a multiple of `learning_rate`, which is A's; for "adamw_torch". Default: all learn alike.
+    pub loraplus_lr_ratio: Option<f64>,
+    /// LoRA+: the learning rate of adapters on embeddings. Default 1e-6.
+    pub loraplus_lr_embedding: f64,
 }
 
 impl Default for TrainingArguments {
@@ -124,6 +128,8 @@ impl Default for TrainingArguments {
             gradient_checkpointing: false,
             max_length: None,
             packing: false,
+            loraplus_lr_ratio: None,
+            loraplus_lr_embedding: 1e-6,
         }
     }
 }
@@ -166,6 +172,8 @@ impl TrainingArguments {
             ("adam_epsilon", self.adam_epsilon),
             ("max_grad_norm", self.max_grad_norm),
             ("warmup_steps", self.warmup_steps),
+            ("loraplus_lr_ratio", self.loraplus_lr_ratio.unwrap_or(0.0)),
+            ("loraplus_lr_embedding", self.loraplus_lr_embedding),
         ];
         for (field, value) in finite {
             if !value.is_finite() || value < 0.0 {
@@ -186,6 +194,9 @@ impl TrainingArguments {
         }
         if self.packing && self.max_length.is_none() {
             return refuse("max_length", &"nothing", "given where packing is true, as it is the length of a packed row");
+        }
+        if self.loraplus_lr_ratio.is_some() && self.optim != OptimizerKind::AdamwTorch {
+            return refuse("loraplus_lr_ratio", &"with optim \"sgd\"", "left out or go with optim \"adamw_torch\"");
         }
         let counts = [
             ("per_device_train_batch_size", self.per_device_train_batch_size),

@@ -3,7 +3,7 @@
 use super::arguments::TrainingArguments;
 use super::trainer::LogEntry;
 use super::updater::Updater;
-use crate::adapter::{ModelHandle, storage};
+use crate::adapter::ModelHandle;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::model::Source;
@@ -102,7 +102,7 @@ pub fn resume(folder: &Path, model: &ModelHandle, updater: &mut Updater, args: &
         )));
     }
     if model.has_adapter() {
-        model.with_adapter(|adapter| storage::restore(adapter, folder))?;
+        model.restore_adapters(folder)?;
     } else {
         let source = Source::open(folder)?;
         // Quantised weights never change.

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::nn::Parameter;
 use crate::optim::{
     Adafactor, AdafactorOptions, Adam, AdamW8bit, AdamW8bitOptions, AdamWOptions, AdamWScheduleFree, AdjustLr, Lion, LionOptions,
-    Muon, MuonOptions, Optimizer, ParamGroup, ScheduleFreeOptions, Sgd, SgdOptions,
+    LoraPlusOptions, Muon, MuonOptions, Optimizer, ParamGroup, ScheduleFreeOptions, Sgd, SgdOptions,
 };
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -164,7 +164,7 @@ pub(super) fn check(args: &TrainingArguments) -> Result<()> {
 /// # Errors
 /// As [`check`], or nothing to train.
 pub(super) fn build(args: &TrainingArguments, trainable: &[(String, Parameter)], warmup: u64) -> Result<Box<dyn Optimizer>> {
-    let groups = groups(trainable, args.weight_decay);
+    let groups = groups(trainable, args);
     Ok(match choose(args, warmup)? {
         Chosen::Adamw(options) => Box::new(Adam::adamw(groups, options)?),
         Chosen::Sgd(options) => Box::new(Sgd::new(groups, options)?),
@@ -174,22 +174,32 @@ pub(super) fn build(args: &TrainingArguments, trainable: &[(String, Parameter)],
         Chosen::ScheduleFree(options) => Box::new(AdamWScheduleFree::new(groups, options)?),
         Chosen::Muon(options) => {
             let (hidden, other): (Vec<_>, Vec<_>) = trainable.iter().cloned().partition(|(name, _)| is_hidden(name));
-            let mut outer = self::groups(&other, args.weight_decay);
+            let mut outer = self::groups(&other, args);
             outer.iter_mut().for_each(|group| group.use_muon = Some(false));
-            let mut all = self::groups(&hidden, args.weight_decay);
+            let mut all = self::groups(&hidden, args);
             all.append(&mut outer);
             Box::new(Muon::new(all, options)?)
         }
     })
 }
 
-/// Weight decay is for matrices: biases and norms are left out, as transformers does.
-fn groups(trainable: &[(String, Parameter)], weight_decay: f64) -> Vec<ParamGroup> {
+/// Weight decay is for matrices: biases and norms are left out, as transformers does. With LoRA+, its groups.
+fn groups(trainable: &[(String, Parameter)], args: &TrainingArguments) -> Vec<ParamGroup> {
+    if let Some(loraplus_lr_ratio) = args.loraplus_lr_ratio {
+        let options = LoraPlusOptions {
+            lr: args.learning_rate,
+            loraplus_lr_ratio,
+            loraplus_lr_embedding: args.loraplus_lr_embedding,
+            loraplus_weight_decay: args.weight_decay,
+            ..LoraPlusOptions::default()
+        };
+        return options.groups(trainable);
+    }
     let (decayed, plain): (Vec<_>, Vec<_>) = trainable.iter().cloned().partition(|(name, _)| decays(name));
     let group = |named: Vec<(String, Parameter)>, decay| {
         ParamGroup::new(named.into_iter().map(|(_, p)| p).collect()).with_weight_decay(decay)
     };
-    vec![group(decayed, weight_decay), group(plain, 0.0)]
+    vec![group(decayed, args.weight_decay), group(plain, 0.0)]
 }
 
 /// Whether transformers' Trainer decays a parameter of this name.
