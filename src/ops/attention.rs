@@ -328,7 +328,7 @@ fn softmax(row: &mut [f32], low: usize, high: usize, spec: &AttentionSpec) -> f3
 
 /// Turns scores into probabilities; returns the log-sum-exp.
 #[inline(always)]
-fn softmax_seen(row: &mut [f32], spec: &AttentionSpec) -> f32 {
+pub(super) fn softmax_seen(row: &mut [f32], spec: &AttentionSpec) -> f32 {
     match spec.softcap {
         None => softmax_in_place(row, spec.scale),
         Some(cap) => {
@@ -384,73 +384,6 @@ vectorised! {
     }
 }
 
-/// One new token of a sequence against its cached keys and values `[cached, kv_heads * head_dim]`, without gradient.
-///
-/// `q` and `out` are `[heads * head_dim]`; `first` is the first cached token that the window shows.
-pub fn attend_cached(q: &[f32], keys: &[f32], values: &[f32], first: usize, spec: &AttentionSpec, out: &mut [f32]) {
-    let width = spec.kv_heads * spec.head_dim;
-    let cached = keys.len() / width;
-    let groups = spec.heads / spec.kv_heads;
-    let mut weights = zeroed(cached - first);
-    for head in 0..spec.heads {
-        let q = &q[head * spec.head_dim..(head + 1) * spec.head_dim];
-        let at = first * width + head / groups * spec.head_dim;
-        let out = &mut out[head * spec.head_dim..(head + 1) * spec.head_dim];
-        scores(q, &keys[at..], width, &mut weights);
-        softmax_seen(&mut weights, spec);
-        mix(&weights, &values[at..], width, out);
-    }
-}
-
-vectorised! {
-    /// The scores of one head of one query; row `i` of the keys begins at `i * stride`.
-    fn scores(q: &[f32], keys: &[f32], stride: usize, weights: &mut [f32]) {
-        let (queries, last_queries) = q.as_chunks::<16>();
-        for (i, weight) in weights.iter_mut().enumerate() {
-            let (keys, last_keys) = keys[i * stride..i * stride + q.len()].as_chunks::<16>();
-            let mut sums = [0f32; 16];
-            for (q, k) in queries.iter().zip(keys) {
-                for lane in 0..16 {
-                    sums[lane] += q[lane] * k[lane];
-                }
-            }
-            let rest: f32 = last_queries.iter().zip(last_keys).map(|(q, k)| q * k).sum();
-            *weight = rest + sum(sums);
-        }
-    }
-}
-
-vectorised! {
-    /// The values' mean with these weights; row `i` begins at `i * stride`.
-    fn mix(weights: &[f32], values: &[f32], stride: usize, out: &mut [f32]) {
-        // Columns in runs whose sums stay in registers.
-        let (runs, last) = out.as_chunks_mut::<64>();
-        for (run, out) in runs.iter_mut().enumerate() {
-            let mut sums = [0f32; 64];
-            for (i, weight) in weights.iter().enumerate() {
-                let values = &values[i * stride + run * 64..][..64].as_chunks::<64>().0[0];
-                for column in 0..64 {
-                    sums[column] += weight * values[column];
-                }
-            }
-            *out = sums;
-        }
-        let from = 64 * runs.len();
-        last.fill(0.0);
-        for (i, weight) in weights.iter().enumerate() {
-            last.iter_mut().zip(&values[i * stride + from..]).for_each(|(o, v)| *o += weight * v);
-        }
-    }
-}
-
-/// The sum of sixteen, by halves.
-#[inline(always)]
-fn sum(values: [f32; 16]) -> f32 {
-    let eight: [f32; 8] = std::array::from_fn(|i| values[i] + values[i + 8]);
-    let four: [f32; 4] = std::array::from_fn(|i| eight[i] + eight[i + 4]);
-    four[0] + four[2] + (four[1] + four[3])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -490,20 +423,6 @@ mod tests {
             for (a, b) in run(true, &case).iter().zip(&run(false, &case)) {
                 assert!(difference(a, b) < 2e-5, "{case:?}");
             }
-        }
-    }
-
-    #[test]
-    fn a_cached_step_equals_the_last_row() {
-        for (window, width, softcap) in [(None, 8, None), (Some(4), 8, Some(0.3)), (None, 64, None), (Some(4), 150, None)] {
-            let spec = AttentionSpec { softcap, ..spec(4, 2, width, window, &[9]) };
-            let (q, k, v) = (tensor(&[9, 4 * width], 1), tensor(&[9, 2 * width], 2), tensor(&[9, 2 * width], 3));
-            let whole = attention(&q, &k, &v, spec.clone()).unwrap().to_vec2::<f32>().unwrap();
-            let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            let mut out = vec![0f32; 4 * width];
-            let first = window.map_or(0, |w| 9 - w);
-            attend_cached(&flat(&q)[8 * 4 * width..], &flat(&k), &flat(&v), first, &spec, &mut out);
-            out.iter().zip(&whole[8]).for_each(|(a, b)| assert!((a - b).abs() < 1e-5));
         }
     }
 }

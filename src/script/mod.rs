@@ -20,6 +20,7 @@ pub mod forgetting;
 pub mod heat;
 pub mod model;
 mod model_forward;
+mod model_save;
 mod model_tree;
 pub mod module;
 mod module_methods;
@@ -61,6 +62,7 @@ pub fn register(engine: &mut Engine) -> OptionCatalogue {
     heat::register(engine);
     statistics::register(engine);
     tokenizer::register(engine);
+    model_save::register(engine);
     model::register(engine);
     adapter::register(engine);
     train::register(engine);
