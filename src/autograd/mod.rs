@@ -8,7 +8,7 @@ pub mod buffer;
 mod gradient;
 pub mod parameter;
 
-pub use gradient::Pieces;
+pub use gradient::{MOST_TOKENS as MOST_FACTORED_TOKENS, Pieces};
 pub use parameter::Parameter;
 
 use crate::error::{Error, Result};

@@ -15,6 +15,7 @@ pub mod forgetting;
 pub mod heat;
 pub mod model;
 mod model_forward;
+mod model_info;
 mod model_tree;
 pub mod module;
 mod module_methods;
@@ -56,6 +57,7 @@ pub fn register(engine: &mut Engine) -> OptionCatalogue {
     statistics::register(engine);
     tokenizer::register(engine);
     model::register(engine);
+    model_info::register(engine);
     adapter::register(engine);
     train::register(engine);
     forgetting::register(engine);

@@ -49,7 +49,11 @@ pub fn blocks(value: &Dynamic) -> Option<Vec<Block>> {
 
 /// What one of the language's functions gave, by what it holds: a training, a comparison, an evaluation, a checklist.
 pub fn known(map: &Map) -> Option<Vec<Block>> {
-    training(map).or_else(|| comparison(map)).or_else(|| evaluation(map)).or_else(|| checklist(map))
+    training(map)
+        .or_else(|| comparison(map))
+        .or_else(|| super::model_info::blocks(map))
+        .or_else(|| evaluation(map))
+        .or_else(|| checklist(map))
 }
 
 /// A value as a table with at most so many rows: records, a data set, a map with more than one key.

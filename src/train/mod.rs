@@ -2,6 +2,7 @@
 
 pub mod arguments;
 pub mod checkpoint;
+mod memory;
 pub mod regularizer;
 pub mod trainer;
 

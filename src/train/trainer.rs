@@ -2,6 +2,7 @@
 
 use super::arguments::{EvalStrategy, OptimizerKind, TrainingArguments};
 use super::checkpoint::{self, Progress};
+use super::memory;
 use super::regularizer::Regularizer;
 use crate::adapter::ModelHandle;
 use crate::autograd::buffer::release_buffers;
@@ -104,7 +105,7 @@ impl Trainer<'_> {
     /// Trains. With `resume`, continues from that checkpoint folder as if it had never stopped.
     ///
     /// # Errors
-    /// Arguments out of range, nothing to train, a row too long to be packed, a missing or non-finite gradient, a loss that is
+    /// Arguments out of range, nothing to train, more memory needed than there is, a row too long to be packed, a missing or non-finite gradient, a loss that is
     /// not finite (the parameters are then those after the last good step), a checkpoint that cannot be written or read, Ctrl-C.
     pub fn train(&self, control: &Control, resume: Option<&Path>, callback: Callback<'_>) -> Result<TrainResult> {
         self.args.validate()?;
@@ -113,6 +114,7 @@ impl Trainer<'_> {
         }
         let rows = self.rows()?;
         let trainable = self.model.some_trainable_parameters()?;
+        memory::check(self, &rows)?;
         let parameters: Vec<Parameter> = trainable.iter().map(|(_, p)| p.clone()).collect();
         parameters.iter().for_each(Parameter::zero_grad);
         let mut optimizer = self.optimizer(&trainable)?;

@@ -49,7 +49,7 @@ pub const SECTIONS: &[Section] = &[
         about: "Loading, running, generating, saving.",
         modules: &["AutoModelForCausalLM", "AutoTokenizer"],
         types: &["Tokenizer", "CausalLMOutput"],
-        names: &["pipeline"],
+        names: &["pipeline", "model_info"],
     },
     Section {
         slug: "adapters",
