@@ -32,6 +32,9 @@ pub enum Error {
     /// A model, tokenizer or data set that cannot be found or does not fit.
     #[error("{0}")]
     Missing(String),
+    /// Work that needs more memory than there is, and was not begun.
+    #[error("{0}")]
+    Memory(String),
     /// Training stopped because its numbers went wrong (no gradient, NaN, infinite loss).
     #[error("{0}")]
     Training(String),

@@ -4,7 +4,7 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | beside | [`show`], [`error`], [`control`], [`random`], [`files`], [`device`] |
+//! | beside | [`show`], [`error`], [`control`], [`random`], [`files`], [`device`], [`machine`] |
 //! | compute | [`ops`] |
 //! | library | [`nn`], [`model`], [`optim`], [`data`], [`adapter`], [`train`], [`eval`], [`forgetting`] |
 //! | script | [`script`]: the Rhai bindings |
@@ -24,6 +24,7 @@ pub mod files;
 pub mod forgetting;
 #[cfg(feature = "cli")]
 pub mod kernel;
+pub mod machine;
 pub mod model;
 pub mod nn;
 pub mod notebook;

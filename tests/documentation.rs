@@ -128,6 +128,7 @@ const WITH_UNKNOWN: &[(&str, &str)] = &[
     ("EMA", "EMA(nn::Linear(1, 1).parameters(), #{ zz: 1 })"),
     ("get_scheduler", "get_scheduler(\"linear\", optim::SGD(nn::Linear(1, 1).parameters(), #{ lr: 0.1 }), #{ zz: 1 })"),
     ("AutoModelForCausalLM::from_pretrained", "AutoModelForCausalLM::from_pretrained(\"tiny-random\", #{ zz: 1 })"),
+    ("model_info", "model_info(\"tiny-random\", #{ zz: 1 })"),
     ("generate", "MODEL.generate(\"a\", #{ zz: 1 })"),
     ("pipeline", "pipeline(\"text-generation\", #{ model: MODEL, zz: 1 })"),
     ("save_gguf", "MODEL.save_gguf(\"x.gguf\", #{ zz: 1 })"),

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use std::cell::RefCell;
 
 /// More tokens than this are multiplied out at once: the inner products grow with their square.
-const MOST_TOKENS: usize = 128;
+pub const MOST_TOKENS: usize = 128;
 
 /// Up to this many elements are summed by one thread: starting others takes longer.
 const CHUNK: usize = 1 << 14;

@@ -8,8 +8,8 @@ pub mod buffer;
 mod gradient;
 pub mod parameter;
 
-pub use gradient::Pieces;
 pub(crate) use gradient::sum_of_squares;
+pub use gradient::{MOST_TOKENS as MOST_FACTORED_TOKENS, Pieces};
 pub use parameter::Parameter;
 
 use crate::error::{Error, Result};

@@ -142,10 +142,25 @@ pub enum ModelAction {
         /// A name from `ftrepl model list`, or org/name[@revision].
         name: String,
     },
-    /// What a model is.
+    /// What a model is, and the memory that it needs for each kind of work; loads nothing.
     Info {
-        /// A name, a folder or a file.
+        /// A name, a folder, a file, or org/name[@revision], of which config.json alone is fetched.
         name: String,
+        /// Sequences that are computed at the same time.
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        batch: usize,
+        /// Tokens of each; in generation the prompt's and the new ones.
+        #[arg(long, value_name = "N", default_value_t = 512)]
+        length: usize,
+        /// The rank of LoRA.
+        #[arg(long, value_name = "N", default_value_t = 16)]
+        rank: usize,
+        /// The modules that LoRA changes, as "q_proj,v_proj" or "all-linear"; the family's usual ones unless given.
+        #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+        targets: Vec<String>,
+        /// Only this dtype, part by part: f32, bf16, f16, q8, q4, or auto for the file's.
+        #[arg(long, value_name = "DTYPE")]
+        dtype: Option<String>,
     },
     /// Where a model's files are.
     Path {

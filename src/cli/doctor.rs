@@ -4,7 +4,7 @@ use super::Status;
 use super::arguments::Common;
 use super::output::Output;
 use crate::kernel::install;
-use crate::script::core::resident_memory;
+use crate::machine::{available_memory, resident_memory};
 use serde_json::{Map, Value};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::path::PathBuf;
@@ -24,6 +24,7 @@ pub(super) fn run(common: &Common, output: &Output) -> Status {
         ("device", device(&common.device).into()),
         ("gpu support in this build", gpu_features().into()),
         ("memory of this process, MB", resident_memory().0.round().into()),
+        ("memory available, MB", available_memory().map_or("unknown".into(), |bytes| (bytes / 1_000_000).into())),
         ("hub cache", path_and_state(hub_cache()).into()),
         ("hub", hub().into()),
         ("pip", pip().into()),
@@ -81,9 +82,9 @@ fn cpu_features() -> Vec<&'static str> {
     found
 }
 
-/// The environment variables that are set and change what of the processor is used.
+/// The environment variables that are set and change what of the machine is used.
 fn switches() -> Vec<String> {
-    let names = ["FTREPL_SIMD", "FTREPL_AMX", "FTREPL_BF16", "FTREPL_FUSED"];
+    let names = ["FTREPL_SIMD", "FTREPL_AMX", "FTREPL_BF16", "FTREPL_FUSED", "FTREPL_MEMORY_CHECK", "FTREPL_MEMORY_LIMIT"];
     names.iter().filter_map(|name| Some(format!("{name}={}", std::env::var(name).ok()?))).collect()
 }
 

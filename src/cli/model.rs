@@ -6,7 +6,10 @@ use super::output::Output;
 use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::model::hub::Cache;
-use crate::model::hub_info::{ModelInfo, ModelSummary};
+use crate::model::hub_info::ModelSummary;
+use crate::model::memory::MemoryOptions;
+use crate::model::report::ModelReport;
+use crate::show::terminal_width;
 use serde_json::{Value, json};
 
 pub(super) fn run(action: &ModelAction, output: &Output) -> Status {
@@ -40,9 +43,16 @@ fn perform(action: &ModelAction, control: &Control) -> Result<(String, Value)> {
             let files = cache.pull(name, control)?;
             (format!("{name}: {}\nfrom {}", files.path.display(), files.origin), json!(files))
         }
-        ModelAction::Info { name } => {
-            let info = cache.info(name)?;
-            (describe(&info), json!(info))
+        ModelAction::Info { name, batch, length, rank, targets, dtype } => {
+            let options = MemoryOptions {
+                batch_size: *batch,
+                max_length: *length,
+                r: *rank,
+                target_modules: targets.clone(),
+                dtype: dtype.clone(),
+            };
+            let report = cache.report(name, &options, control)?;
+            (describe(&report), json!(report))
         }
         ModelAction::Path { name } => {
             let path = cache.path(name)?;
@@ -59,24 +69,10 @@ fn megabytes(bytes: u64) -> String {
     format!("{:.0} MB", bytes as f64 / 1e6)
 }
 
-/// One fact a line; what is not known is left out.
-fn describe(info: &ModelInfo) -> String {
-    let mut lines = vec![info.name.clone()];
-    let mut fact = |name: &str, value: Option<String>| lines.extend(value.map(|v| format!("  {name:13} {v}")));
-    fact("description", info.description.clone());
-    fact("license", info.license.clone());
-    fact("architecture", info.architecture.clone());
-    fact("parameters", info.parameters.map(|n| n.to_string()));
-    fact("stored as", info.stored_as.clone());
-    match &info.files {
-        Some(files) => {
-            fact("path", Some(files.path.display().to_string()));
-            fact("from", Some(files.origin.clone()));
-        }
-        None => fact("path", Some(format!("not on this machine; fetch it: ftrepl model pull {}", info.name))),
-    }
-    for (file, size) in &info.sizes {
-        fact("file", Some(format!("{file} ({})", megabytes(*size))));
-    }
+/// One fact a line, and the table of the memory that is needed.
+fn describe(report: &ModelReport) -> String {
+    let facts = report.facts().into_iter().map(|(name, value)| format!("  {name:13} {value}"));
+    let mut lines: Vec<String> = std::iter::once(report.info.name.clone()).chain(facts).collect();
+    lines.extend(report.memory.as_ref().map(|memory| format!("\n{}", memory.table().text(terminal_width()))));
     lines.join("\n")
 }

@@ -1,7 +1,7 @@
 //! Progress on standard error: a bar on a terminal, a line every few seconds elsewhere, nothing with `--quiet`.
 
 use crate::control::{ProgressSink, ProgressUpdate, progress_line};
-use crate::script::core::resident_memory;
+use crate::machine::resident_memory;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::collections::HashMap;
 use std::io::IsTerminal;

@@ -45,6 +45,14 @@ impl Default for TokenRows {
 }
 
 impl TokenRows {
+    /// The rows, where all are tokenised already.
+    pub fn kept(&self) -> Option<&[Encoded]> {
+        match &self.0 {
+            Rows::Kept(rows) => Some(rows),
+            _ => None,
+        }
+    }
+
     /// The rows of a data set; and what the user should know of them, or of the first of them where they are many.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 use super::config::ModelConfig;
 use super::family::Part;
 use super::projection::{Pass, Projection, Slot};
+use super::shapes::PartShape;
 use crate::error::Result;
 use crate::nn::Parameter;
 use crate::ops::attention::{AttentionSpec, attention, attention_with_dropout};
@@ -88,28 +89,16 @@ impl Block {
     pub fn load(config: &ModelConfig, kind: usize, get: Find<'_>) -> Result<Self> {
         let c = config;
         let traits = c.family.traits();
-        let (hidden, inner) = (c.hidden_size, c.intermediate_size);
-        let (queries, keys) = (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim);
-        let head_norm = |width: usize| if c.norm_of_all_heads { width } else { c.head_dim };
         let module = |part: Part, name: &str| -> Result<Module> {
-            let norm =
-                |width| NormSlots::new(c, width, |end, shape| get(&format!("{name}.{end}"), shape, false)).map(Module::Norm);
-            let projection = |inputs: usize, outputs: usize, bias: bool| -> Result<Module> {
-                let weight = get(&format!("{name}.weight"), &[outputs, inputs], traits.transposed)?;
-                let bias = if bias { Some(get(&format!("{name}.bias"), &[outputs], false)?) } else { None };
-                Ok(Module::Projection(Projection::new(weight, bias).stored_transposed(traits.transposed)))
-            };
-            match part {
-                Part::Query => projection(hidden, queries, c.query_key_value_bias),
-                Part::Key | Part::Value => projection(hidden, keys, c.query_key_value_bias),
-                Part::QueryKeyValue => projection(hidden, queries + 2 * keys, c.query_key_value_bias),
-                Part::Output => projection(queries, hidden, c.output_bias),
-                Part::Gate | Part::Up => projection(hidden, inner, c.mlp_bias),
-                Part::GateUp => projection(hidden, 2 * inner, c.mlp_bias),
-                Part::Down => projection(inner, hidden, c.mlp_bias),
-                Part::QueryNorm => norm(head_norm(queries)),
-                Part::KeyNorm => norm(head_norm(keys)),
-                Part::InputNorm | Part::AttentionNorm | Part::InnerNorm | Part::OutputNorm => norm(hidden),
+            match c.part_shape(part) {
+                PartShape::Norm(width) => {
+                    NormSlots::new(c, width, |end, shape| get(&format!("{name}.{end}"), shape, false)).map(Module::Norm)
+                }
+                PartShape::Projection { inputs, outputs, bias } => {
+                    let weight = get(&format!("{name}.weight"), &[outputs, inputs], traits.transposed)?;
+                    let bias = if bias { Some(get(&format!("{name}.bias"), &[outputs], false)?) } else { None };
+                    Ok(Module::Projection(Projection::new(weight, bias).stored_transposed(traits.transposed)))
+                }
             }
         };
         let parts = traits.names.parts.iter().map(|(part, name)| Ok((*part, *name, module(*part, name)?)));

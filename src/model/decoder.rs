@@ -370,7 +370,7 @@ fn backward_to(scalar: &Tensor, input: &Tensor) -> Result<Tensor> {
 
 /// The name under which a source has a parameter: its own, or one that checkpoints of a part of the model, or of a model for text and
 /// images, have for it.
-fn stored_name(source: &Source, base: &str, name: &str) -> String {
+pub(super) fn stored_name(source: &Source, base: &str, name: &str) -> String {
     let within = name.strip_prefix(base).and_then(|rest| rest.strip_prefix('.'));
     let mut others = vec![format!("language_model.{name}")];
     if let Some(within) = within {

@@ -3,19 +3,20 @@
 //! What a machine already has is used without a network, so that the same name keeps giving the same numbers there. Files appear in the
 //! cache whole or not at all; two processes that want the same model take turns.
 
+use super::ModelConfig;
 use super::catalogue::{CATALOGUE, Entry, EntrySource, Wheel, find};
 use super::hub_repository::{self, HubId};
 use super::{tiny, wheel};
 use crate::control::Control;
 use crate::error::{Error, Result};
 use etcetera::BaseStrategy;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// A model's files on this machine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelFiles {
     /// A folder in the Hugging Face layout, or a `.gguf` file; what [`super::Source::open`] takes.
     pub path: PathBuf,
@@ -196,6 +197,22 @@ impl Cache {
             }
         }
         Ok(None)
+    }
+
+    /// The configuration of a model that is not here; of its repository on the hub config.json alone is fetched.
+    ///
+    /// # Errors
+    /// It has no repository, or the hub cannot be reached.
+    pub(super) fn fetch_config(&self, name: &str, control: &Control) -> Result<ModelConfig> {
+        let of_catalogue = find(name).into_iter().flat_map(|entry| entry.sources).find_map(|source| match source {
+            EntrySource::Hub { repository } => Some(*repository),
+            _ => None,
+        });
+        let patience = if of_catalogue.is_some() { hub_repository::HASTE } else { hub_repository::PATIENCE };
+        let id = HubId::parse(of_catalogue.unwrap_or(name)).ok_or_else(|| unknown(name))?;
+        let config = hub_repository::fetch_config(&id, patience, control);
+        let missing = |reason| Error::Missing(format!("cannot get config.json of {id} from the hub: {reason}"));
+        ModelConfig::from_folder(&config.map_err(|failure| failure.into_error(missing))?)
     }
 
     fn wheel_present(&self, name: &str, wheel: &Wheel) -> Option<ModelFiles> {

@@ -2,9 +2,9 @@
 
 use super::catalogue::{CATALOGUE, Entry, EntrySource, find};
 use super::hub::{Cache, ModelFiles};
-use super::source::Source;
+use super::report::Opened;
 use crate::error::{Error, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 /// A line of [`Cache::list`].
@@ -23,7 +23,7 @@ pub struct ModelSummary {
 }
 
 /// What [`Cache::info`] says of a model.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelInfo {
     /// The name that was asked for.
     pub name: String,
@@ -79,10 +79,12 @@ impl Cache {
             description: entry.map(|entry| entry.description.into()),
         };
         let Some(files) = &info.files else { return Ok(info) };
-        let source = Source::open(&files.path)?;
-        info.architecture = Some(source.config().model_type().to_string());
-        info.parameters = Some(source.num_parameters()?);
-        info.stored_as = Some(source.stored_as()?);
+        let opened = Opened::at(&files.path)?;
+        info.architecture = Some(opened.config().model_type().to_string());
+        if let Opened::Whole(source) = &opened {
+            info.parameters = Some(source.num_parameters()?);
+            info.stored_as = Some(source.stored_as()?);
+        }
         info.sizes = sizes(&files.path)?;
         Ok(info)
     }

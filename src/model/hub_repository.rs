@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
 use hf_hub::{Cache, Repo, RepoType};
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -128,9 +128,7 @@ pub(super) fn fetch(id: &HubId, patience: Duration, control: &Control) -> Result
 
 /// The names of a repository's files, as the hub has them.
 pub(crate) fn list(id: &HubId, patience: Duration, control: &Control) -> Result<Vec<String>, Failure> {
-    if std::env::var("HF_HUB_OFFLINE")
-        .is_ok_and(|value| matches!(value.to_ascii_lowercase().as_str(), "1" | "true" | "yes" | "on"))
-    {
+    if offline() {
         return Err(Failure::Reason("it is not in the hub's cache, and HF_HUB_OFFLINE is set".into()));
     }
     let memory = || UNREACHABLE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -190,6 +188,28 @@ pub(crate) fn cached_names(id: &HubId) -> Vec<String> {
     let mut names = Vec::new();
     crate::files::names_below(&folder, &mut names);
     names
+}
+
+/// The folder that a repository's config.json is in, which alone is fetched.
+pub(super) fn fetch_config(id: &HubId, patience: Duration, control: &Control) -> Result<PathBuf, Failure> {
+    const CONFIG: &str = "config.json";
+    let folder = |path: PathBuf| path.parent().map(Path::to_path_buf).ok_or_else(|| Failure::Reason("it is in no folder".into()));
+    if let Some(path) = Cache::from_env().repo(id.repo()).get(CONFIG) {
+        return folder(path);
+    }
+    if offline() {
+        return Err(Failure::Reason("it is not in the hub's cache, and HF_HUB_OFFLINE is set".into()));
+    }
+    let asked = api().map_err(|error| Failure::Reason(error.to_string()))?.repo(id.repo());
+    match in_background(control, Some(patience), move || asked.get(CONFIG))? {
+        Some(Ok(path)) => folder(path),
+        Some(Err(error)) => Err(Failure::Reason(reason(&error, id).0)),
+        None => Err(Failure::Reason(format!("the hub does not answer within {} seconds", patience.as_secs()))),
+    }
+}
+
+fn offline() -> bool {
+    std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| matches!(value.to_ascii_lowercase().as_str(), "1" | "true" | "yes" | "on"))
 }
 
 fn api() -> Result<Api, ApiError> {

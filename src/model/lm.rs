@@ -5,7 +5,7 @@ use super::generate::{Generation, generate};
 use super::projection::Slot;
 use super::sampling::Sampling;
 use super::weights::{Stored, save_safetensors};
-use super::{Precision, Source, Tokenizer};
+use super::{Precision, Source, Tokenizer, memory};
 use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::files;
@@ -108,9 +108,11 @@ impl LanguageModel {
     /// for quantised weights.
     ///
     /// # Errors
-    /// A file is missing, damaged, or holds a kind of model that is not supported.
+    /// A file is missing, damaged, or holds a kind of model that is not supported; the weights do not fit into memory.
     pub fn load(name: &str, path: &Path, precision: impl Into<Precision>, device: &Device) -> Result<Self> {
-        let decoder = Decoder::load(&Source::open(path)?, precision, device)?;
+        let (source, precision) = (Source::open(path)?, precision.into());
+        memory::check_load(name, &source, precision, device)?;
+        let decoder = Decoder::load(&source, precision, device)?;
         Ok(Self {
             decoder,
             name: name.to_string(),

@@ -30,6 +30,16 @@ impl Precision {
         }
     }
 
+    /// Its name, as [`Self::from_name`] takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stored => "auto",
+            Self::Float(dtype) => dtype.as_str(),
+            Self::FourBit => "q4",
+            Self::EightBit => "q8",
+        }
+    }
+
     /// What unquantised matrices are quantised to.
     pub fn blocks(self) -> Option<GgmlDType> {
         match self {

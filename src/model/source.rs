@@ -2,11 +2,13 @@
 
 use super::config::ModelConfig;
 use super::gguf::Gguf;
+use super::memory::Stored;
 use super::precision::Precision;
 use super::weights::Weights;
 use crate::autograd::Parameter;
 use crate::error::{Error, Result};
 use crate::ops::quantised::Quantised;
+use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Var};
 use std::path::Path;
 
@@ -172,6 +174,22 @@ impl Source {
         }
     }
 
+    /// How a tensor is stored.
+    ///
+    /// # Errors
+    /// No such tensor, or an unsupported dtype.
+    pub fn stored(&self, name: &str) -> Result<Stored> {
+        Ok(match self {
+            Self::Safetensors { weights, .. } => Stored::Float(weights.shape_dtype(name)?.1),
+            Self::Gguf(gguf) => match gguf.stored_dtype(name)? {
+                GgmlDType::F32 => Stored::Float(DType::F32),
+                GgmlDType::F16 => Stored::Float(DType::F16),
+                GgmlDType::BF16 => Stored::Float(DType::BF16),
+                blocks => Stored::Blocks(blocks),
+            },
+        })
+    }
+
     /// The number of elements of all tensors together; a tied head counts once.
     ///
     /// # Errors
@@ -187,10 +205,10 @@ impl Source {
     pub fn stored_as(&self) -> Result<String> {
         let mut elements: std::collections::BTreeMap<String, usize> = std::collections::BTreeMap::new();
         for name in self.names() {
-            let (shape, dtype) = self.shape_dtype(name)?;
-            let stored = match self {
-                Self::Safetensors { .. } => format!("{dtype:?}"),
-                Self::Gguf(gguf) => format!("{:?}", gguf.stored_dtype(name)?),
+            let (shape, _) = self.shape_dtype(name)?;
+            let stored = match self.stored(name)? {
+                Stored::Float(dtype) => format!("{dtype:?}"),
+                Stored::Blocks(blocks) => format!("{blocks:?}"),
             };
             *elements.entry(stored).or_default() += shape.iter().product::<usize>();
         }

@@ -36,6 +36,11 @@ struct Entry {
     end: usize,
 }
 
+/// Whether a folder has weights in the Hugging Face layout, or says where they are.
+pub fn has_weights(folder: &Path) -> bool {
+    folder.join(SINGLE).is_file() || folder.join(INDEX).is_file()
+}
+
 impl Weights {
     /// Opens the weights of a folder.
     ///

@@ -12,7 +12,7 @@ use crate::autograd::buffer::{Buffer, zeroed};
 use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result, Shape, Tensor, Var};
 
 /// Elements of logits that are held at once (64 MiB).
-const CHUNK_ELEMENTS: usize = 1 << 24;
+pub const CHUNK_ELEMENTS: usize = 1 << 24;
 
 /// The label that carries no loss.
 pub const IGNORE_INDEX: i64 = -100;

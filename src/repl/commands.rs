@@ -4,7 +4,7 @@ use super::config::{Config, Mode};
 use super::output::{page, say, shown};
 use super::transcript::{Entry, export};
 use super::{Next, Repl};
-use crate::script::core::resident_memory;
+use crate::machine::resident_memory;
 use crate::script::display;
 use crate::script::result::{bytes_of_all, extent};
 use crate::session::{Session, help};

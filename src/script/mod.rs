@@ -20,6 +20,7 @@ pub mod forgetting;
 pub mod heat;
 pub mod model;
 mod model_forward;
+mod model_info;
 mod model_save;
 mod model_tree;
 pub mod module;
@@ -64,6 +65,7 @@ pub fn register(engine: &mut Engine) -> OptionCatalogue {
     tokenizer::register(engine);
     model_save::register(engine);
     model::register(engine);
+    model_info::register(engine);
     adapter::register(engine);
     train::register(engine);
     forgetting::register(engine);

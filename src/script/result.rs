@@ -51,7 +51,7 @@ pub fn blocks(value: &Dynamic) -> Option<Vec<Block>> {
 /// a description of a data set.
 pub fn known(map: &Map) -> Option<Vec<Block>> {
     let measured = || evaluation(map).or_else(|| checklist(map)).or_else(|| super::data_describe::description(map));
-    training(map).or_else(|| comparison(map)).or_else(measured)
+    training(map).or_else(|| comparison(map)).or_else(|| super::model_info::blocks(map)).or_else(measured)
 }
 
 /// A value as a table with at most so many rows: records, a data set, a map with more than one key.

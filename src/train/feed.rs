@@ -62,6 +62,20 @@ impl<'a> Feed<'a> {
         }
     }
 
+    /// The lengths of the rows in the largest micro batch that can be drawn, where all rows are tokenised already.
+    pub(super) fn largest_batch(&self) -> Option<Vec<usize>> {
+        let kept = self.rows.kept()?;
+        let length = |row: &usize| kept.get(*row).map_or(0, |row| row.input_ids.len());
+        let mut batches: Vec<Vec<usize>> = match &self.layout {
+            Layout::Rows(count) => (0..*count).map(|row| vec![length(&row)]).collect(),
+            Layout::Packed(rows) => rows.iter().map(|rows| rows.iter().map(length).collect()).collect(),
+            Layout::Stream { .. } => return None,
+        };
+        batches.sort_by_key(|lengths| std::cmp::Reverse(lengths.iter().sum::<usize>()));
+        batches.truncate(self.args.per_device_train_batch_size);
+        Some(batches.concat())
+    }
+
     /// Optimiser steps of the whole run.
     pub(super) fn total_steps(&self) -> u64 {
         self.args.total_steps(self.len().unwrap_or(0))

@@ -3,6 +3,7 @@
 pub mod arguments;
 pub mod checkpoint;
 mod feed;
+mod memory;
 pub mod optimizer;
 pub mod regularizer;
 pub mod trainer;

@@ -3,6 +3,7 @@
 use super::arguments::{EvalStrategy, TrainingArguments};
 use super::checkpoint::{self, Progress};
 use super::feed::Feed;
+use super::memory;
 use super::optimizer::OptimizerKind;
 use super::regularizer::Regularizer;
 use super::updater::Updater;
@@ -116,7 +117,7 @@ impl Trainer<'_> {
     /// Trains. With `resume`, continues from that checkpoint folder as if it had never stopped.
     ///
     /// # Errors
-    /// Arguments out of range, nothing to train, a row too long to be packed, a missing or non-finite gradient, a loss that is
+    /// Arguments out of range, nothing to train, more memory needed than there is, a row too long to be packed, a missing or non-finite gradient, a loss that is
     /// not finite (the parameters are then those after the last good step), a checkpoint that cannot be written or read, Ctrl-C.
     pub fn train(&self, control: &Control, resume: Option<&Path>, callback: Callback<'_>) -> Result<TrainResult> {
         self.args.validate()?;
@@ -135,6 +136,7 @@ impl Trainer<'_> {
         }
         let feed = Feed::new(self, control)?;
         let trainable = self.model.some_trainable_parameters()?;
+        memory::check(self, &feed)?;
         let parameters: Vec<Parameter> = trainable.iter().map(|(_, p)| p.clone()).collect();
         parameters.iter().for_each(Parameter::zero_grad);
         let (steps_per_epoch, total) = (feed.steps_per_epoch(), feed.total_steps());

@@ -8,7 +8,6 @@ mod strings;
 mod values;
 
 use crate::script::registry::Registry;
-pub use process::resident_memory;
 
 /// Registers the basics.
 pub fn register(engine: &mut Registry<'_>) {

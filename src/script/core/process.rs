@@ -1,5 +1,6 @@
 //! What a script asks of its process: parameters, time, memory, the random seed.
 
+use crate::machine::resident_memory;
 use crate::random::Random;
 use crate::script::context::context;
 use crate::script::display;
@@ -27,35 +28,6 @@ fn parse_like(key: &str, given: &str, default: &Dynamic) -> ScriptResult<Dynamic
         let value = display::from_json(&value);
         if value.type_id() == default.type_id() { Ok(value) } else { Err(wrong(kind).into()) }
     }
-}
-
-/// Resident memory now and at its highest, in MB of a million bytes.
-pub fn resident_memory() -> (f64, f64) {
-    #[cfg(target_os = "linux")]
-    if let Ok(status) = std::fs::read_to_string("/proc/self/status") {
-        let kilobytes = |field: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(field))?;
-            line.trim().trim_end_matches(" kB").parse::<f64>().ok()
-        };
-        if let (Some(now), Some(peak)) = (kilobytes("VmRSS:"), kilobytes("VmHWM:")) {
-            return (now * 1024.0 / 1e6, peak * 1024.0 / 1e6);
-        }
-    }
-    #[cfg(unix)]
-    {
-        let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
-        // SAFETY: getrusage fills the struct it is given; all-zero bytes are a valid rusage in case it fails.
-        let usage = unsafe {
-            libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
-            usage.assume_init()
-        };
-        // macOS counts bytes, the others kilobytes.
-        let unit = if cfg!(target_os = "macos") { 1.0 } else { 1024.0 };
-        let peak = usage.ru_maxrss as f64 * unit / 1e6;
-        (peak, peak)
-    }
-    #[cfg(not(unix))]
-    (0.0, 0.0)
 }
 
 // The macro unwraps arguments whose types the engine has checked.

@@ -49,7 +49,7 @@ pub const SECTIONS: &[Section] = &[
         about: "Loading, running, generating, saving.",
         modules: &["AutoModelForCausalLM", "AutoTokenizer"],
         types: &["Tokenizer", "CausalLMOutput"],
-        names: &["pipeline", "state_dict", "load_state_dict"],
+        names: &["pipeline", "model_info", "state_dict", "load_state_dict"],
     },
     Section {
         slug: "adapters",

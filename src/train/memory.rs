@@ -1,0 +1,34 @@
+//! Whether a training fits into memory, before its first step.
+
+use super::Trainer;
+use super::feed::Feed;
+use super::optimizer::OptimizerKind;
+use crate::error::Result;
+use crate::model::memory::{Outline, Plan, Work, check_training};
+
+/// Refuses a training whose largest batch does not fit. Where rows are tokenised as they are needed nobody knows it, and nothing is
+/// refused.
+pub(super) fn check(trainer: &Trainer<'_>, feed: &Feed<'_>) -> Result<()> {
+    let decoder = trainer.model.model().decoder();
+    if !decoder.device().is_cpu() {
+        return Ok(());
+    }
+    let args = &trainer.args;
+    // Batches are drawn: some day the longest rows meet.
+    let Some(lengths) = feed.largest_batch() else { return Ok(()) };
+    let averages = match args.optim {
+        OptimizerKind::AdamwTorch | OptimizerKind::ScheduleFreeAdamw => 2,
+        // Two moments of one byte each are less than one of four.
+        OptimizerKind::Lion32bit | OptimizerKind::Muon | OptimizerKind::Adamw8bit => 1,
+        OptimizerKind::Sgd | OptimizerKind::Adafactor => 0,
+    };
+    let averages = averages + u64::from(args.ema_decay > 0.0);
+    let adapter_dropout = trainer.model.has_adapter() && trainer.model.with_adapter(|a| Ok(a.config().lora_dropout > 0.0))?;
+    let work = Work::Training {
+        averages,
+        checkpointing: args.gradient_checkpointing,
+        accumulates: args.gradient_accumulation_steps > 1,
+        adapter_dropout,
+    };
+    check_training(&Outline::of_decoder(decoder), &Plan { lengths, work })
+}
