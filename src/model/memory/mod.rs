@@ -234,8 +234,10 @@ fn training(outline: &Outline<'_>, plan: &Plan, base: Estimate) -> Estimate {
         of_adapters += adapter.rank as u64 + if adapter_dropout { adapter.inputs as u64 } else { 0 };
     }
     let per_block = of_adapters.div_ceil(c.num_hidden_layers.max(1) as u64);
-    let block = FLOAT * (tokens * (w.kept + per_block) + composed(c, &w, &plan.lengths));
-    let working = FLOAT * tokens * (w.backward + per_block);
+    // Of what operations made, a composition keeps the gradients too until the block is done.
+    let composed = FLOAT * composed(c, &w, &plan.lengths);
+    let block = FLOAT * tokens * (w.kept + per_block) + composed;
+    let working = FLOAT * tokens * (w.backward + per_block) + composed;
     let streams = STREAMS * FLOAT * tokens * w.hidden;
     let (kept, one_block) = match checkpointing {
         true => (FLOAT * tokens * w.hidden * (c.num_hidden_layers as u64 + 2), block + working),
