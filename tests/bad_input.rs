@@ -233,7 +233,7 @@ fn options_out_of_range() {
         ("LoraConfig(#{ target_modules: 5 });", &["\"target_modules\"", "array of module names", "all-linear"]),
         ("LoraConfig(#{ bias: \"some\" });", &["\"bias\"", "\"lora_only\"", "some"]),
         ("LoraConfig(#{ task_type: \"SEQ_CLS\" });", &["SEQ_CLS", "CAUSAL_LM"]),
-        ("LoraConfig(#{ init_lora_weights: \"pissa\" });", &["init_lora_weights", "gaussian", "pissa"]),
+        ("LoraConfig(#{ init_lora_weights: \"eva\" });", &["init_lora_weights", "gaussian", "eva"]),
         ("TrainingArguments(#{ learning_rate: 0.0 / 0.0 });", &["learning_rate", "finite number", "nan"]),
         ("TrainingArguments(#{ learning_rate: -1e-4 });", &["learning_rate", "at least 0", "-0.0001"]),
         ("TrainingArguments(#{ learning_rate: \"3\" });", &["learning_rate", "must be a number", "\"3\""]),

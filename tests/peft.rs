@@ -517,9 +517,11 @@ fn quantised_and_half_bases_take_every_kind_of_adapter() {
                 })
             };
             let ((fused, gradients), (composed, expected)) = (run(true), run(false));
-            assert!((fused - composed).abs() < 1e-4 * composed, "{dtype} {start}: {fused} {composed}");
+            // The fused products of bf16 weights round the activations to bf16 as well, where the processor multiplies these.
+            let (of_loss, of_gradient) = if dtype == "bf16" { (5e-3, 5e-2) } else { (1e-4, 1e-3) };
+            assert!((fused - composed).abs() < of_loss * composed, "{dtype} {start}: {fused} {composed}");
             for (a, b) in gradients.iter().zip(&expected) {
-                assert!(difference(a, b) < 1e-3, "{dtype} {start}: {:?} differs by {}", a.dims(), difference(a, b));
+                assert!(difference(a, b) < of_gradient, "{dtype} {start}: {:?} differs by {}", a.dims(), difference(a, b));
             }
         }
     }
