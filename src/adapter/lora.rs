@@ -38,7 +38,10 @@ pub struct LayerOptions {
 
 /// The norms of the changed weight's rows, as long as nothing that they come from changes: generation asks for them at every token.
 #[derive(Debug, Default)]
-pub struct NormCache(Mutex<Option<([u64; 4], Arc<Vec<f32>>)>>);
+pub struct NormCache(Mutex<Option<Norms>>);
+
+/// What the norms come from, as revisions, and the norms.
+type Norms = ([u64; 4], Arc<Vec<f32>>);
 
 /// The low-rank change of one projection.
 #[derive(Debug, Clone)]
