@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 /// Variants without a start of their own.
-const VARIANTS: [&str; 11] = [
+const VARIANTS: [&str; 15] = [
     "dora",
     "dora_gpt2",
     "lora_bias",
@@ -28,6 +28,10 @@ const VARIANTS: [&str; 11] = [
     "exclude",
     "exclude_list",
     "loraplus",
+    "loraplus_embedding",
+    "tokens",
+    "tokens_both",
+    "tokens_tied",
 ];
 
 /// Those that start as a part of the weight.
@@ -188,7 +192,9 @@ fn variants_are_saved_loaded_and_merged() {
         storage::save(&adapter, ours.path(), "base").unwrap();
         let (saved, original) = ("adapter_model.safetensors", read(&folder(variant).join("adapter_model.safetensors")));
         let written = read(&ours.path().join(saved));
-        assert_eq!(written.len(), original.len(), "{variant}");
+        // PEFT writes the embedding's own matrix beside an adapter on it.
+        let unchanged = original.keys().filter(|name| name.ends_with("embed_tokens.base_layer.weight")).count();
+        assert_eq!(written.len(), original.len() - unchanged, "{variant}");
         for (name, value) in written {
             assert_eq!(bits(&value), bits(&original[&name]), "{variant}: {name}");
         }
@@ -404,4 +410,119 @@ fn several_adapters_are_saved_and_loaded_again() {
     model.merge_and_unload().unwrap();
     batch.check_logits(model.model().decoder(), &golden["logits.b"], "merged", 1e-4);
     assert!(!model.has_adapter());
+}
+
+/// What a refusal says of an adapter in this folder on the base of `variant`.
+fn refusal(variant: &str, folder: &Path) -> String {
+    let model = handle(variant);
+    let error = model.load_adapter(folder, false).unwrap_err().to_string();
+    assert!(!model.has_adapter());
+    error
+}
+
+#[test]
+fn an_adapter_for_another_base_is_refused_with_both_names_or_warned_of() {
+    let error = refusal("dora", &folder("dora_gpt2"));
+    assert!(error.contains("\"gpt2\"") && error.contains("\"qwen2\", a qwen2 model") && error.contains("c_attn"), "{error}");
+    // Another model of the same family: the shapes do not fit.
+    let error = refusal("tokens_tied", &folder("dora"));
+    assert!(error.contains("shape") && error.contains("another base model"), "{error}");
+    // A name alone is no reason to refuse.
+    let copy = tempfile::tempdir().unwrap();
+    for file in ["adapter_config.json", "adapter_model.safetensors"] {
+        std::fs::copy(folder("dora").join(file), copy.path().join(file)).unwrap();
+    }
+    let path = copy.path().join("adapter_config.json");
+    let text = std::fs::read_to_string(&path).unwrap().replace("\"qwen2\"", "\"someone/other-model\"");
+    std::fs::write(&path, text).unwrap();
+    let model = handle("dora");
+    let warning = model.load_adapter_as(copy.path(), &AttachOptions::default()).unwrap().unwrap();
+    assert!(warning.contains("other-model") && warning.contains("qwen2"), "{warning}");
+    // An embedding that is not the base's would have to take its place.
+    let other = tempfile::tempdir().unwrap();
+    std::fs::copy(folder("loraplus_embedding").join("adapter_config.json"), other.path().join("adapter_config.json")).unwrap();
+    let mut tensors = read(&folder("loraplus_embedding").join("adapter_model.safetensors"));
+    let name = "base_model.model.model.embed_tokens.base_layer.weight";
+    tensors.insert(name.into(), (&tensors[name] * 2.0).unwrap());
+    candle_core::safetensors::save(&tensors, other.path().join("adapter_model.safetensors")).unwrap();
+    assert!(refusal("dora", other.path()).contains("another embedding"));
+}
+
+#[test]
+fn shards_are_read_and_pickles_are_refused_with_the_way_out() {
+    let golden = read(&folder("dora").join("golden.safetensors"));
+    let out = tempfile::tempdir().unwrap();
+    std::fs::copy(folder("dora").join("adapter_config.json"), out.path().join("adapter_config.json")).unwrap();
+    std::fs::write(out.path().join("adapter_model.bin"), "pickle").unwrap();
+    let error = refusal("dora", out.path());
+    assert!(error.contains("adapter_model.bin") && error.contains("safetensors.torch.save_file"), "{error}");
+    let mut tensors: Vec<(String, Tensor)> = read(&folder("dora").join("adapter_model.safetensors")).into_iter().collect();
+    tensors.sort_by(|a, b| a.0.cmp(&b.0));
+    let half = tensors.len() / 2;
+    let mut map = serde_json::Map::new();
+    for (file, part) in [("first.safetensors", &tensors[..half]), ("second.safetensors", &tensors[half..])] {
+        candle_core::safetensors::save(&part.iter().cloned().collect(), out.path().join(file)).unwrap();
+        part.iter().for_each(|(name, _)| drop(map.insert(name.clone(), file.into())));
+    }
+    let index = serde_json::json!({ "metadata": {}, "weight_map": map });
+    std::fs::write(out.path().join("adapter_model.safetensors.index.json"), index.to_string()).unwrap();
+    let decoder = decoder("dora");
+    storage::load(&decoder, out.path(), false).unwrap();
+    Batch::of(&golden).check_logits(&decoder, &golden["logits"], "shards", 1e-5);
+}
+
+#[test]
+fn quantised_and_half_bases_take_every_kind_of_adapter() {
+    let golden = read(&folder("dora").join("golden.safetensors"));
+    let batch = Batch::of(&golden);
+    let starts = [
+        r#"{"use_dora": true}"#,
+        r#"{"init_lora_weights": "pissa"}"#,
+        r#"{"init_lora_weights": "pissa_niter_4"}"#,
+        r#"{"init_lora_weights": "olora"}"#,
+        r#"{"init_lora_weights": "orthogonal"}"#,
+        r#"{"lora_bias": true}"#,
+    ];
+    for dtype in ["q4", "q8", "bf16"] {
+        for start in starts {
+            let precision = ftrepl::model::Precision::from_name(dtype).unwrap();
+            let source = Source::open(&base_folder("dora")).unwrap();
+            let run = |fused| {
+                with_fused(fused, || {
+                    let decoder = Decoder::load(&source, precision, &Device::Cpu).unwrap();
+                    let before = batch.logits(&decoder);
+                    let config: LoraConfig = serde_json::from_str(start).unwrap();
+                    let config = LoraConfig {
+                        r: 4,
+                        target_modules: Some(ftrepl::adapter::TargetModules::Names(strings(&["q_proj", "v_proj"]))),
+                        ..config
+                    };
+                    let autocast = dtype != "bf16";
+                    let adapter = Adapter::new(&decoder, "default", config, autocast, &mut Random::new(0)).unwrap();
+                    decoder.named_parameters().iter().for_each(|(_, parameter)| parameter.set_requires_grad(false));
+                    adapter.enable(&decoder);
+                    let dtypes: Vec<String> = adapter.own_parameters().iter().map(|(_, p)| p.dtype_name()).collect();
+                    assert!(dtypes.iter().all(|name| name == if autocast { "f32" } else { "bf16" }), "{dtype} {dtypes:?}");
+                    let starting = batch.logits(&decoder);
+                    if !start.contains("orthogonal") {
+                        let tolerance = if dtype == "bf16" { 2e-2 } else { 1e-4 };
+                        assert!(difference(&starting, &before) < tolerance, "{dtype} {start}");
+                    }
+                    let loss = batch.loss(&decoder, false);
+                    let gradients: Vec<Tensor> =
+                        adapter.own_parameters().iter().map(|(_, p)| p.grad().unwrap().unwrap()).collect();
+                    adapter.merge(&decoder).unwrap();
+                    assert!(difference(&batch.logits(&decoder), &starting) < 2e-2, "{dtype} {start}: merged");
+                    (loss, gradients)
+                })
+            };
+            let ((fused, gradients), (composed, expected)) = (run(true), run(false));
+            // The fused products of bf16 weights round the activations to bf16 as well, where the processor multiplies these.
+            let (of_loss, of_gradient) = if dtype == "bf16" { (5e-3, 5e-2) } else { (1e-4, 1e-3) };
+            assert!((fused - composed).abs() < of_loss * composed, "{dtype} {start}: {fused} {composed}");
+            for (a, b) in gradients.iter().zip(&expected) {
+                assert!(difference(a, b) < of_gradient, "{dtype} {start}: {:?} differs by {}", a.dims(), difference(a, b));
+            }
+        }
+    }
 }

@@ -191,6 +191,7 @@ pub(super) fn combine(
             taken: None,
             scaling: 1.0,
             dropout: first.config().lora_dropout,
+            norms: Arc::default(),
         };
         layers.push((module, Arc::new(layer)));
     }
@@ -213,6 +214,7 @@ fn check(adapter: &Adapter) -> Result<()> {
         Some(_) => "starts as a part of the weight (PiSSA or OLoRA): save it with convert_to_lora: true and load that",
         None if config.use_dora => "is a DoRA adapter, whose factors cannot be added",
         None if config.lora_bias => "has biases of its own (lora_bias)",
+        None if adapter.embedding().is_some() || !adapter.tokens().is_empty() => "changes the embedding",
         None if !adapter.copies().is_empty() || config.bias != Bias::None => "has trained copies (modules_to_save or bias)",
         None => return Ok(()),
     };

@@ -108,6 +108,16 @@ impl<T> OneOrMore<T> {
     }
 }
 
+/// Tokens whose rows are trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "must be an array of token ids, or a map from modules to such arrays")]
+pub enum TokenIndices {
+    /// Of the embedding; a head that shares its matrix follows.
+    OfEmbedding(Vec<u32>),
+    /// By the names of modules: the embedding, lm_head.
+    ByModule(BTreeMap<String, Vec<u32>>),
+}
+
 /// Options of a LoRA adapter (Hu et al. 2021, arXiv 2106.09685): `y = W x + scaling * B A dropout(x)`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -148,6 +158,9 @@ pub struct LoraConfig {
     pub lora_bias: bool,
     /// How the base's weights are stored, which its family says: accepted for PEFT's sake, and without effect.
     pub fan_in_fan_out: bool,
+    /// Tokens whose rows in the embedding are trained as they are, beside the adapter: ids, or a map from "embed_tokens" and "lm_head" to
+    /// ids. For new tokens, at a small cost.
+    pub trainable_token_indices: Option<TokenIndices>,
 }
 
 impl Default for LoraConfig {
@@ -170,6 +183,7 @@ impl Default for LoraConfig {
             use_dora: false,
             lora_bias: false,
             fan_in_fan_out: false,
+            trainable_token_indices: None,
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::ops::linear::linear;
 use crate::ops::magnitude::{Magnitude, row_norms};
 use crate::random::Random;
 use candle_core::{DType, Tensor};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// What a layer is to be.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +36,13 @@ pub struct LayerOptions {
     pub dtype: DType,
 }
 
+/// The norms of the changed weight's rows, as long as nothing that they come from changes: generation asks for them at every token.
+#[derive(Debug, Default)]
+pub struct NormCache(Mutex<Option<Norms>>);
+
+/// What the norms come from, as revisions, and the norms.
+type Norms = ([u64; 4], Arc<Vec<f32>>);
+
 /// The low-rank change of one projection.
 #[derive(Debug, Clone)]
 pub struct LoraLayer {
@@ -53,6 +60,8 @@ pub struct LoraLayer {
     pub scaling: f64,
     /// Probability of dropping an input while training.
     pub dropout: f64,
+    /// The norms that go with `magnitude`.
+    pub norms: Arc<NormCache>,
 }
 
 impl LoraLayer {
@@ -89,6 +98,7 @@ impl LoraLayer {
             taken,
             scaling,
             dropout,
+            norms: Arc::default(),
         };
         if dora {
             layer.magnitude = Some(stored(row_norms(weight, &layer.low_ranks(None))?, &[outputs])?);
@@ -115,8 +125,7 @@ impl LoraLayer {
     pub fn merged(&self, weight: &Parameter, before: &Tensor) -> Result<Tensor> {
         let sum = (before + self.weight_change()?)?;
         let Some(vector) = &self.magnitude else { return Ok(sum) };
-        let norm = row_norms(weight, &self.low_ranks(None))?;
-        let norm = Tensor::new(norm, sum.device())?;
+        let norm = Tensor::new(self.norms(weight)?.as_slice(), sum.device())?;
         Ok(sum.broadcast_mul(&(vector.value().to_dtype(DType::F32)? / norm)?.unsqueeze(1)?)?)
     }
 
@@ -131,6 +140,18 @@ impl LoraLayer {
             change = (change - product(a, b)?)?;
         }
         Ok((change * self.scaling)?)
+    }
+
+    /// The norms of the rows of `weight` with its change.
+    fn norms(&self, weight: &Parameter) -> Result<Arc<Vec<f32>>> {
+        let state = [weight.key() as u64, weight.revision(), self.a.revision(), self.b.revision()];
+        let mut kept = self.norms.0.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some((_, norms)) = kept.as_ref().filter(|(of, _)| *of == state) {
+            return Ok(norms.clone());
+        }
+        let norms = Arc::new(row_norms(weight, &self.low_ranks(None))?);
+        *kept = Some((state, norms.clone()));
+        Ok(norms)
     }
 
     fn low_ranks(&self, mask: Option<Arc<Vec<f32>>>) -> Vec<LowRank> {
@@ -152,7 +173,7 @@ impl Delta for LoraLayer {
     fn matrices(&self, weight: &Parameter, elements: usize, pass: Pass<'_>) -> Result<Changes> {
         let low_ranks = self.low_ranks(self.mask(elements, pass));
         let magnitude = match &self.magnitude {
-            Some(vector) => Some(Magnitude { vector: vector.clone(), norm: Arc::new(row_norms(weight, &low_ranks)?) }),
+            Some(vector) => Some(Magnitude { vector: vector.clone(), norm: self.norms(weight)? }),
             None => None,
         };
         Ok(Changes { low_ranks, magnitude })
@@ -170,7 +191,7 @@ impl Delta for LoraLayer {
         }
         if let Some(vector) = &self.magnitude {
             let weight = projection.weight.current();
-            let norm = Tensor::new(row_norms(&weight, &self.low_ranks(None))?, &weight.device())?;
+            let norm = Tensor::new(self.norms(&weight)?.as_slice(), &weight.device())?;
             let factors = (vector.tensor().to_dtype(DType::F32)? / norm)?.to_dtype(change.dtype())?;
             let base = match (&dropped, projection.bias.as_ref().map(Slot::current)) {
                 (Some(x), _) => linear(x, &weight, None)?,

@@ -28,7 +28,14 @@ pub fn merge(adapters: &[&Adapter], decoder: &Decoder) -> Result<()> {
              which would change too; use unload(), or save the adapter",
         ));
     }
+    if decoder.config().tie_word_embeddings && adapters.iter().any(|adapter| adapter.embedding().is_some()) {
+        return Err(Error::argument(
+            "the adapter on the embedding cannot be merged: this model's head shares its matrix, and would change too; \
+             use unload(), or save the adapter",
+        ));
+    }
     check(adapters, decoder)?;
+    merge_rows(adapters, decoder)?;
     let projections = projections(decoder);
     for (module, layers) in by_module(adapters) {
         let Some(projection) = projections.get(module) else { continue };
@@ -51,6 +58,19 @@ pub fn merge(adapters: &[&Adapter], decoder: &Decoder) -> Result<()> {
     Ok(())
 }
 
+/// Merges what adapters change of the embedding's and the head's rows.
+fn merge_rows(adapters: &[&Adapter], decoder: &Decoder) -> Result<()> {
+    let embedding = decoder.embedding().base();
+    for (_, layer) in adapters.iter().filter_map(|adapter| adapter.embedding()) {
+        embedding.set(&(embedding.value().to_dtype(DType::F32)? + layer.weight_change()?)?)?;
+    }
+    for (module, rows) in adapters.iter().flat_map(|adapter| adapter.tokens()) {
+        let weight = if module == "lm_head" { decoder.head().weight.base() } else { embedding };
+        weight.set(&rows.merged(&weight.value())?)?;
+    }
+    Ok(())
+}
+
 /// Puts merged weights in the place of the base's, and switches the adapters' own computation off: the same numbers, sooner. Installing
 /// the adapters anew takes them away again.
 ///
@@ -59,7 +79,8 @@ pub fn merge(adapters: &[&Adapter], decoder: &Decoder) -> Result<()> {
 pub fn merge_for_a_while(adapters: &[&Adapter], decoder: &Decoder) -> Result<()> {
     check(adapters, decoder)?;
     let projections = projections(decoder);
-    for (module, layers) in by_module(adapters) {
+    // Head and embedding, whose rows may be changed one by one, stay as they are.
+    for (module, layers) in by_module(adapters).into_iter().filter(|(module, _)| *module != "lm_head") {
         let Some(projection) = projections.get(module) else { continue };
         let weight = projection.weight.current();
         let sum = merged(&weight, &layers)?;

@@ -3,6 +3,7 @@
 mod combine;
 mod config;
 mod decompose;
+mod embedding;
 mod handle;
 mod initial;
 mod lora;
@@ -14,7 +15,8 @@ mod storage_config;
 mod target;
 
 pub use combine::{Combination, CombineOptions, MajoritySign};
-pub use config::{Bias, InitLoraWeights, LoraConfig, OneOrMore, Start, TargetModules};
+pub use config::{Bias, InitLoraWeights, LoraConfig, OneOrMore, Start, TargetModules, TokenIndices};
+pub use embedding::{EmbeddingLayer, TokenRows};
 pub use handle::{AttachOptions, ModelHandle, SaveOptions};
 pub use lora::LoraLayer;
 pub use peft::Adapter;

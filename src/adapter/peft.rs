@@ -1,6 +1,7 @@
 //! An adapter for a decoder: made, named, filled.
 
-use super::config::{Bias, LoraConfig};
+use super::config::{Bias, LoraConfig, Start, TargetModules};
+use super::embedding::{EmbeddingLayer, TokenRows, config_embedding, token_rows};
 use super::lora::{LayerOptions, LoraLayer};
 use super::set;
 use super::target::{is_named, targets};
@@ -22,6 +23,10 @@ pub struct Adapter {
     family: Family,
     /// Module name and its layer, in the model's order.
     layers: Vec<(String, Arc<LoraLayer>)>,
+    /// The layer on the embedding, under the embedding's name.
+    embedding: Option<(&'static str, Arc<EmbeddingLayer>)>,
+    /// Trained rows of the embedding and the head, under their names.
+    tokens: Vec<(String, Arc<TokenRows>)>,
     /// Names of slots (Hugging Face parameter names) that hold a trained copy: biases, and modules to save.
     copies: Vec<(String, Parameter)>,
 }
@@ -48,7 +53,12 @@ impl Adapter {
     pub fn new(decoder: &Decoder, name: &str, config: LoraConfig, autocast: bool, random: &mut Random) -> Result<Self> {
         config.validate()?;
         let projections = decoder.projections();
-        let names: Vec<&str> = projections.iter().map(|(name, _)| name.as_str()).collect();
+        let mut names: Vec<&str> = projections.iter().map(|(name, _)| name.as_str()).collect();
+        let embedding = config_embedding(decoder);
+        // An embedding is no linear layer.
+        if config.target_modules != Some(TargetModules::Pattern("all-linear".into())) {
+            names.push(embedding);
+        }
         let family = decoder.config().family;
         let chosen = targets(&config, &names, family.traits().lora_targets)?;
         let start = config.init_lora_weights.start()?;
@@ -62,8 +72,20 @@ impl Adapter {
             let named = |e| Error::Argument(format!("{module}: {e}"));
             layers.push((module.clone(), Arc::new(LoraLayer::new(weight, options, random).map_err(named)?)));
         }
+        let embedding = match chosen.contains(&embedding) {
+            true if config.use_dora || config.lora_bias => {
+                return Err(Error::Argument(format!("use_dora and lora_bias are not supported on the embedding, {embedding}")));
+            }
+            true => {
+                let (rank, scaling) = config.rank_and_scaling(embedding);
+                let layer = EmbeddingLayer::new(decoder.embedding().base(), rank, scaling, start != Start::Random, random)?;
+                Some((embedding, Arc::new(layer)))
+            }
+            false => None,
+        };
+        let tokens = token_rows(decoder, &config)?.into_iter().map(|(module, rows)| (module, Arc::new(rows))).collect();
         let copies = copied_slots(decoder, &config, &layers)?;
-        Ok(Self { name: name.into(), config, family, layers, copies })
+        Ok(Self { name: name.into(), config, family, layers, embedding, tokens, copies })
     }
 
     /// Freezes the decoder and puts a fresh adapter on it, as its only one.
@@ -81,7 +103,7 @@ impl Adapter {
 
     /// The adapter of these layers, without trained copies.
     pub(super) fn of_layers(name: &str, config: LoraConfig, family: Family, layers: Vec<(String, Arc<LoraLayer>)>) -> Self {
-        Self { name: name.into(), config, family, layers, copies: Vec::new() }
+        Self { name: name.into(), config, family, layers, embedding: None, tokens: Vec::new(), copies: Vec::new() }
     }
 
     /// The adapter's name.
@@ -102,6 +124,16 @@ impl Adapter {
     /// The layers under their modules' names.
     pub fn layers(&self) -> &[(String, Arc<LoraLayer>)] {
         &self.layers
+    }
+
+    /// The layer on the embedding, under the embedding's name.
+    pub fn embedding(&self) -> Option<&(&'static str, Arc<EmbeddingLayer>)> {
+        self.embedding.as_ref()
+    }
+
+    /// Trained rows of the embedding and the head, under their names.
+    pub fn tokens(&self) -> &[(String, Arc<TokenRows>)] {
+        &self.tokens
     }
 
     /// Trained copies of base parameters under their Hugging Face names.
@@ -132,7 +164,22 @@ impl Adapter {
             let name = if self.saves(module) { saved } else { file_name.clone() };
             Own { name, file_name, parameter: parameter.clone() }
         });
-        layers.chain(copies).collect()
+        self.own_rows().into_iter().chain(layers).chain(copies).collect()
+    }
+
+    /// What the adapter trains of the embedding and of single rows.
+    fn own_rows(&self) -> Vec<Own> {
+        let own = |module: &str, kind: &str, parameter: &Parameter| {
+            let file_name = format!("base_model.model.{module}.{kind}");
+            Own { name: format!("{file_name}.{}", self.name), file_name, parameter: parameter.clone() }
+        };
+        let embedding = self
+            .embedding
+            .iter()
+            .flat_map(|(module, layer)| [own(module, "lora_embedding_A", &layer.a), own(module, "lora_embedding_B", &layer.b)]);
+        let rows =
+            |(module, tokens): &(String, Arc<TokenRows>)| own(module, "token_adapter.trainable_tokens_delta", &tokens.rows);
+        embedding.chain(self.tokens.iter().map(rows)).collect()
     }
 
     /// What the adapter itself trains, under PEFT's names.
@@ -145,9 +192,14 @@ impl Adapter {
         self.config.modules_to_save.iter().flatten().any(|wanted| is_named(module, wanted))
     }
 
+    /// Whether the adapter trains rows of this module.
+    pub(super) fn has_rows(&self, module: &str) -> bool {
+        self.tokens.iter().any(|(name, _)| name == module)
+    }
+
     /// Whether the adapter has a layer on this module.
     pub(super) fn adapts(&self, module: &str) -> bool {
-        self.layers.iter().any(|(layer, _)| layer == module)
+        self.layers.iter().any(|(layer, _)| layer == module) || self.embedding.as_ref().is_some_and(|(name, _)| *name == module)
     }
 
     /// PEFT's name of a trained bias, which takes the base's place.

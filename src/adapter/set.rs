@@ -1,9 +1,10 @@
 //! Several adapters on one decoder: which of them act, and under which names PEFT lists what a model with them has.
 
+use super::embedding::{TokenRows, config_embedding};
 use super::peft::{Adapter, Named};
 use crate::error::{Error, Result};
 use crate::model::Decoder;
-use crate::model::projection::{Delta, Projection, Slot};
+use crate::model::projection::{Delta, Projection, RowDelta, Slot};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -152,6 +153,10 @@ fn check_together(adapters: &[&Adapter]) -> Result<()> {
             if let Some((name, _)) = adapter.copies().iter().find(|(name, _)| other.copies().iter().any(|(n, _)| n == name)) {
                 return refuse(name, "both have a trained copy of");
             }
+            let both = |module: &str| other.has_rows(module);
+            if let Some((module, _)) = adapter.tokens().iter().find(|(module, _)| both(module)) {
+                return refuse(module, "both train rows of");
+            }
             for (module, layer) in adapter.layers() {
                 let Some((_, beside)) = other.layers().iter().find(|(name, _)| name == module) else { continue };
                 if layer.magnitude.is_some() || beside.magnitude.is_some() {
@@ -182,11 +187,31 @@ pub fn install(adapters: &[&Adapter], decoder: &Decoder) {
         let layers = adapters.iter().flat_map(|adapter| adapter.layers()).filter(|(module, _)| *module == name);
         projection.set_deltas(layers.map(|(_, layer)| -> Arc<dyn Delta> { layer.clone() }).collect());
     }
+    install_rows(adapters, decoder);
     let places = places(decoder);
     for (name, copy) in adapters.iter().flat_map(|adapter| adapter.copies()) {
         if let Some(slot) = places.get(name) {
             slot.replace(Some(copy.clone()));
         }
+    }
+}
+
+/// Puts what adapters change of rows on the embedding and the head.
+fn install_rows(adapters: &[&Adapter], decoder: &Decoder) {
+    let embedding = config_embedding(decoder);
+    let mut of_embedding: Vec<Arc<dyn RowDelta>> = Vec::new();
+    // The layers come first: rows that are trained as they are stand in for whatever they were.
+    of_embedding.extend(adapters.iter().filter_map(|a| a.embedding()).map(|(_, layer)| -> Arc<dyn RowDelta> { layer.clone() }));
+    let rows = || adapters.iter().flat_map(|adapter| adapter.tokens());
+    let in_embedding = |(module, _): &&(String, Arc<TokenRows>)| module == embedding;
+    of_embedding.extend(rows().filter(in_embedding).map(|(_, rows)| -> Arc<dyn RowDelta> { rows.clone() }));
+    decoder.set_row_deltas(of_embedding);
+    // A head that shares the embedding's matrix has the same rows, unless it has rows of its own.
+    let copied = adapters.iter().flat_map(|adapter| adapter.copies()).any(|(name, _)| name == "lm_head.weight");
+    let own = copied || rows().any(|(module, _)| module == "lm_head");
+    let wanted = if !own && decoder.tied() { embedding } else { "lm_head" };
+    for (_, rows) in rows().filter(|(module, _)| module == wanted) {
+        decoder.head().add_delta(rows.clone());
     }
 }
 
@@ -206,7 +231,7 @@ pub fn named_parameters(adapters: &[&Adapter], decoder: &Decoder) -> Vec<Named> 
     slots.extend(shared.map(|(name, head)| (format!("{name}.weight"), &head.weight)));
     for (index, (name, slot)) in slots.iter().enumerate() {
         let (module, kind) = name.rsplit_once('.').unwrap_or((name, ""));
-        let saved = adapters.iter().any(|adapter| adapter.saves(module));
+        let saved = adapters.iter().any(|adapter| adapter.saves(module) || adapter.has_rows(module));
         let adapted = adapters.iter().any(|adapter| adapter.adapts(module));
         if index < last {
             let base = match (saved, adapted) {
@@ -232,8 +257,9 @@ fn beside(adapters: &[&Adapter], module: &str) -> Vec<Named> {
     let at = format!("base_model.model.{module}.");
     let mut found: Vec<Named> = Vec::new();
     for adapter in adapters {
-        let saved = format!("{at}modules_to_save.{}.", adapter.name());
-        found.extend(adapter.own_parameters().into_iter().filter(|(name, _)| name.starts_with(&saved)));
+        let saved = [format!("{at}modules_to_save.{}.", adapter.name()), format!("{at}token_adapter.")];
+        let own = adapter.own_parameters().into_iter();
+        found.extend(own.filter(|(name, _)| saved.iter().any(|start| name.starts_with(start))));
     }
     let mut layers: Vec<Named> = Vec::new();
     for adapter in adapters.iter().filter(|adapter| adapter.adapts(module)) {

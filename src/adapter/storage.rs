@@ -120,6 +120,7 @@ pub fn read(decoder: &Decoder, folder: &Path, options: &AttachOptions, model: Op
         other => other,
     };
     let adapter = Adapter::new(decoder, &options.name, config, options.autocast, &mut Random::new(0)).map_err(with_both)?;
+    check_embedding(decoder, &adapter, &file, &folder.join(FILE), &both)?;
     fill(&adapter, &file, &folder.join(FILE), &both)?;
     adapter.set_trainable(options.trainable);
     let last = |name: &str| PathBuf::from(name).file_name().map(|name| name.to_string_lossy().to_lowercase());
@@ -141,9 +142,34 @@ pub fn restore(adapter: &Adapter, folder: &Path) -> Result<()> {
     fill(adapter, &open(folder)?, &folder.join(FILE), "")
 }
 
+/// PEFT's name of the embedding's own matrix, which it writes beside an adapter on the embedding.
+fn embedding_name(adapter: &Adapter) -> Option<String> {
+    adapter.embedding().map(|(module, _)| format!("base_model.model.{module}.base_layer.weight"))
+}
+
+/// Fails where a file has another embedding than the base: PEFT would put it in the base's place.
+fn check_embedding(decoder: &Decoder, adapter: &Adapter, file: &Weights, path: &Path, both: &str) -> Result<()> {
+    let base = decoder.embedding().base();
+    let Some(name) = embedding_name(adapter).filter(|name| file.contains(name) && base.quantised().is_none()) else {
+        return Ok(());
+    };
+    let (shape, _) = file.shape_dtype(&name)?;
+    let same = shape == base.dims() && {
+        let stored = file.load(&name, Some(base.dtype()), &base.device())?;
+        let apart = (stored.as_tensor().to_dtype(DType::F32)? - base.value().to_dtype(DType::F32)?)?;
+        apart.abs()?.sum_all()?.to_scalar::<f32>()? == 0.0
+    };
+    match same {
+        true => Ok(()),
+        false => Err(Error::format(path, format!("was made with another embedding than this model's{both}"))),
+    }
+}
+
 fn fill(adapter: &Adapter, file: &Weights, path: &Path, both: &str) -> Result<()> {
     let own = adapter.own();
-    if let Some(extra) = file.names().iter().find(|name| !own.iter().any(|own| own.file_name == **name)) {
+    let base = embedding_name(adapter);
+    let base = base.as_deref();
+    if let Some(extra) = file.names().iter().find(|name| !own.iter().any(|own| own.file_name == **name) && Some(**name) != base) {
         return Err(Error::format(
             path,
             format!(

@@ -36,8 +36,7 @@ pub fn targets<'a>(config: &LoraConfig, names: &[&'a str], default: &[&str]) -> 
     if let TargetModules::Names(wanted) = wanted {
         // PEFT lets a misspelt name pass when another one matches; the adapter is then smaller than asked for.
         if let Some(missing) = wanted.iter().find(|w| !names.iter().any(|n| is_named(n, w))) {
-            let hint = if missing.ends_with("embed_tokens") { " (LoRA on embeddings is not supported)" } else { "" };
-            return Err(Error::Argument(format!("target_modules: no module of this model is named \"{missing}\"{hint}")));
+            return Err(Error::Argument(format!("target_modules: no module of this model is named \"{missing}\"")));
         }
     }
     Ok(found)

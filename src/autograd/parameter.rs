@@ -8,7 +8,7 @@ use candle_core::op::BackpropOp;
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Storage, Tensor, Var};
 use half::{bf16, f16};
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
 
 /// A trainable tensor, shared by everyone who holds a clone.
@@ -22,6 +22,8 @@ pub struct Parameter(Arc<Inner>);
 struct Inner {
     content: RwLock<Content>,
     requires_grad: AtomicBool,
+    /// How often the value was changed.
+    revision: AtomicU64,
     gradient: Mutex<Gradient>,
 }
 
@@ -81,7 +83,8 @@ impl Parameter {
 
     fn from_content(content: Content, requires_grad: bool) -> Self {
         let requires_grad = AtomicBool::new(requires_grad);
-        Self(Arc::new(Inner { content: RwLock::new(content), requires_grad, gradient: Mutex::default() }))
+        let (content, revision, gradient) = (RwLock::new(content), AtomicU64::new(0), Mutex::default());
+        Self(Arc::new(Inner { content, requires_grad, revision, gradient }))
     }
 
     fn content(&self) -> Content {
@@ -90,7 +93,17 @@ impl Parameter {
 
     fn set_content(&self, content: Content) {
         *self.0.content.write().unwrap_or_else(|e| e.into_inner()) = content;
+        self.changed();
         *self.gradient() = Gradient::default();
+    }
+
+    fn changed(&self) {
+        self.0.revision.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A number that grows whenever the value changes: what was computed from the value holds as long as it stays.
+    pub fn revision(&self) -> u64 {
+        self.0.revision.load(Ordering::Relaxed)
     }
 
     /// The blocks of a quantised parameter.
@@ -229,7 +242,9 @@ impl Parameter {
         };
         let value = value.to_device(var.device())?.to_dtype(var.dtype())?;
         // A view of the parameter itself may be written back: copy first.
-        Ok(var.set(&value.detach().copy()?)?)
+        var.set(&value.detach().copy()?)?;
+        self.changed();
+        Ok(())
     }
 
     /// Replaces the value's dtype, and forgets the gradient.
@@ -248,6 +263,7 @@ impl Parameter {
     /// # Errors
     /// The value is not contiguous f32 on the CPU.
     pub fn update_f32(&self, update: impl FnMut(&mut [f32])) -> Result<()> {
+        self.changed();
         Ok(self.var().inplace_op1(&InPlace(RefCell::new(update)))?)
     }
 
@@ -257,6 +273,7 @@ impl Parameter {
     /// # Errors
     /// The value is not contiguous bf16 or f16 on the CPU, or `master` has another length.
     pub fn update_half(&self, master: &mut [f32], update: impl FnMut(&mut [f32])) -> Result<()> {
+        self.changed();
         Ok(self.var().inplace_op1(&HalfInPlace(RefCell::new((master, update))))?)
     }
 

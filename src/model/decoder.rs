@@ -7,7 +7,7 @@ use super::block::{Block, Module, NormSlots, Shared, dropped};
 use super::config::{LayerConfig, ModelConfig, Rope};
 use super::family::Part;
 use super::precision::Precision;
-use super::projection::{Pass, Projection, Slot};
+use super::projection::{Pass, Projection, RowDelta, Slot};
 use super::source::Source;
 use super::{TokenBatch, batch};
 use crate::error::{Error, Result};
@@ -22,12 +22,14 @@ use crate::ops::rope::RopeTable;
 use crate::ops::stack::apply_blocks;
 use crate::ops::team;
 use candle_core::{DType, Device, Tensor, Var};
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 /// A decoder with its language-model head.
 pub struct Decoder {
     config: ModelConfig,
     embedding: Slot,
+    /// What adapters change of the embedding's rows.
+    row_deltas: RwLock<Vec<Arc<dyn RowDelta>>>,
     /// The embedding of positions, where there is one.
     positions: Option<Slot>,
     blocks: Vec<Block>,
@@ -67,7 +69,8 @@ impl Decoder {
         } else {
             Projection::new(matrix("lm_head", config.vocab_size)?, None)
         };
-        Ok(Self { embedding: Slot::new(words), positions: positions.map(Slot::new), blocks, norm, head, kinds, config })
+        let (embedding, positions) = (Slot::new(words), positions.map(Slot::new));
+        Ok(Self { embedding, row_deltas: RwLock::default(), positions, blocks, norm, head, kinds, config })
     }
 
     /// The configuration.
@@ -111,6 +114,31 @@ impl Decoder {
         }
         projections.push(("lm_head".to_string(), &self.head));
         projections
+    }
+
+    /// The embedding of tokens.
+    pub fn embedding(&self) -> &Slot {
+        &self.embedding
+    }
+
+    /// The head.
+    pub fn head(&self) -> &Projection {
+        &self.head
+    }
+
+    /// Sets what changes the embedding's rows, in the place of what did before.
+    pub fn set_row_deltas(&self, deltas: Vec<Arc<dyn RowDelta>>) {
+        *self.row_deltas.write().unwrap_or_else(|e| e.into_inner()) = deltas;
+    }
+
+    fn row_deltas(&self) -> Vec<Arc<dyn RowDelta>> {
+        self.row_deltas.read().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    /// Whether the embeddings are trained.
+    fn embeds_tracked(&self) -> bool {
+        let positions = self.positions.as_ref().is_some_and(|slot| slot.current().tracked());
+        positions || self.embedding.current().tracked() || self.row_deltas().iter().any(|delta| delta.tracked())
     }
 
     /// Whether the head's weight is the embedding's.
@@ -178,6 +206,9 @@ impl Decoder {
     fn embedded(&self, batch: &TokenBatch, pass: Pass<'_>) -> Result<Tensor> {
         let words = self.embedding.current();
         let mut x = embedding(&batch.ids, &words)?;
+        for delta in self.row_deltas() {
+            x = delta.rows(&batch.ids, x)?;
+        }
         let scales = self.config.scales;
         if scales.embedding != 1.0 {
             let factor = if scales.rounded { rounded(scales.embedding, words.dtype()) } else { scales.embedding };
@@ -326,7 +357,7 @@ impl Decoder {
         if let (Some(random), Some(before)) = (pass.dropout, before) {
             *random.borrow_mut() = before;
         }
-        if self.embedding.current().tracked() || self.positions.as_ref().is_some_and(|slot| slot.current().tracked()) {
+        if self.embeds_tracked() {
             let embedded = self.embedded(batch, pass)?;
             crate::nn::backward(&(embedded * gradient)?.sum_all()?)?;
         }

@@ -73,6 +73,18 @@ pub trait Delta: Send + Sync {
     fn matrices(&self, weight: &Parameter, elements: usize, pass: Pass<'_>) -> Result<Changes>;
 }
 
+/// A change of the rows that an embedding gives.
+pub trait RowDelta: Send + Sync {
+    /// The changed rows, given the base's [tokens, hidden] for these ids.
+    ///
+    /// # Errors
+    /// A tensor operation failed.
+    fn rows(&self, ids: &[u32], rows: Tensor) -> Result<Tensor>;
+
+    /// Whether an operation has to be recorded for one of the parameters.
+    fn tracked(&self) -> bool;
+}
+
 /// A linear layer of the decoder.
 pub struct Projection {
     /// `[outputs, inputs]`.
@@ -97,6 +109,11 @@ impl Projection {
     /// Sets the changes of the output, in the place of those before.
     pub fn set_deltas(&self, deltas: Vec<Arc<dyn Delta>>) {
         *self.deltas.write().unwrap_or_else(|e| e.into_inner()) = deltas;
+    }
+
+    /// Adds a change of the output.
+    pub fn add_delta(&self, delta: Arc<dyn Delta>) {
+        self.deltas.write().unwrap_or_else(|e| e.into_inner()).push(delta);
     }
 
     fn deltas(&self) -> Vec<Arc<dyn Delta>> {

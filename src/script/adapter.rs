@@ -1,12 +1,13 @@
 //! Adapters: `LoraConfig`, `get_peft_model`, `PeftModel` and what a model with an adapter can do.
 #![allow(clippy::unwrap_used, reason = "the code that rhai's macro makes of `&mut` arguments")]
 
+use super::adapters::{ATTACH, attach_options};
 use super::context::context;
 use super::display;
 use super::display::from_json;
 use super::error::{IntoScript, ScriptResult, positioned};
 use super::model::ModelValue;
-use super::options::{OptionMap, Validate, options};
+use super::options::{Validate, options};
 use crate::adapter::LoraConfig;
 use crate::error::Result;
 use crate::script::registry::Registry;
@@ -23,7 +24,8 @@ impl Validate for LoraConfig {
 mod functions {
     /// Options of a LoRA adapter, with PEFT's names and defaults: `r` (8), `lora_alpha` (8), `target_modules` (names, a regular
     /// expression, or "all-linear"; default q_proj and v_proj), `lora_dropout` (0), `bias` ("none", "all", "lora_only"), `use_rslora`,
-    /// `modules_to_save`, `init_lora_weights`, `layers_to_transform`, `rank_pattern`, `alpha_pattern`, `exclude_modules`, `task_type`.
+    /// `use_dora`, `lora_bias`, `modules_to_save`, `init_lora_weights` (true, false, "gaussian", "orthogonal", "pissa", "pissa_niter_16",
+    /// "olora"), `layers_to_transform`, `layers_pattern`, `rank_pattern`, `alpha_pattern`, `exclude_modules`, `task_type`.
     ///
     /// ```rhai
     /// let config = LoraConfig(#{ r: 16, lora_alpha: 32, target_modules: ["q_proj", "v_proj"], bias: "none" });
@@ -47,6 +49,8 @@ mod functions {
     }
 
     /// Freezes a model and puts a fresh LoRA adapter on it. The result and `model` are the same model; the adapter alone is trained.
+    /// Options: `adapter_name` ("default"), `autocast_adapter_dtype` (true: the adapter is f32 whatever the base is; false: bf16 or f16
+    /// where the base is).
     ///
     /// ```rhai
     /// let model = AutoModelForCausalLM::from_pretrained("tiny-random");
@@ -55,7 +59,18 @@ mod functions {
     /// ```
     #[rhai_fn(return_raw)]
     pub fn get_peft_model(call: NativeCallContext, model: ModelValue, config: LoraConfig) -> ScriptResult<ModelValue> {
-        model.attach(config, &mut context(&call)?.random.borrow_mut()).script()?;
+        get_peft_model_with(call, model, config, Map::new())
+    }
+
+    #[rhai_fn(name = "get_peft_model", return_raw)]
+    pub fn get_peft_model_with(
+        call: NativeCallContext,
+        model: ModelValue,
+        config: LoraConfig,
+        given: Map,
+    ) -> ScriptResult<ModelValue> {
+        let options = attach_options("get_peft_model", None, false, given)?;
+        model.attach_as(config, &options, &mut context(&call)?.random.borrow_mut()).script()?;
         Ok(model)
     }
 
@@ -70,7 +85,7 @@ mod functions {
         call.call_fn::<Dynamic>("print", (model.describe_trainable(),)).map(|_| ())
     }
 
-    /// Adds the adapter's change to the weights and takes the adapter off. Quantised weights that it changes become f32.
+    /// Adds the changes of the adapters that act to the weights and takes all adapters off. Quantised weights that they change become f32.
     ///
     /// ```rhai
     /// let model = get_peft_model(AutoModelForCausalLM::from_pretrained("tiny-random"), LoraConfig(#{ r: 4 }));
@@ -82,7 +97,7 @@ mod functions {
         Ok(model)
     }
 
-    /// Takes the adapter off; the model is the base again, bit for bit.
+    /// Takes the adapters off; the model is the base again, bit for bit.
     ///
     /// ```rhai
     /// let model = AutoModelForCausalLM::from_pretrained("tiny-random");
@@ -95,7 +110,7 @@ mod functions {
         Ok(model)
     }
 
-    /// Calls a function while the adapter is switched off; gives its result.
+    /// Calls a function while the adapters are switched off, so that the model is the base; gives its result.
     ///
     /// ```rhai
     /// let model = get_peft_model(AutoModelForCausalLM::from_pretrained("tiny-random"), LoraConfig(#{ r: 4 }));
@@ -119,7 +134,8 @@ mod functions {
 
 #[export_module]
 mod peft_model {
-    /// Puts a saved adapter (ours or PEFT's) on a model. `is_trainable: true` lets it be trained further; by default it is frozen.
+    /// Puts a saved adapter (ours or PEFT's) on a model. `is_trainable: true` lets it be trained further; by default it is frozen. Other
+    /// options: `adapter_name` ("default"), `autocast_adapter_dtype` (true). Warns where it was made for a model of another name.
     ///
     /// ```rhai
     /// get_peft_model(AutoModelForCausalLM::from_pretrained("tiny-random"), LoraConfig(#{ r: 4 })).save_pretrained("adapter");
@@ -139,10 +155,12 @@ mod peft_model {
         given: Map,
     ) -> ScriptResult<ModelValue> {
         let load = || {
-            let mut given = OptionMap::new("PeftModel::from_pretrained", given);
-            let trainable = given.take_optional::<bool>("is_trainable", "true or false")?.unwrap_or(false);
-            given.finish()?;
-            model.load_adapter(&context(&call)?.input_path(folder), trainable).script()
+            let options = attach_options("PeftModel::from_pretrained", None, true, given)?;
+            let session = context(&call)?;
+            model.refuse_second().script()?;
+            let warning = model.load_adapter_as(&session.input_path(folder), &options).script()?;
+            warning.into_iter().for_each(|warning| session.control.warn(warning));
+            Ok(())
         };
         positioned(&call, load())?;
         Ok(model)
@@ -156,10 +174,20 @@ pub fn register(engine: &mut Registry<'_>) {
             &["LoraConfig"],
             &[
                 ("target_modules", r#"array | string = ["q_proj", "v_proj"]"#),
-                ("init_lora_weights", r#"bool | "gaussian" = true"#),
+                ("init_lora_weights", r#"bool | "gaussian" | "orthogonal" | "pissa" | "olora" | string = true"#),
+                ("layers_to_transform", "int | array"),
+                ("layers_pattern", "string | array"),
             ],
         )
-        .options_by_hand("PeftModel::from_pretrained", &[("is_trainable", "bool = false")]);
+        .options_by_hand("get_peft_model", ATTACH)
+        .options_by_hand(
+            "PeftModel::from_pretrained",
+            &[
+                ("is_trainable", "bool = false"),
+                ("autocast_adapter_dtype", "bool = true"),
+                ("adapter_name", r#"string = "default""#),
+            ],
+        );
     engine.register_type_with_name::<LoraConfig>("LoraConfig");
     engine.register_static_module("PeftModel", exported_module!(peft_model).into());
     engine.register_global_module(exported_module!(functions).into());

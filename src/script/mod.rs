@@ -1,6 +1,7 @@
 //! The Rhai bindings, one file a section of the language; each parses options, calls the library and wraps the result.
 
 pub mod adapter;
+pub mod adapters;
 pub mod callable;
 pub mod context;
 pub mod convert;
@@ -67,6 +68,7 @@ pub fn register(engine: &mut Engine) -> OptionCatalogue {
     model::register(engine);
     model_info::register(engine);
     adapter::register(engine);
+    adapters::register(engine);
     train::register(engine);
     forgetting::register(engine);
     registry.finish()

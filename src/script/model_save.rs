@@ -75,7 +75,10 @@ mod methods {
     }
 
     /// Writes the model in the Hugging Face layout (configuration, weights, tokenizer); of a model with an adapter the adapter alone,
-    /// as PEFT writes it. Quantised weights are written dequantised, in f32. A relative folder is taken from `--out`.
+    /// as PEFT writes it: the one named "default" in the folder, others in a folder of their name within it. Quantised weights are
+    /// written dequantised, in f32. A relative folder is taken from `--out`. Options for adapters: `selected_adapters` (names),
+    /// `convert_to_lora: true` (write one that started as "pissa" or "olora" as a plain LoRA of twice the rank for the untouched base), or
+    /// `path_initial_model_for_weight_conversion` (the same, given the folder in which it was saved before training).
     ///
     /// ```rhai
     /// let model = AutoModelForCausalLM::from_pretrained("tiny-random");
