@@ -238,7 +238,7 @@ impl Adapter {
     /// Adds the adapter's change to the base's weights and takes the adapter off.
     ///
     /// # Errors
-    /// As [`super::merge::merge`].
+    /// A merged weight would not be finite, or a change has no place in the weights; nothing is changed then.
     pub fn merge(&self, decoder: &Decoder) -> Result<()> {
         super::merge::merge(&[self], decoder)
     }

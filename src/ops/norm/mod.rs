@@ -1,4 +1,4 @@
-//! Normalisation of rows with a trained scale: root mean square ([`rms`]) and layer normalisation ([`layer`]).
+//! Normalisation of rows with a trained scale: root mean square and layer normalisation.
 
 mod layer;
 mod rms;
