@@ -327,26 +327,6 @@ mod tests {
         }
     }
 
-    /// `cargo test --release --lib large_matrices -- --ignored --nocapture` prints the seconds: of noise, whose singular values lie as close
-    /// together as can be, and of a matrix whose values fall off as those of a model's weights do.
-    #[test]
-    #[ignore = "takes a minute"]
-    fn large_matrices() {
-        let size = 4096;
-        let noise = values(size * size, 1);
-        let falling: Vec<f32> = noise.iter().enumerate().map(|(i, v)| v / (1.0 + (i / size) as f32).sqrt()).collect();
-        for (name, values) in [("noise", noise), ("falling", falling)] {
-            let matrix = Dense { values: &values, rows: size, columns: size };
-            let start = std::time::Instant::now();
-            let found = singular(&matrix, 16, &mut Random::new(0));
-            let exact = start.elapsed().as_secs_f64();
-            let start = std::time::Instant::now();
-            singular_by_iterations(&matrix, 16, 16, &mut Random::new(0));
-            let near = start.elapsed().as_secs_f64();
-            println!("{name}: exact {exact:.1} s, 16 iterations {near:.1} s, error {:.1e}", error(&matrix, &found));
-        }
-    }
-
     #[test]
     fn matrices_of_low_rank_and_with_equal_values_are_no_trouble() {
         let (rows, columns) = (90, 80);

@@ -105,61 +105,43 @@ const fn llama_like(parts: &'static [(Part, &'static str)]) -> Names {
     Names { base, embedding, positions: None, blocks, parts, norm }
 }
 
-static LLAMA: Names = llama_like(&[
-    (Query, "self_attn.q_proj"),
-    (Key, "self_attn.k_proj"),
-    (Value, "self_attn.v_proj"),
-    (Output, "self_attn.o_proj"),
-    (Gate, "mlp.gate_proj"),
-    (Up, "mlp.up_proj"),
-    (Down, "mlp.down_proj"),
-    (InputNorm, "input_layernorm"),
-    (InnerNorm, "post_attention_layernorm"),
-]);
+/// Projections of their own, with what comes after those of attention, and what comes last.
+macro_rules! projections {
+    ([$($after_attention:tt)*] $($last:tt)*) => {
+        &[
+            (Query, "self_attn.q_proj"),
+            (Key, "self_attn.k_proj"),
+            (Value, "self_attn.v_proj"),
+            (Output, "self_attn.o_proj"),
+            $($after_attention)*
+            (Gate, "mlp.gate_proj"),
+            (Up, "mlp.up_proj"),
+            (Down, "mlp.down_proj"),
+            $($last)*
+        ]
+    };
+}
 
-static QWEN3: Names = llama_like(&[
-    (Query, "self_attn.q_proj"),
-    (Key, "self_attn.k_proj"),
-    (Value, "self_attn.v_proj"),
-    (Output, "self_attn.o_proj"),
-    (QueryNorm, "self_attn.q_norm"),
-    (KeyNorm, "self_attn.k_norm"),
-    (Gate, "mlp.gate_proj"),
-    (Up, "mlp.up_proj"),
-    (Down, "mlp.down_proj"),
-    (InputNorm, "input_layernorm"),
-    (InnerNorm, "post_attention_layernorm"),
-]);
+static LLAMA: Names = llama_like(projections!([](InputNorm, "input_layernorm"), (InnerNorm, "post_attention_layernorm"),));
 
-static GEMMA2: Names = llama_like(&[
-    (Query, "self_attn.q_proj"),
-    (Key, "self_attn.k_proj"),
-    (Value, "self_attn.v_proj"),
-    (Output, "self_attn.o_proj"),
-    (Gate, "mlp.gate_proj"),
-    (Up, "mlp.up_proj"),
-    (Down, "mlp.down_proj"),
-    (InputNorm, "input_layernorm"),
+static QWEN3: Names = llama_like(projections!(
+    [(QueryNorm, "self_attn.q_norm"), (KeyNorm, "self_attn.k_norm"),](InputNorm, "input_layernorm"),
+    (InnerNorm, "post_attention_layernorm"),
+));
+
+static GEMMA2: Names = llama_like(projections!(
+    [](InputNorm, "input_layernorm"),
     (AttentionNorm, "post_attention_layernorm"),
     (InnerNorm, "pre_feedforward_layernorm"),
     (OutputNorm, "post_feedforward_layernorm"),
-]);
+));
 
-static GEMMA3: Names = llama_like(&[
-    (Query, "self_attn.q_proj"),
-    (Key, "self_attn.k_proj"),
-    (Value, "self_attn.v_proj"),
-    (Output, "self_attn.o_proj"),
-    (QueryNorm, "self_attn.q_norm"),
-    (KeyNorm, "self_attn.k_norm"),
-    (Gate, "mlp.gate_proj"),
-    (Up, "mlp.up_proj"),
-    (Down, "mlp.down_proj"),
-    (InputNorm, "input_layernorm"),
+static GEMMA3: Names = llama_like(projections!(
+    [(QueryNorm, "self_attn.q_norm"), (KeyNorm, "self_attn.k_norm"),](InputNorm, "input_layernorm"),
     (AttentionNorm, "post_attention_layernorm"),
     (InnerNorm, "pre_feedforward_layernorm"),
     (OutputNorm, "post_feedforward_layernorm"),
-]);
+));
 
 static PHI3: Names = llama_like(&[
     (Output, "self_attn.o_proj"),
@@ -170,19 +152,10 @@ static PHI3: Names = llama_like(&[
     (InnerNorm, "post_attention_layernorm"),
 ]);
 
-static OLMO2: Names = llama_like(&[
-    (Query, "self_attn.q_proj"),
-    (Key, "self_attn.k_proj"),
-    (Value, "self_attn.v_proj"),
-    (Output, "self_attn.o_proj"),
-    (QueryNorm, "self_attn.q_norm"),
-    (KeyNorm, "self_attn.k_norm"),
-    (Gate, "mlp.gate_proj"),
-    (Up, "mlp.up_proj"),
-    (Down, "mlp.down_proj"),
-    (AttentionNorm, "post_attention_layernorm"),
+static OLMO2: Names = llama_like(projections!(
+    [(QueryNorm, "self_attn.q_norm"), (KeyNorm, "self_attn.k_norm"),](AttentionNorm, "post_attention_layernorm"),
     (OutputNorm, "post_feedforward_layernorm"),
-]);
+));
 
 static GPT2: Names = Names {
     base: "transformer",

@@ -136,34 +136,13 @@ impl Optimizer for Adam {
         Ok(())
     }
 
-    fn lr(&self) -> f64 {
-        self.options.lr
-    }
-
-    fn set_lr(&mut self, lr: f64) -> Result<()> {
-        check_at_least_zero("learning rate", lr)?;
-        self.options.lr = lr;
-        Ok(())
-    }
-
-    fn groups(&self) -> &[ParamGroup] {
-        &self.groups
-    }
+    host::rate_in_options!();
 
     fn name(&self) -> &'static str {
         if self.decoupled { "AdamW" } else { "Adam" }
     }
 
-    fn state_dict(&self) -> Result<BTreeMap<String, Tensor>> {
-        host::save_all(self.options.lr, &self.slots, &self.parameters(), NAMES)
-    }
-
-    fn load_state_dict(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
-        let (lr, slots) = host::load_all(state, &self.parameters(), NAMES)?;
-        self.set_lr(lr.unwrap_or(self.options.lr))?;
-        self.slots = slots;
-        Ok(())
-    }
+    host::state_in_slots!(NAMES);
 }
 
 /// p *= shrink;  g += decay p;  m += enter1 (g - m);  v = beta2 v + enter2 g^2;  p -= step_size m / (sqrt(v) / root_correction + eps).

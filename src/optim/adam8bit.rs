@@ -6,7 +6,7 @@
 use super::adam::{AdamWOptions, Update};
 use super::dynamic_map::{BLOCK, SIGNED, UNSIGNED};
 use super::host::{self, CHUNK, Kernel, Slot};
-use super::{Optimizer, ParamGroup, check_at_least_zero, check_groups};
+use super::{Optimizer, ParamGroup, check_groups};
 use crate::autograd::Pieces;
 use crate::error::{Error, Result};
 use crate::nn::Parameter;
@@ -129,19 +129,7 @@ impl Optimizer for AdamW8bit {
         Ok(())
     }
 
-    fn lr(&self) -> f64 {
-        self.options.lr
-    }
-
-    fn set_lr(&mut self, lr: f64) -> Result<()> {
-        check_at_least_zero("learning rate", lr)?;
-        self.options.lr = lr;
-        Ok(())
-    }
-
-    fn groups(&self) -> &[ParamGroup] {
-        &self.groups
-    }
+    host::rate_in_options!();
 
     fn name(&self) -> &'static str {
         "AdamW8bit"

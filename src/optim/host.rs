@@ -101,6 +101,43 @@ impl Slot {
     }
 }
 
+/// The learning rate and the groups of an optimiser that has them in `options` and `groups`.
+macro_rules! rate_in_options {
+    () => {
+        fn lr(&self) -> f64 {
+            self.options.lr
+        }
+
+        fn set_lr(&mut self, lr: f64) -> Result<()> {
+            super::check_at_least_zero("learning rate", lr)?;
+            self.options.lr = lr;
+            Ok(())
+        }
+
+        fn groups(&self) -> &[ParamGroup] {
+            &self.groups
+        }
+    };
+}
+pub(super) use rate_in_options;
+
+/// The state of an optimiser that keeps nothing but a slot a parameter, whose state vectors have these names.
+macro_rules! state_in_slots {
+    ($names:expr) => {
+        fn state_dict(&self) -> Result<BTreeMap<String, Tensor>> {
+            host::save_all(self.options.lr, &self.slots, &self.parameters(), $names)
+        }
+
+        fn load_state_dict(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
+            let (lr, slots) = host::load_all(state, &self.parameters(), $names)?;
+            self.set_lr(lr.unwrap_or(self.options.lr))?;
+            self.slots = slots;
+            Ok(())
+        }
+    };
+}
+pub(super) use state_in_slots;
+
 /// All slots' state and the learning rate.
 pub(super) fn save_all(lr: f64, slots: &[Slot], parameters: &[Parameter], names: [&str; 2]) -> Result<BTreeMap<String, Tensor>> {
     let mut state = BTreeMap::from([("lr".to_string(), Tensor::new(lr, &Device::Cpu)?)]);

@@ -201,19 +201,7 @@ impl Optimizer for Muon {
         Ok(())
     }
 
-    fn lr(&self) -> f64 {
-        self.options.lr
-    }
-
-    fn set_lr(&mut self, lr: f64) -> Result<()> {
-        check_at_least_zero("learning rate", lr)?;
-        self.options.lr = lr;
-        Ok(())
-    }
-
-    fn groups(&self) -> &[ParamGroup] {
-        &self.groups
-    }
+    host::rate_in_options!();
 
     fn name(&self) -> &'static str {
         "Muon"
