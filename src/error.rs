@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 pub enum Error {
     /// A tensor operation failed: shapes, dtypes or devices that do not go together.
     #[error("{}", tensor_message(.0))]
-    Tensor(#[from] candle_core::Error),
+    Tensor(#[source] candle_core::Error),
     /// A file or folder could not be read or written.
     #[error("cannot {action} {}: {source}", .path.display())]
     Io {
@@ -48,6 +48,15 @@ pub enum Error {
 
 /// A result with the library's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl From<candle_core::Error> for Error {
+    fn from(error: candle_core::Error) -> Self {
+        match crate::device::out_of_memory(&error.to_string()) {
+            Some(text) => Self::Memory(text),
+            None => Self::Tensor(error),
+        }
+    }
+}
 
 impl Error {
     /// An I/O error with the verb and the path that it belongs to.

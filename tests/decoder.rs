@@ -8,6 +8,7 @@ use ftrepl::model::generate::{Generation, generate};
 use ftrepl::model::projection::Pass;
 use ftrepl::model::sampling::Sampling;
 use ftrepl::model::{Decoder, Source, TokenBatch};
+use ftrepl::ops::gpu::with_tensors_on_cpu;
 use ftrepl::ops::with_fused;
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -107,6 +108,7 @@ fn check(name: &str, fused: bool) {
         let expected = golden["loss"].to_vec1::<f32>().unwrap()[0];
         for checkpointing in [false, true] {
             let loss = decoder.loss_backward(&batch, &targets, count, Pass::default(), checkpointing).unwrap();
+            let loss = loss.value().unwrap();
             assert!((loss - f64::from(expected)).abs() < 1e-5, "{name}: loss {loss}, expected {expected}");
             for (parameter_name, slot) in decoder.slots() {
                 let parameter = slot.current();
@@ -132,6 +134,14 @@ fn logits_loss_and_gradients_equal_pytorch() {
 fn the_plain_compositions_equal_pytorch_too() {
     for name in MODELS {
         check(name, false);
+    }
+}
+
+/// What a GPU runs, but for its kernels.
+#[test]
+fn blocks_on_tensors_equal_pytorch_too() {
+    for name in MODELS {
+        with_tensors_on_cpu(|| check(name, true));
     }
 }
 
@@ -227,7 +237,7 @@ fn bf16_weights_stay_narrow_and_give_nearly_the_same_loss() {
     assert!(decoder.named_parameters().iter().all(|(_, p)| p.dtype() == DType::BF16));
     let (batch, targets, _) = batch(&golden, "");
     let count = targets.iter().filter(|t| **t >= 0).count() as f64;
-    let loss = decoder.loss_backward(&batch, &targets, count, Pass::default(), false).unwrap();
+    let loss = decoder.loss_backward(&batch, &targets, count, Pass::default(), false).unwrap().value().unwrap();
     let expected = f64::from(golden["loss"].to_vec1::<f32>().unwrap()[0]);
     assert!((loss - expected).abs() < 0.02 * expected, "{loss} {expected}");
     assert!(decoder.named_parameters().iter().all(|(_, p)| p.has_grad()));

@@ -11,6 +11,7 @@ use ftrepl::model::lm::LanguageModel;
 use ftrepl::model::projection::Pass;
 use ftrepl::model::sampling::Sampling;
 use ftrepl::model::{Decoder, Source, TokenBatch};
+use ftrepl::ops::gpu::with_tensors_on_cpu;
 use ftrepl::ops::with_fused;
 use ftrepl::optim::{Adam, AdamWOptions, Optimizer, ParamGroup};
 use std::collections::HashMap;
@@ -84,7 +85,7 @@ impl Batch {
     /// The loss; its gradients are added to the parameters.
     fn loss(&self, decoder: &Decoder, checkpointing: bool) -> f64 {
         let count = self.targets.iter().filter(|t| **t >= 0).count() as f64;
-        decoder.loss_backward(&self.tokens, &self.targets, count, Pass::default(), checkpointing).unwrap()
+        decoder.loss_backward(&self.tokens, &self.targets, count, Pass::default(), checkpointing).unwrap().value().unwrap()
     }
 }
 
@@ -150,6 +151,14 @@ fn lora_on_every_family_gives_pefts_numbers() {
 fn lora_by_plain_compositions_gives_pefts_numbers() {
     for name in FAMILIES {
         check(name, false);
+    }
+}
+
+/// What a GPU runs, but for its kernels.
+#[test]
+fn lora_on_tensors_gives_pefts_numbers() {
+    for name in FAMILIES {
+        with_tensors_on_cpu(|| check(name, true));
     }
 }
 

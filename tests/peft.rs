@@ -8,6 +8,7 @@ use ftrepl::model::batch::shifted_targets;
 use ftrepl::model::lm::LanguageModel;
 use ftrepl::model::projection::Pass;
 use ftrepl::model::{Decoder, Source, TokenBatch};
+use ftrepl::ops::gpu::with_tensors_on_cpu;
 use ftrepl::ops::with_fused;
 use ftrepl::optim::{Adam, AdamWOptions, LoraPlusOptions, Optimizer, ParamGroup};
 use ftrepl::random::Random;
@@ -113,7 +114,7 @@ impl Batch {
     /// The loss; its gradients are added to the parameters.
     fn loss(&self, decoder: &Decoder, checkpointing: bool) -> f64 {
         let count = self.targets.iter().filter(|t| **t >= 0).count() as f64;
-        decoder.loss_backward(&self.tokens, &self.targets, count, Pass::default(), checkpointing).unwrap()
+        decoder.loss_backward(&self.tokens, &self.targets, count, Pass::default(), checkpointing).unwrap().value().unwrap()
     }
 }
 
@@ -181,6 +182,12 @@ fn variants_by_plain_compositions_give_pefts_numbers() {
     VARIANTS.iter().for_each(|variant| check(variant, false));
 }
 
+/// What a GPU runs, but for its kernels.
+#[test]
+fn variants_on_tensors_give_pefts_numbers() {
+    with_tensors_on_cpu(|| VARIANTS.iter().for_each(|name| check(name, true)));
+}
+
 #[test]
 fn variants_are_saved_loaded_and_merged() {
     for variant in VARIANTS {
@@ -240,7 +247,7 @@ fn dropout_before_a_magnitude_is_the_same_fused_and_composed() {
             }
             let random = std::cell::RefCell::new(Random::new(5));
             let pass = Pass { dropout: Some(&random) };
-            let loss = decoder.loss_backward(&batch.tokens, &batch.targets, 8.0, pass, false).unwrap();
+            let loss = decoder.loss_backward(&batch.tokens, &batch.targets, 8.0, pass, false).unwrap().value().unwrap();
             let gradients: Vec<_> = adapter.own_parameters().iter().map(|(_, p)| p.grad().unwrap().unwrap()).collect();
             (loss, gradients)
         })

@@ -152,7 +152,7 @@ fn trained(model: LanguageModel, rows: Vec<Encoded>, learning_rate: f64) -> (Vec
         losses.push(state.loss);
         Ok(true)
     };
-    trainer.train(&Control::default(), None, &mut note).unwrap();
+    trainer.train(&Control::default(), None, Some(&mut note)).unwrap();
     assert_eq!(losses.len(), 20);
     (losses, model)
 }

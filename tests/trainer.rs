@@ -68,10 +68,14 @@ fn train(model: &ModelHandle, args: TrainingArguments, rows: Vec<Encoded>) -> (T
     let trainer = Trainer { model: model.clone(), args, train: rows.into(), eval: eval.into(), regularizer: None };
     let mut states = Vec::new();
     let result = trainer
-        .train(&Control::default(), None, &mut |state| {
-            states.push(state.clone());
-            Ok(true)
-        })
+        .train(
+            &Control::default(),
+            None,
+            Some(&mut |state| {
+                states.push(state.clone());
+                Ok(true)
+            }),
+        )
         .unwrap();
     (result, states)
 }
@@ -155,7 +159,7 @@ fn resume_gives_the_same_bits(args: TrainingArguments, lora: bool) {
     let eval: Vec<Encoded> = rows().into_iter().take(8).collect();
     let trainer = Trainer { model: resumed.clone(), args, train: rows().into(), eval: eval.into(), regularizer: None };
     let checkpoint = folder.path().join("checkpoint-7");
-    let result = trainer.train(&Control::default(), Some(&checkpoint), &mut |_| Ok(true)).unwrap();
+    let result = trainer.train(&Control::default(), Some(&checkpoint), None).unwrap();
     assert_eq!(result.log_history, straight.log_history, "{what}");
     for ((name, a), (_, b)) in values(&whole).iter().zip(&values(&resumed)) {
         assert_eq!(a, b, "{name} (lora {lora}, {what})");
@@ -217,10 +221,14 @@ fn evaluation_and_the_trained_model_have_the_averaged_weights() {
     let trainer =
         Trainer { model: watched.clone(), args: without.clone(), train: rows().into(), eval: eval.into(), regularizer: None };
     trainer
-        .train(&Control::default(), None, &mut |_| {
-            ema.update()?;
-            Ok(true)
-        })
+        .train(
+            &Control::default(),
+            None,
+            Some(&mut |_| {
+                ema.update()?;
+                Ok(true)
+            }),
+        )
         .unwrap();
     let (other, _) = train(&plain, without, rows());
     assert_eq!(values(&watched), values(&plain));
@@ -238,7 +246,7 @@ fn evaluation_and_the_trained_model_have_the_averaged_weights() {
     std::fs::remove_file(folder.path().join("checkpoint-6/ema.safetensors")).unwrap();
     let trainer = Trainer { model: plain, args: without, ..trainer };
     let checkpoint = folder.path().join("checkpoint-6");
-    let error = trainer.train(&Control::default(), Some(&checkpoint), &mut |_| Ok(true)).unwrap_err().to_string();
+    let error = trainer.train(&Control::default(), Some(&checkpoint), None).unwrap_err().to_string();
     assert!(error.contains("without ema_decay"), "{error}");
 }
 
@@ -372,7 +380,7 @@ fn steps_epochs_and_the_schedule_count_packed_rows() {
 fn a_row_too_long_to_be_packed_is_named() {
     let args = TrainingArguments { packing: true, max_length: Some(14), ..TrainingArguments::default() };
     let trainer = Trainer { model: model(), args, train: rows().into(), eval: vec![].into(), regularizer: None };
-    let error = trainer.train(&Control::default(), None, &mut |_| Ok(true)).unwrap_err().to_string();
+    let error = trainer.train(&Control::default(), None, None).unwrap_err().to_string();
     assert!(error.contains("row 2 has 15 tokens") && error.contains("at most 14 (max_length"), "{error}");
 }
 
@@ -408,10 +416,14 @@ fn a_loss_that_is_no_number_stops_with_the_last_good_model() {
     let trainer = Trainer { model: model.clone(), args, train: rows().into(), eval: vec![].into(), regularizer: None };
     let mut last = 0;
     let error = trainer
-        .train(&Control::default(), None, &mut |state| {
-            last = state.step;
-            Ok(true)
-        })
+        .train(
+            &Control::default(),
+            None,
+            Some(&mut |state| {
+                last = state.step;
+                Ok(true)
+            }),
+        )
         .unwrap_err()
         .to_string();
     assert!(error.contains(&format!("step {}", last + 1)), "{error}");

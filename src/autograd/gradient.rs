@@ -32,11 +32,11 @@ struct Product {
     tokens: usize,
 }
 
-/// A gradient's elements, in f32.
+/// A gradient's elements.
 enum Elements {
-    /// On the CPU.
+    /// On the CPU, in f32.
     Host(Buffer),
-    /// On another device.
+    /// On another device, in the dtype in which they came.
     Device(Tensor),
 }
 
@@ -135,10 +135,11 @@ impl Gradient {
         Ok(())
     }
 
-    /// Adds a tensor of the parameter's shape; converted to f32. Products must have been multiplied out.
+    /// Adds a tensor of the parameter's shape; on the CPU converted to f32. Products must have been multiplied out.
     pub fn add(&mut self, dims: &[usize], addend: &Tensor) -> Result<()> {
-        let addend = addend.detach().to_dtype(DType::F32)?.contiguous()?;
+        let addend = addend.detach().contiguous()?;
         if addend.device().is_cpu() {
+            let addend = addend.to_dtype(DType::F32)?;
             return with_host(&addend, |addend| {
                 self.change(dims, |values, filled| {
                     if filled {
@@ -150,7 +151,10 @@ impl Gradient {
             })?;
         }
         let sum = match &self.buffer {
-            Some(Elements::Device(gradient)) if self.filled => (gradient + addend)?,
+            Some(Elements::Device(gradient)) if self.filled => {
+                let dtype = if gradient.dtype() == addend.dtype() { addend.dtype() } else { DType::F32 };
+                (gradient.to_dtype(dtype)? + addend.to_dtype(dtype)?)?
+            }
             Some(Elements::Host(_)) if self.filled => bail!("the gradient so far is on the CPU, what is added is not"),
             // A copy: the tensor may share memory with an activation or with another parameter's gradient.
             _ => addend.copy()?,
@@ -160,11 +164,43 @@ impl Gradient {
         Ok(())
     }
 
-    /// A copy of the dense gradient, which must have been settled.
+    /// Replaces the dense gradient by what `add` makes of it: a new tensor, or the one that it is given, changed. On the CPU it is given
+    /// none, and what it makes is added. Products must have been multiplied out.
+    pub fn replace(&mut self, dims: &[usize], add: impl FnOnce(Option<Tensor>) -> Result<Tensor>) -> Result<()> {
+        let before = match self.buffer.take() {
+            Some(Elements::Device(gradient)) if self.filled => Some(gradient),
+            other => {
+                self.buffer = other;
+                None
+            }
+        };
+        // What fails has taken the gradient with it.
+        self.filled &= before.is_none();
+        let sum = add(before)?;
+        if sum.dims() != dims {
+            bail!("a gradient of shape {:?} reached a parameter of shape {dims:?}", sum.dims());
+        }
+        if sum.device().is_cpu() || self.filled {
+            return self.add(dims, &sum);
+        }
+        self.buffer = Some(Elements::Device(sum.detach()));
+        self.filled = true;
+        Ok(())
+    }
+
+    /// The gradient on a device other than the CPU, itself, not a copy; it must have been settled.
+    pub fn on_device(&self) -> Option<&Tensor> {
+        match self.elements() {
+            Some(Elements::Device(gradient)) => Some(gradient),
+            _ => None,
+        }
+    }
+
+    /// A copy of the dense gradient in f32, which must have been settled.
     pub fn to_tensor(&self, dims: &[usize]) -> Result<Option<Tensor>> {
         match self.elements() {
             Some(Elements::Host(values)) => Tensor::from_slice(values, dims, &Device::Cpu).map(Some),
-            Some(Elements::Device(gradient)) => gradient.copy().map(Some),
+            Some(Elements::Device(gradient)) => gradient.copy()?.to_dtype(DType::F32).map(Some),
             None => Ok(None),
         }
     }
@@ -202,6 +238,10 @@ impl Gradient {
 
     /// The sum of the elements' squares, in f64.
     pub fn square_sum(&self, dims: &[usize]) -> Result<f64> {
+        if let Some(gradient) = self.on_device() {
+            let sum = gradient.to_dtype(DType::F32)?.sqr()?.sum_all()?.to_scalar::<f32>()?;
+            return Ok(f64::from(sum) * f64::from(self.scale.unwrap_or(1.0)).powi(2));
+        }
         self.with_pieces(dims, |pieces| {
             let squares = match pieces.source {
                 From::Dense(values) => sum_of_squares(values),
@@ -212,10 +252,10 @@ impl Gradient {
     }
 }
 
-/// Runs `read` on an f32 tensor's elements, without a copy on the CPU.
+/// Runs `read` on a tensor's elements in f32, without a copy on the CPU.
 fn with_host<T>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> T) -> Result<T> {
     if !tensor.device().is_cpu() {
-        return Ok(read(&tensor.flatten_all()?.to_vec1::<f32>()?));
+        return Ok(read(&tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?));
     }
     let (storage, layout) = tensor.storage_and_layout();
     match &*storage {

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
 /// A trainable tensor, shared by everyone who holds a clone.
 ///
 /// The value lives in a candle variable from the start, so that freezing and unfreezing, loading and generating cost nothing.
-/// The gradient is kept in f32 on the CPU whatever the value's dtype, and its memory is reused from step to step. A quantised
+/// On the CPU the gradient is kept in f32 whatever the value's dtype, and its memory is reused from step to step. A quantised
 /// parameter is frozen for good: operations read its blocks, and whoever asks for its value gets it dequantised.
 #[derive(Clone)]
 pub struct Parameter(Arc<Inner>);
@@ -99,6 +99,12 @@ impl Parameter {
 
     fn changed(&self) {
         self.0.revision.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes that a kernel changed the value in place.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn changed_on_device(&self) {
+        self.changed();
     }
 
     /// A number that grows whenever the value changes: what was computed from the value holds as long as it stays.
@@ -333,7 +339,7 @@ impl Parameter {
         *self.gradient() = Gradient::default();
     }
 
-    /// Adds to the gradient. The tensor is converted to f32.
+    /// Adds to the gradient. On the CPU the tensor is converted to f32.
     ///
     /// # Errors
     /// The shapes differ.
@@ -349,6 +355,29 @@ impl Parameter {
         let mut gradient = self.gradient();
         gradient.settle(&dims)?;
         Ok(gradient.add(&dims, addend)?)
+    }
+
+    /// Adds to the gradient on a device: `add` is given what is there, if anything, for it to change or to read, and returns the sum. The
+    /// gradient keeps the sum's dtype. On the CPU `add` is given nothing, and what it returns is added.
+    ///
+    /// # Errors
+    /// That of `add`, or another shape than the parameter's.
+    pub fn accumulate_tensor(&self, add: impl FnOnce(Option<Tensor>) -> candle_core::Result<Tensor>) -> Result<()> {
+        let dims = self.dims();
+        let mut gradient = self.gradient();
+        gradient.settle(&dims)?;
+        Ok(gradient.replace(&dims, add)?)
+    }
+
+    /// The gradient itself where it is on a device other than the CPU, in the dtype that it has there. Not to be changed but by the
+    /// optimiser.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn grad_on_device(&self) -> Result<Option<Tensor>> {
+        let mut gradient = self.gradient();
+        gradient.settle(&self.dims())?;
+        Ok(gradient.on_device().cloned())
     }
 
     /// Adds to the gradient in place on the CPU: `add` gets the f32 buffer and whether it already holds a gradient (to add to)

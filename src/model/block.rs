@@ -11,10 +11,10 @@ use crate::ops::attention::{AttentionSpec, attention, attention_with_dropout};
 use crate::ops::block::{Block as FusedBlock, BlockLayers, Inner, Mixer};
 use crate::ops::cache::{KvCache, cached_attention};
 use crate::ops::dropout::masked;
-use crate::ops::fused_for;
 use crate::ops::gated::{Activation, activate, gated};
 use crate::ops::norm::{Norm, NormKind};
 use crate::ops::rope::{RopeTable, rope};
+use crate::ops::{fused_for, gpu};
 use candle_core::{D, Tensor};
 use std::sync::Arc;
 
@@ -179,13 +179,18 @@ impl Block {
 
     /// Applies the block to `x` [tokens, hidden]; `cache` is the block's index and what came before, to which it adds.
     pub fn forward(&self, x: &Tensor, shared: &Shared<'_>, cache: Option<(usize, &mut [&mut KvCache])>) -> Result<Tensor> {
-        if fused_for(x)
-            && let Some(fused) = self.fused(x.dim(0)?, shared)?
-        {
-            return Ok(match cache {
-                None => crate::ops::stack::apply_blocks(vec![fused], x)?,
-                Some((layer, caches)) => fused.apply_cached(x, layer, caches)?,
-            });
+        let (on_tensors, fused) = (gpu::serves(x), fused_for(x));
+        match (if on_tensors || fused { self.fused(x.dim(0)?, shared)? } else { None }, &cache) {
+            (Some(block), None) if on_tensors && gpu::serve_blocks(std::slice::from_ref(&block)) => {
+                return Ok(gpu::apply_blocks(vec![block], x)?);
+            }
+            (Some(block), None) if fused => return Ok(crate::ops::stack::apply_blocks(vec![block], x)?),
+            (Some(block), Some(_)) if fused => {
+                if let Some((layer, caches)) = cache {
+                    return Ok(block.apply_cached(x, layer, caches)?);
+                }
+            }
+            _ => {}
         }
         let pass = shared.pass;
         let (table, spec) = &shared.kinds[self.kind];

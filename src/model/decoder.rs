@@ -14,13 +14,13 @@ use crate::error::{Error, Result};
 use crate::nn::Parameter;
 use crate::ops::attention::AttentionSpec;
 use crate::ops::cache::KvCache;
-use crate::ops::cross_entropy::{Head, IGNORE_INDEX, capped, cross_entropy, head_cross_entropy, head_loss_and_gradient};
+use crate::ops::cross_entropy::{Head, IGNORE_INDEX, Loss, capped, cross_entropy, head_cross_entropy, head_loss_and_gradient};
 use crate::ops::embedding::embedding;
-use crate::ops::fused_for;
 use crate::ops::matrix::cheap_rows;
 use crate::ops::rope::RopeTable;
 use crate::ops::stack::apply_blocks;
 use crate::ops::team;
+use crate::ops::{fused_for, gpu};
 use candle_core::{DType, Device, Tensor, Var};
 use std::sync::{Arc, RwLock};
 
@@ -233,13 +233,14 @@ impl Decoder {
     pub fn hidden(&self, batch: &TokenBatch, pass: Pass<'_>) -> Result<Tensor> {
         let shared = self.shared(batch, pass, false);
         let mut x = self.embedded(batch, pass)?;
-        if fused_for(&x)
-            && let Some(blocks) = self.fused(batch.len(), &shared)?
-        {
-            x = apply_blocks(blocks, &x)?;
-        } else {
-            for block in &self.blocks {
-                x = block.forward(&x, &shared, None)?;
+        let (on_tensors, fused) = (gpu::serves(&x), fused_for(&x));
+        match if on_tensors || fused { self.fused(batch.len(), &shared)? } else { None } {
+            Some(blocks) if on_tensors && gpu::serve_blocks(&blocks) => x = gpu::apply_blocks(blocks, &x)?,
+            Some(blocks) if fused => x = apply_blocks(blocks, &x)?,
+            _ => {
+                for block in &self.blocks {
+                    x = block.forward(&x, &shared, None)?;
+                }
             }
         }
         self.normalised(&x)
@@ -299,7 +300,8 @@ impl Decoder {
         Ok(head_cross_entropy(hidden, &self.head_weight(), targets, divisor)?)
     }
 
-    /// Forward and backward of a batch; gradients are added to the parameters. Returns the loss.
+    /// Forward and backward of a batch; gradients are added to the parameters. Returns the loss, which a device may
+    /// still be computing.
     ///
     /// With `checkpointing`, only the blocks' inputs are kept, and each block is computed again in the backward pass:
     /// the peak is then that of one block. Dropout repeats, because the random source is put back for the second pass.
@@ -313,15 +315,22 @@ impl Decoder {
         divisor: f64,
         pass: Pass<'_>,
         checkpointing: bool,
-    ) -> Result<f64> {
+    ) -> Result<Loss> {
         team::with(|| self.both_passes(batch, targets, divisor, pass, checkpointing))
     }
 
-    fn both_passes(&self, batch: &TokenBatch, targets: &[i64], divisor: f64, pass: Pass<'_>, checkpointing: bool) -> Result<f64> {
+    fn both_passes(
+        &self,
+        batch: &TokenBatch,
+        targets: &[i64],
+        divisor: f64,
+        pass: Pass<'_>,
+        checkpointing: bool,
+    ) -> Result<Loss> {
         debug_assert_eq!(targets.len(), batch.len());
         if targets.iter().all(|t| *t == IGNORE_INDEX) {
             // Nothing is learned from it, and every trainable parameter still gets a gradient: zero.
-            return self.zero_gradients().map(|()| 0.0);
+            return self.zero_gradients().map(|()| Loss::Known(0.0));
         }
         if !checkpointing {
             let hidden = self.hidden(batch, pass)?;
@@ -368,14 +377,14 @@ impl Decoder {
     }
 
     /// The loss and its gradient by the hidden states; adds to the head's gradients.
-    fn head_backward(&self, hidden: &Tensor, targets: &[i64], divisor: f64) -> Result<(f64, Tensor)> {
+    fn head_backward(&self, hidden: &Tensor, targets: &[i64], divisor: f64) -> Result<(Loss, Tensor)> {
         if !self.head.has_delta() {
             return Ok(head_loss_and_gradient(hidden, &self.head_weight(), targets, divisor)?);
         }
         let leaf = leaf(Some(hidden.detach()))?;
         let loss = self.loss(&leaf, targets, divisor)?;
         let gradient = backward_to(&loss, &leaf)?;
-        Ok((f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?), gradient))
+        Ok((Loss::OnDevice(loss.detach()), gradient))
     }
 
     fn zero_gradients(&self) -> Result<()> {

@@ -55,6 +55,21 @@ impl AttentionSpec {
         (start, query + 1)
     }
 
+    /// For every token the first token that it sees, and the last that sees it.
+    pub(super) fn first_and_last(&self) -> (Vec<u32>, Vec<u32>) {
+        let (mut first, mut last) = (Vec::with_capacity(self.positions.len()), vec![0u32; self.positions.len()]);
+        for (start, length) in self.starts() {
+            let positions = &self.positions[start..start + length];
+            for query in 0..length {
+                let (from, _) = self.visible(positions, query);
+                first.push((start + from) as u32);
+                // Queries come in order, and each sees all from its first token on.
+                last[start + from..=start + query].fill((start + query) as u32);
+            }
+        }
+        (first, last)
+    }
+
     /// How many log-sum-exps the forward pass gives.
     pub(super) fn log_sums(&self) -> usize {
         self.positions.len() * self.heads

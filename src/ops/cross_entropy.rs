@@ -41,6 +41,10 @@ impl From<&Parameter> for Head {
 /// A target is outside the vocabulary, or the shapes do not fit.
 pub fn head_cross_entropy(hidden: &Tensor, head: &Head, targets: &[i64], divisor: f64) -> Result<Tensor> {
     let op = HeadCrossEntropy::new(hidden, head, targets, divisor)?;
+    let recorded = (hidden.track_op() || head.weight.requires_grad()) && crate::autograd::grad_enabled();
+    if super::gpu::serves(hidden) && !recorded {
+        return super::gpu::loss_and_gradient(hidden, head, targets, divisor, false).map(|(loss, _)| loss);
+    }
     if !super::fused_for(hidden) {
         return composed(hidden, head, targets, divisor);
     }
@@ -161,6 +165,16 @@ fn gradient_row(logits: &mut [f32], target: usize, log_sum: f32, factor: f32, so
     }
 }
 
+/// The loss of a row of logits before they are bent; turns them into `factor` times its gradient.
+pub(super) fn loss_and_gradient(logits: &mut [f32], target: usize, factor: f32, softcap: Option<f32>) -> f64 {
+    if let Some(cap) = softcap {
+        bend(logits, cap);
+    }
+    let (loss, log_sum) = row_loss(logits, target);
+    gradient_row(logits, target, log_sum, factor, softcap);
+    loss
+}
+
 impl HeadCrossEntropy {
     fn new(hidden: &Tensor, head: &Head, targets: &[i64], divisor: f64) -> Result<Self> {
         let dims = head.weight.dims();
@@ -278,23 +292,66 @@ impl HeadCrossEntropy {
     }
 }
 
+/// A loss that may still be under way on a device.
+#[derive(Debug, Clone)]
+pub enum Loss {
+    /// A number.
+    Known(f64),
+    /// A scalar on a device, to be waited for.
+    OnDevice(Tensor),
+}
+
+impl Loss {
+    /// The number; waits for a device.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn value(&self) -> Result<f64> {
+        match self {
+            Self::Known(value) => Ok(*value),
+            Self::OnDevice(scalar) => Ok(f64::from(scalar.to_dtype(DType::F32)?.to_scalar::<f32>()?)),
+        }
+    }
+
+    /// The sum of two, without waiting.
+    ///
+    /// # Errors
+    /// The losses are on different devices.
+    pub fn plus(self, other: Self) -> Result<Self> {
+        Ok(match (self, other) {
+            (Self::Known(a), Self::Known(b)) => Self::Known(a + b),
+            (Self::Known(known), Self::OnDevice(scalar)) | (Self::OnDevice(scalar), Self::Known(known)) => {
+                Self::OnDevice((scalar + known)?)
+            }
+            (Self::OnDevice(a), Self::OnDevice(b)) => Self::OnDevice((a + b)?),
+        })
+    }
+}
+
 /// Loss and gradient in one pass: as [`head_cross_entropy`] followed by its backward pass, but logits are computed once. Adds to
 /// the weight's gradient; returns the loss and its gradient by `hidden`, [tokens, hidden].
 ///
 /// # Errors
 /// As [`head_cross_entropy`].
-pub fn head_loss_and_gradient(hidden: &Tensor, head: &Head, targets: &[i64], divisor: f64) -> Result<(f64, Tensor)> {
+pub fn head_loss_and_gradient(hidden: &Tensor, head: &Head, targets: &[i64], divisor: f64) -> Result<(Loss, Tensor)> {
+    if super::gpu::serves(hidden) {
+        HeadCrossEntropy::new(hidden, head, targets, divisor)?;
+        return match super::gpu::loss_and_gradient(hidden, head, targets, divisor, true)? {
+            (loss, Some(gradient)) => Ok((Loss::OnDevice(loss), gradient)),
+            (_, None) => candle_core::bail!("the loss has no gradient"),
+        };
+    }
     if !super::fused_for(hidden) {
         let leaf = Var::from_tensor(&hidden.detach())?;
         let loss = head_cross_entropy(leaf.as_tensor(), head, targets, divisor)?;
         let store = crate::autograd::backward_store(&loss).map_err(candle_core::Error::wrap)?;
         let gradient = store.get(&leaf).map_or_else(|| hidden.zeros_like(), |g| Ok(g.detach()))?;
-        return Ok((f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?), gradient));
+        return Ok((Loss::OnDevice(loss.detach()), gradient));
     }
     let op = HeadCrossEntropy::new(hidden, head, targets, divisor)?;
     let mut dhidden = zeroed(hidden.elem_count());
     let sum = super::with_elements(hidden, |hidden| op.gradients(hidden, (1.0 / divisor) as f32, Some(&mut dhidden)))?;
-    Ok((sum / divisor, Tensor::from_vec(dhidden, hidden.shape(), hidden.device())?))
+    Ok((Loss::Known(sum / divisor), Tensor::from_vec(dhidden, hidden.shape(), hidden.device())?))
 }
 
 #[cfg(test)]

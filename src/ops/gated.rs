@@ -32,15 +32,15 @@ pub fn gated(activation: Activation, gate: &Tensor, up: &Tensor) -> Result<Tenso
     if gate.dims() != up.dims() {
         candle_core::bail!("gated: shapes {:?} and {:?} differ", gate.dims(), up.dims());
     }
+    let recorded = (gate.track_op() || up.track_op()) && crate::autograd::grad_enabled();
+    if super::gpu::serves(gate) && !recorded {
+        return super::gpu::gated(activation, gate, Some(up));
+    }
     if !super::fused_for(gate) {
         return composed(activation, gate)? * up;
     }
     let (gate, up) = (gate.contiguous()?, up.contiguous()?);
-    if (gate.track_op() || up.track_op()) && crate::autograd::grad_enabled() {
-        gate.apply_op2(&up, Gated(activation))
-    } else {
-        gate.apply_op2_no_bwd(&up, &Gated(activation))
-    }
+    if recorded { gate.apply_op2(&up, Gated(activation)) } else { gate.apply_op2_no_bwd(&up, &Gated(activation)) }
 }
 
 /// `f(x)`, element by element.
@@ -48,15 +48,15 @@ pub fn gated(activation: Activation, gate: &Tensor, up: &Tensor) -> Result<Tenso
 /// # Errors
 /// A tensor operation failed.
 pub fn activate(activation: Activation, x: &Tensor) -> Result<Tensor> {
+    let recorded = x.track_op() && crate::autograd::grad_enabled();
+    if super::gpu::serves(x) && !recorded {
+        return super::gpu::gated(activation, x, None);
+    }
     if !super::fused_for(x) {
         return composed(activation, x);
     }
     let x = x.contiguous()?;
-    if x.track_op() && crate::autograd::grad_enabled() {
-        x.apply_op1(Activate(activation))
-    } else {
-        x.apply_op1_no_bwd(&Activate(activation))
-    }
+    if recorded { x.apply_op1(Activate(activation)) } else { x.apply_op1_no_bwd(&Activate(activation)) }
 }
 
 /// By candle's operations.

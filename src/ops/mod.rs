@@ -16,6 +16,7 @@ pub mod embedding;
 mod exp;
 mod few_rows;
 pub mod gated;
+pub mod gpu;
 pub mod layer;
 pub mod linear;
 pub mod magnitude;

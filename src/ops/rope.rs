@@ -4,7 +4,7 @@
 use super::exp::vectorised;
 use super::parallel;
 use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Cosines and sines of every token of a batch, one for each pair that is turned.
 #[derive(Debug, Clone)]
@@ -16,6 +16,9 @@ pub struct RopeTable {
     half: usize,
     /// Width of a head; what lies beyond twice `half` is left as it is.
     head_dim: usize,
+    /// Both on the device that first asked for them.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "devices alone ask for them"))]
+    tensors: Arc<OnceLock<(Tensor, Tensor)>>,
 }
 
 impl RopeTable {
@@ -33,7 +36,7 @@ impl RopeTable {
             (sin * factor, cos * factor)
         };
         let (sin, cos) = angles.map(turn).unzip();
-        Self { cos: Arc::new(cos), sin: Arc::new(sin), half: inverse_frequencies.len(), head_dim }
+        Self { cos: Arc::new(cos), sin: Arc::new(sin), half: inverse_frequencies.len(), head_dim, tensors: Arc::default() }
     }
 }
 
@@ -43,7 +46,27 @@ impl RopeTable {
         let collect =
             |angles: fn(&Self) -> &Arc<Vec<f32>>| Arc::new(tables.iter().flat_map(|t| angles(t).iter()).copied().collect());
         let (half, head_dim) = tables.first().map_or((0, 0), |table| (table.half, table.head_dim));
-        Self { cos: collect(|table| &table.cos), sin: collect(|table| &table.sin), half, head_dim }
+        Self { cos: collect(|table| &table.cos), sin: collect(|table| &table.sin), half, head_dim, tensors: Arc::default() }
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl RopeTable {
+    /// Pairs that are turned, and the width of a head.
+    pub(super) fn widths(&self) -> (usize, usize) {
+        (self.half, self.head_dim)
+    }
+
+    /// Cosines and sines, `[tokens, half]` in f32, on a device.
+    pub(super) fn on_device(&self, device: &candle_core::Device) -> Result<(Tensor, Tensor)> {
+        if let Some((cos, sin)) = self.tensors.get().filter(|(cos, _)| cos.device().same_device(device)) {
+            return Ok((cos.clone(), sin.clone()));
+        }
+        let tensor = |values: &[f32]| Tensor::from_slice(values, (values.len() / self.half.max(1), self.half), device);
+        let both = (tensor(&self.cos)?, tensor(&self.sin)?);
+        // Another device may have been first; its tensors stay.
+        let _ = self.tensors.set(both.clone());
+        Ok(both)
     }
 }
 
@@ -55,6 +78,9 @@ pub fn rope(x: &Tensor, table: &RopeTable) -> Result<Tensor> {
     let (tokens, width) = x.dims2()?;
     if table.half == 0 || tokens * table.half != table.cos.len() || width % table.head_dim != 0 {
         candle_core::bail!("rope: a table of {} angles does not fit a tensor of shape {:?}", table.cos.len(), x.dims());
+    }
+    if super::gpu::serves(x) && !(x.track_op() && crate::autograd::grad_enabled()) {
+        return super::gpu::rotated(x, table, false);
     }
     if !super::fused_for(x) {
         return composed(x, table);

@@ -6,6 +6,14 @@ use super::host::{self, Kernel, Slot};
 use super::{Optimizer, ParamGroup, check_at_least_zero, check_fraction, check_groups};
 use crate::error::Result;
 use crate::ops::vectorised;
+#[cfg(feature = "cuda")]
+use crate::{
+    nn::Parameter,
+    ops::gpu::update::{Entry, Numbers, Tables, serves},
+    optim::DeviceNorm,
+};
+#[cfg(feature = "cuda")]
+use candle_core::DType;
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -88,6 +96,8 @@ pub struct Adam {
     decoupled: bool,
     groups: Vec<ParamGroup>,
     slots: Vec<Slot>,
+    #[cfg(feature = "cuda")]
+    tables: Tables,
 }
 
 pub(super) const NAMES: [&str; 2] = ["exp_avg", "exp_avg_sq"];
@@ -113,7 +123,14 @@ impl Adam {
         options.validate()?;
         check_groups(&groups)?;
         let slots = groups.iter().flat_map(|group| &group.parameters).map(|_| Slot::default()).collect();
-        Ok(Self { options, decoupled, groups, slots })
+        Ok(Self {
+            options,
+            decoupled,
+            groups,
+            slots,
+            #[cfg(feature = "cuda")]
+            tables: Tables::default(),
+        })
     }
 }
 
@@ -134,6 +151,54 @@ impl Optimizer for Adam {
             }
         }
         Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn step_on_device(&mut self, max_norm: f64) -> Result<Option<DeviceNorm>> {
+        let AdamWOptions { lr, weight_decay, eps, betas: [beta1, beta2] } = self.options;
+        let mut batches: Vec<(Numbers, Vec<Entry>)> = Vec::new();
+        let (mut slots, mut count) = (self.slots.iter_mut(), 0);
+        for group in &self.groups {
+            let (lr, decay) = (lr * group.lr_scale, group.weight_decay.unwrap_or(weight_decay));
+            for (parameter, slot) in group.parameters.iter().zip(&mut slots) {
+                let Some(gradient) = parameter.grad_on_device()? else { return Ok(None) };
+                let value = parameter.value();
+                if !(serves(&value, &gradient) && (self.decoupled || decay == 0.0)) {
+                    return Ok(None);
+                }
+                slot.prepare(parameter, 2)?;
+                if value.dtype() != DType::F32 && slot.device_master.is_none() {
+                    slot.device_master = Some(value.to_dtype(DType::F32)?);
+                }
+                let [Some(first), Some(second)] = slot.device.clone() else { return Ok(None) };
+                let step = (slot.step + 1) as f64;
+                let numbers = Numbers {
+                    lr: lr as f32,
+                    betas: [beta1 as f32, beta2 as f32],
+                    eps: eps as f32,
+                    weight_decay: decay as f32,
+                    correction1: (1.0 - beta1.powf(step)) as f32,
+                    correction2: (1.0 - beta2.powf(step)).sqrt() as f32,
+                };
+                let entry = Entry { parameter: value, gradient, first, second, master: slot.device_master.clone() };
+                match batches.iter_mut().find(|(same, _)| *same == numbers) {
+                    Some((_, entries)) => entries.push(entry),
+                    None => batches.push((numbers, vec![entry])),
+                }
+                count += 1;
+            }
+        }
+        if count == 0 {
+            return Ok(None);
+        }
+        let all: Vec<Entry> = batches.iter().flat_map(|(_, entries)| entries.iter().cloned()).collect();
+        let norm = self.tables.norm(&all, max_norm)?;
+        for (numbers, entries) in &batches {
+            self.tables.adamw(entries, *numbers, &norm)?;
+        }
+        self.slots.iter_mut().for_each(|slot| slot.step += 1);
+        self.groups.iter().flat_map(|group| &group.parameters).for_each(Parameter::changed_on_device);
+        Ok(Some(DeviceNorm(norm)))
     }
 
     host::rate_in_options!();

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::nn::Parameter;
+use candle_core::Tensor;
 use rayon::prelude::*;
 
 /// The 2-norm of all gradients together, in f64; parameters without a gradient count nothing.
@@ -12,6 +13,20 @@ pub fn grad_norm(parameters: &[Parameter]) -> Result<f64> {
     // Collected in order, so that the sum is the same for any number of threads.
     let squares: Vec<f64> = parameters.par_iter().map(Parameter::grad_square_sum).collect::<Result<_>>()?;
     Ok(squares.into_iter().sum::<f64>().sqrt())
+}
+
+/// The norm of a step's gradients that a device may still be computing; see [`super::Optimizer::step_on_device`].
+#[derive(Debug, Clone)]
+pub struct DeviceNorm(pub(super) Tensor);
+
+impl DeviceNorm {
+    /// The norm before clipping; waits for the device.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn value(&self) -> Result<f64> {
+        Ok(f64::from(self.0.get(0)?.to_scalar::<f32>()?))
+    }
 }
 
 /// Scales all gradients down so that their common norm is at most `max_norm`, and returns the norm before: PyTorch's

@@ -28,8 +28,10 @@ pub(super) struct Slot {
     pub host: [Vec<f32>; 2],
     /// The state vectors on other devices.
     pub device: [Option<Tensor>; 2],
-    /// The exact value of a bf16 or f16 parameter.
+    /// The exact value of a bf16 or f16 parameter on the CPU.
     pub master: Vec<f32>,
+    /// The same on another device, where the optimiser keeps one there.
+    pub device_master: Option<Tensor>,
 }
 
 impl Slot {
@@ -75,7 +77,9 @@ impl Slot {
                 state.insert(format!("state.{at}.{name}"), Tensor::from_slice(&self.host[which], dims.as_slice(), &Device::Cpu)?);
             }
         }
-        if !self.master.is_empty() {
+        if let Some(master) = &self.device_master {
+            state.insert(format!("state.{at}.master"), master.copy()?);
+        } else if !self.master.is_empty() {
             state.insert(format!("state.{at}.master"), Tensor::from_slice(&self.master, dims.as_slice(), &Device::Cpu)?);
         }
         Ok(())
@@ -95,6 +99,7 @@ impl Slot {
         match which {
             Some(which) if !parameter.device().is_cpu() => self.device[which] = Some(wide.to_device(&parameter.device())?),
             Some(which) => self.host[which] = wide.flatten_all()?.to_vec1()?,
+            None if !parameter.device().is_cpu() => self.device_master = Some(wide.to_device(&parameter.device())?),
             None => self.master = wide.flatten_all()?.to_vec1()?,
         }
         Ok(())

@@ -22,7 +22,7 @@ mod sgd;
 pub use adafactor::{Adafactor, AdafactorOptions};
 pub use adam::{Adam, AdamOptions, AdamWOptions};
 pub use adam8bit::{AdamW8bit, AdamW8bitOptions};
-pub use clip::{clip_grad_norm, clip_to_norm, grad_norm};
+pub use clip::{DeviceNorm, clip_grad_norm, clip_to_norm, grad_norm};
 pub use ema::Ema;
 pub use lion::{Lion, LionOptions};
 pub use loraplus::LoraPlusOptions;
@@ -70,6 +70,17 @@ pub trait Optimizer {
     /// # Errors
     /// A parameter's memory cannot be updated.
     fn step(&mut self) -> Result<()>;
+
+    /// Clips the gradients to a common norm of at most `max_norm` (0: not at all) and updates every parameter, all on the parameters'
+    /// device and without waiting for it. Where the norm is not finite, this step and all later ones change nothing. `None`, and nothing
+    /// done, where this optimiser cannot do so for these parameters.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    fn step_on_device(&mut self, max_norm: f64) -> Result<Option<DeviceNorm>> {
+        let _ = max_norm;
+        Ok(None)
+    }
 
     /// The learning rate.
     fn lr(&self) -> f64;

@@ -51,7 +51,7 @@ fn load(call: &NativeCallContext, name: &str, given: LoadOptions) -> ScriptResul
     };
     let device = match given.device.or(given.device_map).as_deref() {
         None | Some("auto") => session.device(),
-        Some(name) => super::tensor_data::parse_device(name).script()?,
+        Some(name) => crate::device::parse(name).script()?,
     };
     // What a script saved under `--out` is found there again.
     let path = session.input_path(name);
@@ -262,7 +262,7 @@ mod methods {
     /// ```
     #[rhai_fn(get = "device")]
     pub fn device(model: &mut ModelValue) -> String {
-        crate::script::tensor_data::device_name(&model.model().decoder().device())
+        crate::device::name(&model.model().decoder().device())
     }
 
     /// Training mode: dropout is on in `forward`.

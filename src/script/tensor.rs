@@ -101,7 +101,7 @@ impl Validate for TensorOptions {}
 impl TensorOptions {
     /// Brings a new tensor to the dtype and device that were asked for.
     fn finish(&self, tensor: CandleTensor, device: &Device) -> Result<TensorValue> {
-        let device = self.device.as_deref().map_or_else(|| Ok(device.clone()), tensor_data::parse_device)?;
+        let device = self.device.as_deref().map_or_else(|| Ok(device.clone()), crate::device::parse)?;
         let dtype = self.dtype.as_deref().map_or_else(|| Ok(tensor.dtype()), tensor_data::parse_dtype)?;
         let tensor = tensor.to_dtype(dtype)?.to_device(&device)?;
         if !self.requires_grad {

@@ -1,7 +1,7 @@
 //! Between a script's numbers and arrays and a tensor's elements; names of dtypes and devices.
 
 use crate::error::{Error, Result};
-use candle_core::{DType, Device, DeviceLocation, Tensor};
+use candle_core::{DType, Device, Tensor};
 use rhai::{Array, Dynamic};
 
 /// More elements than this are refused: an allocation that cannot succeed would end the process instead of the line.
@@ -195,30 +195,4 @@ pub fn parse_dtype(name: &str) -> Result<DType> {
         "u8" | "uint8" | "bool" => DType::U8,
         _ => return Err(Error::argument(format!("unknown dtype \"{name}\"; there are f32, bf16, f16, f64, i64, u32, u8"))),
     })
-}
-
-/// A device by PyTorch's name: "cpu", "cuda", "cuda:1", "metal" (also "mps").
-///
-/// # Errors
-/// An unknown name, or a device that this machine or build does not have.
-pub fn parse_device(name: &str) -> Result<Device> {
-    let (kind, ordinal) = name.split_once(':').unwrap_or((name, "0"));
-    let unknown = || Error::argument(format!("unknown dtype or device \"{name}\"; devices are cpu, cuda, cuda:N, metal"));
-    let ordinal: usize = ordinal.parse().map_err(|_| unknown())?;
-    let device = match kind {
-        "cpu" => return Ok(Device::Cpu),
-        "cuda" => Device::new_cuda(ordinal),
-        "metal" | "mps" => Device::new_metal(ordinal),
-        _ => return Err(unknown()),
-    };
-    device.map_err(|error| Error::argument(format!("device \"{name}\" is not available: {}", Error::from(error))))
-}
-
-/// A device's name as PyTorch writes it.
-pub fn device_name(device: &Device) -> String {
-    match device.location() {
-        DeviceLocation::Cpu => "cpu".into(),
-        DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
-        DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
-    }
 }

@@ -1,7 +1,7 @@
 //! A tensor as PyTorch prints it: aligned columns, four digits, scientific notation where the sizes differ much, edges alone of large ones.
 
 use super::tensor::TensorValue;
-use super::tensor_data::device_name;
+
 use crate::nn::Parameter;
 use candle_core::{DType, Tensor};
 use std::fmt;
@@ -24,7 +24,7 @@ impl fmt::Display for TensorValue {
             suffixes.push(format!("size={:?}", value.dims()).replace('[', "(").replace(']', ")"));
         }
         if !value.device().is_cpu() {
-            suffixes.push(format!("device='{}'", device_name(value.device())));
+            suffixes.push(format!("device='{}'", crate::device::name(value.device())));
         }
         if let Some(blocks) = self.leaf.as_ref().and_then(Parameter::quantised) {
             suffixes.push(format!("dtype={}", blocks.dtype_name()));

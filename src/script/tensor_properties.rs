@@ -40,7 +40,7 @@ mod properties {
     /// ```
     #[rhai_fn(get = "device", pure)]
     pub fn device(x: &mut Tensor) -> String {
-        tensor_data::device_name(&x.leaf.as_ref().map_or_else(|| x.tensor.device().clone(), Parameter::device))
+        crate::device::name(&x.leaf.as_ref().map_or_else(|| x.tensor.device().clone(), Parameter::device))
     }
 
     /// The number of dimensions.
@@ -164,7 +164,7 @@ mod properties {
         if let Ok(dtype) = tensor_data::parse_dtype(target) {
             return if dtype == input.dtype() { Ok(x) } else { wrap(input.to_dtype(dtype).map_err(Error::from)) };
         }
-        let device = tensor_data::parse_device(target).script()?;
+        let device = crate::device::parse(target).script()?;
         if device.same_device(input.device()) { Ok(x) } else { wrap(input.to_device(&device).map_err(Error::from)) }
     }
 

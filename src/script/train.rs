@@ -208,7 +208,8 @@ mod functions {
                 }
                 Ok(true)
             };
-            library.train(&session.control, folder.as_deref(), &mut callback).script()
+            let listens = !trainer.callbacks.is_empty();
+            library.train(&session.control, folder.as_deref(), listens.then_some(&mut callback as _)).script()
         })?;
         Ok(from_json(&serde_json::to_value(&result).unwrap_or_default()))
     }

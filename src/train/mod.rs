@@ -6,6 +6,7 @@ mod feed;
 mod memory;
 pub mod optimizer;
 pub mod regularizer;
+mod steps;
 pub mod trainer;
 pub mod updater;
 

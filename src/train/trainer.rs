@@ -6,6 +6,7 @@ use super::feed::Feed;
 use super::memory;
 use super::optimizer::OptimizerKind;
 use super::regularizer::Regularizer;
+use super::steps::{Measured, Norm, Step, finite_loss};
 use super::updater::Updater;
 use crate::adapter::ModelHandle;
 use crate::autograd::buffer::release_buffers;
@@ -18,7 +19,7 @@ use crate::model::generate::shared_prefix;
 use crate::model::projection::Pass;
 use crate::model::{Decoder, TokenBatch};
 use crate::nn::Parameter;
-use crate::ops::cross_entropy::IGNORE_INDEX;
+use crate::ops::cross_entropy::{IGNORE_INDEX, Loss};
 use crate::ops::team;
 use crate::optim::{Schedule, check_gradients, clip_to_norm, grad_norm};
 use crate::random::Random;
@@ -48,6 +49,13 @@ pub struct LogEntry {
     /// Loss on the evaluation set.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub eval_loss: Option<f64>,
+}
+
+impl LogEntry {
+    /// An entry that says nothing yet.
+    fn of(step: u64, epoch: f64) -> Self {
+        Self { step, epoch, loss: None, grad_norm: None, learning_rate: None, eval_loss: None }
+    }
 }
 
 /// What a callback is told after every step.
@@ -86,8 +94,8 @@ pub struct TrainResult {
     pub log_history: Vec<LogEntry>,
 }
 
-/// Called after every step; `false` ends the training.
-pub type Callback<'a> = &'a mut dyn FnMut(&StepState) -> Result<bool>;
+/// Called after every step; `false` ends the training. Without one, a GPU is not waited for after every step.
+pub type Callback<'a> = Option<&'a mut dyn FnMut(&StepState) -> Result<bool>>;
 
 /// A training that is under way.
 struct Run {
@@ -173,9 +181,10 @@ impl Trainer<'_> {
         updater: &mut Updater,
         progress: &mut Progress,
         control: &Control,
-        callback: Callback<'_>,
+        mut callback: Callback<'_>,
     ) -> Result<()> {
         let (total, steps_per_epoch) = (run.total, run.steps_per_epoch);
+        let mut pending: Vec<Step> = Vec::new();
         let seed = self.args.data_seed.unwrap_or(self.args.seed);
         while progress.step < total {
             let epoch = progress.step / steps_per_epoch;
@@ -186,46 +195,76 @@ impl Trainer<'_> {
                 control.check()?;
                 let rate = updater.lr();
                 let (loss, tokens) = self.gradients(&group?, progress.step, rate)?;
-                // A norm is finite exactly when every element is: one pass both measures and checks.
-                let norm = grad_norm(&run.parameters)?;
-                if !norm.is_finite() || run.parameters.iter().any(|p| !p.has_grad()) {
-                    let found = check_gradients(&run.trainable)
-                        .err()
-                        .unwrap_or_else(|| Error::Training("the norm of the gradient is not finite: lower learning_rate".into()));
-                    return Err(at_step(progress.step + 1, found));
-                }
-                if self.args.max_grad_norm > 0.0 {
-                    clip_to_norm(&run.parameters, norm, self.args.max_grad_norm);
-                }
-                updater.step()?;
+                let (loss, norm) = self.update(run, updater, loss, (progress.step + 1, rate))?;
                 progress.step += 1;
-                progress.loss_sum += loss;
-                progress.window.push(loss);
                 run.tokens += tokens;
                 let done = (progress.step - 1) % steps_per_epoch + 1;
                 let epoch = epoch as f64 + done as f64 / steps_per_epoch as f64;
-                self.after_step(progress, epoch, (norm, rate), total, updater, control)?;
-                if self.args.save_steps > 0 && (progress.step.is_multiple_of(self.args.save_steps) || progress.step == total) {
+                pending.push(Step { number: progress.step, epoch, rate, tokens: run.tokens, loss, norm });
+                let evaluates = self.evaluates(progress.step, epoch);
+                let saves =
+                    self.args.save_steps > 0 && (progress.step.is_multiple_of(self.args.save_steps) || progress.step == total);
+                // Numbers on a device are waited for only where they are wanted.
+                let logs = progress.step.is_multiple_of(self.args.logging_steps) || progress.step == total;
+                let known = pending.iter().all(|step| matches!((&step.loss, &step.norm), (Loss::Known(_), Norm::Known(_))));
+                if !(known || logs || evaluates || saves || callback.is_some()) {
+                    continue;
+                }
+                let mut measured = Vec::new();
+                for step in pending.drain(..) {
+                    let step = step.measure()?;
+                    self.record(progress, &step, total);
+                    measured.push(step);
+                }
+                if evaluates {
+                    let loss = updater.evaluate(|| self.evaluate(control))?;
+                    progress.log_history.push(LogEntry { eval_loss: Some(loss), ..LogEntry::of(progress.step, epoch) });
+                }
+                if saves {
                     checkpoint::save(&self.args, progress, &self.model, updater)?;
                 }
-                let speed = run.tokens as f64 / run.start.elapsed().as_secs_f64().max(1e-9);
-                let message = format!("loss {loss:.4}, lr {rate:.2e}, {speed:.0} tokens/s");
-                control.training_step(progress.step, total, loss, message);
-                let state = StepState {
-                    step: progress.step,
-                    total_steps: total,
-                    epoch,
-                    loss,
-                    grad_norm: norm,
-                    learning_rate: rate,
-                    tokens: run.tokens,
-                };
-                if !callback(&state)? {
-                    return Ok(());
+                for step in measured {
+                    let Measured { number, epoch, rate, tokens, loss, norm } = step;
+                    let speed = tokens as f64 / run.start.elapsed().as_secs_f64().max(1e-9);
+                    let message = format!("loss {loss:.4}, lr {rate:.2e}, {speed:.0} tokens/s");
+                    control.training_step(number, total, loss, message);
+                    let state =
+                        StepState { step: number, total_steps: total, epoch, loss, grad_norm: norm, learning_rate: rate, tokens };
+                    if let Some(callback) = &mut callback
+                        && !callback(&state)?
+                    {
+                        return Ok(());
+                    }
                 }
             }
         }
         Ok(())
+    }
+
+    /// Clips the gradients and changes the parameters: on a device that does both without anybody waiting, else after a look at the
+    /// gradients.
+    fn update(&self, run: &Run, updater: &mut Updater, loss: Loss, (step, rate): (u64, f64)) -> Result<(Loss, Norm)> {
+        let every_gradient = run.parameters.iter().all(Parameter::has_grad);
+        if every_gradient
+            && matches!(loss, Loss::OnDevice(_))
+            && let Some(norm) = updater.step_on_device(self.args.max_grad_norm)?
+        {
+            return Ok((loss, Norm::OnDevice(norm)));
+        }
+        let loss = finite_loss(loss.value()?, step, rate)?;
+        // A norm is finite exactly when every element is: one pass both measures and checks.
+        let norm = grad_norm(&run.parameters)?;
+        if !norm.is_finite() || !every_gradient {
+            let found = check_gradients(&run.trainable)
+                .err()
+                .unwrap_or_else(|| Error::Training("the norm of the gradient is not finite: lower learning_rate".into()));
+            return Err(at_step(step, found));
+        }
+        if self.args.max_grad_norm > 0.0 {
+            clip_to_norm(&run.parameters, norm, self.args.max_grad_norm);
+        }
+        updater.step()?;
+        Ok((Loss::Known(loss), Norm::Known(norm)))
     }
 
     /// Mean loss of the evaluation rows: batches' means weighted by their rows, as transformers computes it.
@@ -258,66 +297,56 @@ impl Trainer<'_> {
 
     /// Gradients of one optimiser step, from its micro batches' examples; returns its loss, the mean over all their targets, and
     /// its number of tokens.
-    fn gradients(&self, group: &[Vec<Cow<'_, Encoded>>], step: u64, rate: f64) -> Result<(f64, u64)> {
+    fn gradients(&self, group: &[Vec<Cow<'_, Encoded>>], step: u64, rate: f64) -> Result<(Loss, u64)> {
         let decoder: &Decoder = self.model.model().decoder();
         // One generator a step: a run that is resumed draws what it would have drawn.
         let random = RefCell::new(Random::new(self.args.seed.wrapping_mul(1_000_003).wrapping_add(step)));
         let pass = Pass { dropout: Some(&random) };
         let batches: Vec<(TokenBatch, Vec<i64>)> = group.iter().map(|examples| tokens_and_targets(examples)).collect();
         let count = batches.iter().flat_map(|(_, t)| t).filter(|t| **t != IGNORE_INDEX).count();
-        let (mut loss, mut tokens) = (0.0, 0);
+        let (mut loss, mut tokens) = (Loss::Known(0.0), 0);
         for (batch, targets) in &batches {
             let divisor = count.max(1) as f64;
-            loss += decoder.loss_backward(batch, targets, divisor, pass, self.args.gradient_checkpointing)?;
+            loss = loss.plus(decoder.loss_backward(batch, targets, divisor, pass, self.args.gradient_checkpointing)?)?;
             tokens += batch.len() as u64;
         }
         if let Some(regularizer) = self.regularizer {
+            // The gradients of a loss that is not finite are not worth a penalty.
+            finite_loss(loss.value()?, step + 1, rate)?;
             let penalty = regularizer.penalty()?;
             crate::nn::backward(&penalty)?;
-            loss += f64::from(penalty.to_dtype(DType::F32)?.to_scalar::<f32>()?);
+            loss = loss.plus(Loss::Known(f64::from(penalty.to_dtype(DType::F32)?.to_scalar::<f32>()?)))?;
         }
-        if !loss.is_finite() {
-            return Err(Error::Training(format!(
-                "the loss is {loss} in step {} at learning rate {rate:.3e}; training stopped and the model is as it was \
-                 after step {step}. Lower learning_rate, or set max_grad_norm and a warm-up; if earlier steps did damage too, \
-                 load the model again",
-                step + 1
-            )));
+        if let Loss::Known(known) = loss {
+            finite_loss(known, step + 1, rate)?;
         }
         Ok((loss, tokens))
     }
 
-    fn after_step(
-        &self,
-        progress: &mut Progress,
-        epoch: f64,
-        (norm, rate): (f64, f64),
-        total: u64,
-        updater: &mut Updater,
-        control: &Control,
-    ) -> Result<()> {
-        let step = progress.step;
-        let entry = LogEntry { step, epoch, loss: None, grad_norm: None, learning_rate: None, eval_loss: None };
-        if step.is_multiple_of(self.args.logging_steps) || step == total {
-            let mean = progress.window.iter().sum::<f64>() / progress.window.len().max(1) as f64;
-            progress.window.clear();
-            progress.log_history.push(LogEntry {
-                loss: Some(mean),
-                grad_norm: Some(norm),
-                learning_rate: Some(rate),
-                ..entry.clone()
-            });
-        }
+    /// Whether an evaluation is due after a step.
+    fn evaluates(&self, step: u64, epoch: f64) -> bool {
         let due = match self.args.eval_strategy {
             EvalStrategy::No => false,
             EvalStrategy::Steps => step.is_multiple_of(self.args.eval_steps),
             EvalStrategy::Epoch => epoch.fract() == 0.0,
         };
-        if due && self.eval.known_len() != Some(0) {
-            let loss = updater.evaluate(|| self.evaluate(control))?;
-            progress.log_history.push(LogEntry { eval_loss: Some(loss), ..entry });
+        due && self.eval.known_len() != Some(0)
+    }
+
+    /// Adds a step to the run's progress, and to its log where that is due.
+    fn record(&self, progress: &mut Progress, step: &Measured, total: u64) {
+        progress.loss_sum += step.loss;
+        progress.window.push(step.loss);
+        if step.number.is_multiple_of(self.args.logging_steps) || step.number == total {
+            let mean = progress.window.iter().sum::<f64>() / progress.window.len().max(1) as f64;
+            progress.window.clear();
+            progress.log_history.push(LogEntry {
+                loss: Some(mean),
+                grad_norm: Some(step.norm),
+                learning_rate: Some(step.rate),
+                ..LogEntry::of(step.number, step.epoch)
+            });
         }
-        Ok(())
     }
 }
 

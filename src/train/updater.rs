@@ -5,7 +5,7 @@ use super::optimizer;
 use crate::error::{Error, Result};
 use crate::model::weights::save_safetensors;
 use crate::nn::Parameter;
-use crate::optim::{Ema, Optimizer, Scheduler};
+use crate::optim::{DeviceNorm, Ema, Optimizer, Scheduler};
 use candle_core::{Device, Tensor};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -55,6 +55,22 @@ impl Updater {
     /// A parameter's memory cannot be updated.
     pub fn step(&mut self) -> Result<()> {
         self.optimizer.step()?;
+        self.after_update()
+    }
+
+    /// One step with clipping on the parameters' device, which nobody waits for; see [`Optimizer::step_on_device`].
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    pub fn step_on_device(&mut self, max_norm: f64) -> Result<Option<DeviceNorm>> {
+        let norm = self.optimizer.step_on_device(max_norm)?;
+        if norm.is_some() {
+            self.after_update()?;
+        }
+        Ok(norm)
+    }
+
+    fn after_update(&mut self) -> Result<()> {
         self.optimizer.zero_grad();
         if let Some(ema) = &mut self.ema {
             ema.update()?;

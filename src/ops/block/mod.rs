@@ -122,7 +122,8 @@ impl BlockLayers {
         self.all().into_iter().flatten().any(Layer::tracked) || self.norms().into_iter().flatten().any(Norm::tracked)
     }
 
-    fn all(&self) -> [Option<&Layer>; LAYERS] {
+    /// The layers, at the places that [`LAYERS`] names.
+    pub(super) fn all(&self) -> [Option<&Layer>; LAYERS] {
         let [q, k, v] = match &self.mixer {
             Mixer::Apart([q, k, v]) => [Some(q), Some(k), Some(v)],
             Mixer::Joint(all) => [Some(all), None, None],

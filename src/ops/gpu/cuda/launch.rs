@@ -1,0 +1,198 @@
+//! Kernels: compiled for the card at first use, launched on the device's stream.
+
+use crate::device::ALLOCATION;
+use candle_core::cuda_backend::cudarc::driver::{DevicePtr, LaunchConfig, PushKernelArg, sys};
+use candle_core::cuda_backend::cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
+use candle_core::{CudaDevice, DType, Device, Error, Result, Storage, Tensor, bail};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+/// A file of kernels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Module {
+    /// Norms of rows.
+    Norm,
+    /// Rotary embedding.
+    Rope,
+    /// Activations.
+    Gated,
+    /// Attention for all dtypes and widths of heads.
+    Attention,
+    /// Attention by tensor cores.
+    AttentionMma,
+    /// Cross-entropy of rows.
+    CrossEntropy,
+    /// Norms of gradients, and AdamW.
+    AdamW,
+    /// Sums and rows.
+    Elementwise,
+}
+
+const COMMON: &str = include_str!("../kernels/common.cuh");
+
+impl Module {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Norm,
+        Self::Rope,
+        Self::Gated,
+        Self::Attention,
+        Self::AttentionMma,
+        Self::CrossEntropy,
+        Self::AdamW,
+        Self::Elementwise,
+    ];
+
+    fn source(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Norm => ("norm", include_str!("../kernels/norm.cu")),
+            Self::Rope => ("rope", include_str!("../kernels/rope.cu")),
+            Self::Gated => ("gated", include_str!("../kernels/gated.cu")),
+            Self::Attention => ("attention", include_str!("../kernels/attention.cu")),
+            Self::AttentionMma => ("attention_mma", include_str!("../kernels/attention_mma.cu")),
+            Self::CrossEntropy => ("cross_entropy", include_str!("../kernels/cross_entropy.cu")),
+            Self::AdamW => ("adamw", include_str!("../kernels/adamw.cu")),
+            Self::Elementwise => ("elementwise", include_str!("../kernels/elementwise.cu")),
+        }
+    }
+
+    /// The kernels for a compute capability (90 is Hopper), as PTX; compiled once.
+    ///
+    /// # Errors
+    /// The compiler's library is missing, or refuses the source.
+    pub fn compiled(self, capability: u32) -> Result<Arc<str>> {
+        static COMPILED: OnceLock<Mutex<HashMap<(Module, u32), Arc<str>>>> = OnceLock::new();
+        let mut compiled = COMPILED.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(ptx) = compiled.get(&(self, capability)) {
+            return Ok(ptx.clone());
+        }
+        let (name, source) = self.source();
+        let options = CompileOptions {
+            options: vec![format!("--gpu-architecture=compute_{capability}"), "--std=c++17".into()],
+            name: Some(format!("{name}.cu")),
+            ..CompileOptions::default()
+        };
+        let ptx = compile_ptx_with_opts(format!("{COMMON}\n{source}"), options).map_err(|e| {
+            Error::Msg(format!("the CUDA kernels of {name}.cu do not compile for capability {capability}: {e:?}"))
+        })?;
+        let ptx: Arc<str> = ptx.to_src().into();
+        compiled.insert((self, capability), ptx.clone());
+        Ok(ptx)
+    }
+}
+
+/// What a kernel is given.
+#[derive(Clone, Copy)]
+pub(super) enum Argument {
+    /// An address in the device's memory; 0 for none.
+    Pointer(u64),
+    Int(i32),
+    Long(i64),
+    Float(f32),
+}
+
+/// How many blocks of how many threads, with how many bytes of shared memory.
+#[derive(Clone, Copy)]
+pub(super) struct Shape {
+    pub blocks: (u32, u32),
+    pub threads: (u32, u32),
+    pub shared: u32,
+}
+
+impl Shape {
+    /// A block for each of so many pieces.
+    pub fn each(blocks: usize, threads: u32) -> Self {
+        Self { blocks: (blocks.max(1) as u32, 1), threads: (threads, 1), shared: 0 }
+    }
+
+    /// Threads that stride over so many elements.
+    pub fn strided(elements: usize) -> Self {
+        const THREADS: usize = 256;
+        const MOST: usize = 1 << 16;
+        Self::each(elements.div_ceil(THREADS).min(MOST), THREADS as u32)
+    }
+}
+
+/// The CUDA device of a tensor.
+pub(super) fn device(tensor: &Tensor) -> Result<&CudaDevice> {
+    tensor.device().as_cuda_device()
+}
+
+/// Launches a kernel. The arguments' memory must be alive until the call returns; what is freed later is freed in the stream's order.
+pub(super) fn launch(device: &CudaDevice, module: Module, kernel: &str, shape: Shape, arguments: &[Argument]) -> Result<()> {
+    let stream = device.cuda_stream();
+    let (major, minor) = stream.context().compute_capability().map_err(Error::wrap)?;
+    let ptx = module.compiled((10 * major + minor) as u32)?;
+    let function = device.get_or_load_custom_func(kernel, module.source().0, &ptx)?;
+    // What a block may have without asking.
+    const ALLOWED: u32 = 48 << 10;
+    if shape.shared > ALLOWED {
+        let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        function.set_attribute(attribute, shape.shared as i32).map_err(Error::wrap)?;
+    }
+    let mut launch = function.builder();
+    for argument in arguments {
+        match argument {
+            Argument::Pointer(value) => launch.arg(value),
+            Argument::Int(value) => launch.arg(value),
+            Argument::Long(value) => launch.arg(value),
+            Argument::Float(value) => launch.arg(value),
+        };
+    }
+    let config = LaunchConfig {
+        grid_dim: (shape.blocks.0, shape.blocks.1, 1),
+        block_dim: (shape.threads.0, shape.threads.1, 1),
+        shared_mem_bytes: shape.shared,
+    };
+    // SAFETY: kernel and arguments belong together, as the functions of the parent module pass them; memory is as long as they say.
+    unsafe { launch.launch(config) }.map_err(|e| Error::Msg(format!("kernel {kernel}: {e:?}")))?;
+    Ok(())
+}
+
+/// The address of a tensor's first element; the tensor must be contiguous.
+pub(super) fn pointer(tensor: &Tensor) -> Result<Argument> {
+    address(tensor).map(Argument::Pointer)
+}
+
+/// The address of a tensor, or 0.
+pub(super) fn optional(tensor: Option<&Tensor>) -> Result<Argument> {
+    tensor.map_or(Ok(Argument::Pointer(0)), pointer)
+}
+
+/// As [`pointer`], as a number.
+pub(super) fn address(tensor: &Tensor) -> Result<u64> {
+    let (storage, layout) = tensor.storage_and_layout();
+    let Storage::Cuda(storage) = &*storage else { bail!("a kernel got a tensor that is not on a CUDA device") };
+    if !layout.is_contiguous() {
+        bail!("a kernel got a tensor that is not contiguous");
+    }
+    let stream = device(tensor)?.cuda_stream();
+    let start = match tensor.dtype() {
+        DType::F32 => storage.as_cuda_slice::<f32>()?.device_ptr(&stream).0,
+        DType::BF16 => storage.as_cuda_slice::<half::bf16>()?.device_ptr(&stream).0,
+        DType::F16 => storage.as_cuda_slice::<half::f16>()?.device_ptr(&stream).0,
+        DType::U32 => storage.as_cuda_slice::<u32>()?.device_ptr(&stream).0,
+        DType::U8 => storage.as_cuda_slice::<u8>()?.device_ptr(&stream).0,
+        DType::I64 => storage.as_cuda_slice::<i64>()?.device_ptr(&stream).0,
+        dtype => bail!("kernels do not read {dtype:?}"),
+    };
+    Ok(start + (layout.start_offset() * tensor.dtype().size_in_bytes()) as u64)
+}
+
+/// A tensor whose elements a kernel will write, all of them.
+pub(super) fn unwritten(shape: impl Into<candle_core::Shape>, dtype: DType, device: &Device) -> Result<Tensor> {
+    let shape = shape.into();
+    let bytes = shape.elem_count() * dtype.size_in_bytes();
+    // SAFETY: callers write all elements before anybody reads one.
+    unsafe { Tensor::empty(shape, dtype, device) }.map_err(|e| Error::Msg(format!("{ALLOCATION}{bytes} failed: {e}")))
+}
+
+/// The end of a kernel's name for a dtype.
+pub(super) fn suffix(dtype: DType) -> Result<&'static str> {
+    match dtype {
+        DType::F32 => Ok("f32"),
+        DType::BF16 => Ok("bf16"),
+        DType::F16 => Ok("f16"),
+        dtype => bail!("kernels compute in f32, bf16 and f16, not {dtype:?}"),
+    }
+}
