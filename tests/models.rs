@@ -6,7 +6,7 @@ use ftrepl::control::Control;
 use ftrepl::model::config::{Dropout, read_json};
 use ftrepl::model::hub::Cache;
 use ftrepl::model::weights::{Weights, save_safetensors};
-use ftrepl::model::{ModelConfig, Source, Tokenizer, rope::RopeScaling};
+use ftrepl::model::{Decoder, ModelConfig, Source, Tokenizer, rope::RopeScaling};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -309,6 +309,26 @@ fn damaged_safetensors() {
     std::fs::remove_file(&path).unwrap();
     std::fs::write(folder.path().join("pytorch_model.bin"), "x").unwrap();
     assert!(message(Source::open(folder.path())).contains("pytorch_model.bin is PyTorch's own format"));
+}
+
+/// As in transformers 5, a head in the file that is not the embedding is used, whatever the configuration says.
+#[test]
+fn a_trained_head_is_used_although_the_configuration_still_ties_it() {
+    let folder = tempfile::tempdir().unwrap();
+    copy_tiny("llama_tied", folder.path());
+    let source = Source::open(folder.path()).unwrap();
+    let load = |name: &str| source.load(name, None, &Device::Cpu).unwrap().as_detached_tensor();
+    let tensors: Vec<(String, Tensor)> = source.names().into_iter().map(|name| (name.to_string(), load(name))).collect();
+    let words = load("model.embed_tokens.weight");
+    for (head, own) in [(words.clone(), false), ((&words * 2.0).unwrap(), true)] {
+        let all = [&tensors[..], &[("lm_head.weight".to_string(), head.clone())]].concat();
+        save_safetensors(&folder.path().join("model.safetensors"), &all, &[]).unwrap();
+        let source = Source::open(folder.path()).unwrap();
+        assert_eq!(source.config().tie_word_embeddings, !own);
+        let decoder = Decoder::load(&source, None, &Device::Cpu).unwrap();
+        assert_eq!(decoder.tied(), !own);
+        assert_eq!(values(&decoder.head().weight.current().value()), values(&head));
+    }
 }
 
 #[test]
