@@ -332,6 +332,21 @@ fn a_trained_head_is_used_although_the_configuration_still_ties_it() {
 }
 
 #[test]
+fn biases_that_the_configuration_does_not_have_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    copy_tiny("llama_bias", folder.path());
+    let path = folder.path().join("config.json");
+    let mut json = read_json(&path).unwrap();
+    json["attention_bias"] = false.into();
+    std::fs::write(&path, json.to_string()).unwrap();
+    let text = message(Decoder::load(&Source::open(folder.path()).unwrap(), None, &Device::Cpu));
+    assert!(
+        text.contains("model.safetensors: tensor model.layers.0.self_attn.k_proj.bias") && text.contains("attention_bias"),
+        "{text}"
+    );
+}
+
+#[test]
 fn shards() {
     let folder = tempfile::tempdir().unwrap();
     copy_tiny("llama", folder.path());

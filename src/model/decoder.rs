@@ -22,6 +22,7 @@ use crate::ops::rope::RopeTable;
 use crate::ops::stack::apply_blocks;
 use crate::ops::team;
 use candle_core::{DType, Device, Tensor, Var};
+use std::collections::BTreeSet;
 use std::sync::{Arc, RwLock};
 
 /// A decoder with its language-model head.
@@ -43,9 +44,10 @@ impl Decoder {
     /// Loads the weights. A dtype of `None` keeps the file's; see [`Precision`] for quantised ones.
     ///
     /// # Errors
-    /// A weight is missing, has the wrong shape, or the file is damaged.
+    /// A weight is missing, has the wrong shape, or the file is damaged; the file has a bias that the configuration has not.
     pub fn load(source: &Source, precision: impl Into<Precision>, device: &Device) -> Result<Self> {
         let config = source.config().clone();
+        refuse_other_biases(source, &config)?;
         let precision = precision.into();
         let names = config.family.traits().names;
         let get = |name: &str, shape: &[usize], transposed: bool| {
@@ -417,6 +419,25 @@ pub(super) fn stored_name(source: &Source, base: &str, name: &str) -> String {
 fn add_slots<'a>(slots: &mut Vec<(String, &'a Slot)>, name: &str, (weight, bias): (&'a Slot, Option<&'a Slot>)) {
     slots.push((format!("{name}.weight"), weight));
     slots.extend(bias.map(|bias| (format!("{name}.bias"), bias)));
+}
+
+/// Refuses a file with biases that the configuration says are not there: left out, they would change the numbers.
+fn refuse_other_biases(source: &Source, config: &ModelConfig) -> Result<()> {
+    let known: BTreeSet<String> = config.parameter_shapes().into_iter().map(|shape| shape.name).collect();
+    for module in known.iter().filter_map(|name| name.strip_suffix(".weight")) {
+        let bias = format!("{module}.bias");
+        let stored = stored_name(source, config.family.traits().names.base, &bias);
+        if !known.contains(&bias) && source.contains(&stored) {
+            return Err(Error::format(
+                source.file_of(&stored),
+                format!(
+                    "tensor {stored}: by config.json the model has no such bias; set attention_bias or mlp_bias to true there if \
+                     it has, or remove the tensor"
+                ),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// A number as a dtype holds it.
