@@ -233,8 +233,20 @@ impl Decoder {
     /// # Errors
     /// A token is outside the vocabulary, or a tensor operation failed.
     pub fn hidden(&self, batch: &TokenBatch, pass: Pass<'_>) -> Result<Tensor> {
-        let shared = self.shared(batch, pass, false);
-        let mut x = self.embedded(batch, pass)?;
+        self.hidden_of(batch, self.shared(batch, pass, false))
+    }
+
+    /// As [`Self::hidden`] without dropout, where no sequence may depend on its neighbours: rotary frequencies that depend on a text's
+    /// length are taken for each by itself.
+    ///
+    /// # Errors
+    /// As [`Self::hidden`].
+    pub fn hidden_apart(&self, batch: &TokenBatch) -> Result<Tensor> {
+        self.hidden_of(batch, self.shared(batch, Pass::default(), true))
+    }
+
+    fn hidden_of(&self, batch: &TokenBatch, shared: Shared<'_>) -> Result<Tensor> {
+        let mut x = self.embedded(batch, shared.pass)?;
         if fused_for(&x)
             && let Some(blocks) = self.fused(batch.len(), &shared)?
         {
@@ -462,8 +474,7 @@ pub fn negative_log_likelihood(decoder: &Decoder, sequences: &[&[u32]]) -> Resul
         return Ok((0.0, 0));
     }
     let loss = || {
-        let hidden = decoder.hidden(&tokens, Pass::default())?;
-        let loss = decoder.loss(&hidden, &targets, 1.0)?;
+        let loss = decoder.loss(&decoder.hidden_apart(&tokens)?, &targets, 1.0)?;
         Ok((f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?), count))
     };
     crate::nn::no_grad(|| team::with(loss))

@@ -358,7 +358,7 @@ fn mean_loss_unrecorded(decoder: &Decoder, rows: &[Encoded], control: &Control) 
         }
         let targets = shifted_targets(rows.iter().map(|row| &row.labels[prefix.len()..]));
         let hidden = if prefix.is_empty() {
-            decoder.hidden(&batch, Pass::default())?
+            decoder.hidden_apart(&batch)?
         } else {
             let mut caches = vec![prefix.clone(); rows.len()];
             decoder.hidden_cached(&batch, &mut caches.iter_mut().collect::<Vec<_>>())?
