@@ -313,13 +313,14 @@ impl Decoder {
         Ok(head_cross_entropy(hidden, &self.head_weight(), targets, divisor)?)
     }
 
-    /// Forward and backward of a batch; gradients are added to the parameters. Returns the loss.
+    /// Forward and backward of a batch; gradients are added to the parameters. Returns the loss. A batch without any target has the
+    /// loss 0 and adds nothing.
     ///
     /// With `checkpointing`, only the blocks' inputs are kept, and each block is computed again in the backward pass:
     /// the peak is then that of one block. Dropout repeats, because the random source is put back for the second pass.
     ///
     /// # Errors
-    /// As [`Self::loss`]; a batch without any target.
+    /// As [`Self::loss`].
     pub fn loss_backward(
         &self,
         batch: &TokenBatch,
@@ -334,8 +335,7 @@ impl Decoder {
     fn both_passes(&self, batch: &TokenBatch, targets: &[i64], divisor: f64, pass: Pass<'_>, checkpointing: bool) -> Result<f64> {
         debug_assert_eq!(targets.len(), batch.len());
         if targets.iter().all(|t| *t == IGNORE_INDEX) {
-            // Nothing is learned from it, and every trainable parameter still gets a gradient: zero.
-            return self.zero_gradients().map(|()| 0.0);
+            return Ok(0.0);
         }
         if !checkpointing {
             let hidden = self.hidden(batch, pass)?;
@@ -391,13 +391,6 @@ impl Decoder {
         let gradient = backward_to(&loss, &leaf)?;
         Ok((f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?), gradient))
     }
-
-    fn zero_gradients(&self) -> Result<()> {
-        for (_, parameter) in self.named_parameters().into_iter().filter(|(_, p)| p.requires_grad() && !p.has_grad()) {
-            parameter.accumulate(&parameter.value().zeros_like()?)?;
-        }
-        Ok(())
-    }
 }
 
 /// A tracked leaf that holds a block's input.
@@ -428,11 +421,6 @@ pub(super) fn stored_name(source: &Source, base: &str, name: &str) -> String {
     }
 }
 
-fn add_slots<'a>(slots: &mut Vec<(String, &'a Slot)>, name: &str, (weight, bias): (&'a Slot, Option<&'a Slot>)) {
-    slots.push((format!("{name}.weight"), weight));
-    slots.extend(bias.map(|bias| (format!("{name}.bias"), bias)));
-}
-
 /// Refuses a file with biases that the configuration says are not there: left out, they would change the numbers.
 fn refuse_other_biases(source: &Source, config: &ModelConfig) -> Result<()> {
     let known: BTreeSet<String> = config.parameter_shapes().into_iter().map(|shape| shape.name).collect();
@@ -450,6 +438,11 @@ fn refuse_other_biases(source: &Source, config: &ModelConfig) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn add_slots<'a>(slots: &mut Vec<(String, &'a Slot)>, name: &str, (weight, bias): (&'a Slot, Option<&'a Slot>)) {
+    slots.push((format!("{name}.weight"), weight));
+    slots.extend(bias.map(|bias| (format!("{name}.bias"), bias)));
 }
 
 /// A number as a dtype holds it.

@@ -185,7 +185,7 @@ impl Trainer<'_> {
                 }
                 control.check()?;
                 let rate = updater.lr();
-                let (loss, tokens) = self.gradients(&group?, progress.step, rate)?;
+                let (loss, tokens) = self.gradients(&group?, &run.parameters, progress.step, rate)?;
                 // A norm is finite exactly when every element is: one pass both measures and checks.
                 let norm = grad_norm(&run.parameters)?;
                 if !norm.is_finite() || run.parameters.iter().any(|p| !p.has_grad()) {
@@ -258,7 +258,7 @@ impl Trainer<'_> {
 
     /// Gradients of one optimiser step, from its micro batches' examples; returns its loss, the mean over all their targets, and
     /// its number of tokens.
-    fn gradients(&self, group: &[Vec<Cow<'_, Encoded>>], step: u64, rate: f64) -> Result<(f64, u64)> {
+    fn gradients(&self, group: &[Vec<Cow<'_, Encoded>>], parameters: &[Parameter], step: u64, rate: f64) -> Result<(f64, u64)> {
         let decoder: &Decoder = self.model.model().decoder();
         // One generator a step: a run that is resumed draws what it would have drawn.
         let random = RefCell::new(Random::new(self.args.seed.wrapping_mul(1_000_003).wrapping_add(step)));
@@ -270,6 +270,12 @@ impl Trainer<'_> {
             let divisor = count.max(1) as f64;
             loss += decoder.loss_backward(batch, targets, divisor, pass, self.args.gradient_checkpointing)?;
             tokens += batch.len() as u64;
+        }
+        if count == 0 {
+            // Every row was cut before its first target: a step that learns nothing, with a gradient of zero.
+            for parameter in parameters.iter().filter(|parameter| !parameter.has_grad()) {
+                parameter.accumulate(&parameter.value().zeros_like()?)?;
+            }
         }
         if let Some(regularizer) = self.regularizer {
             let penalty = regularizer.penalty()?;
