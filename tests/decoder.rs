@@ -4,6 +4,7 @@
 use candle_core::{DType, Device, Tensor};
 use ftrepl::control::Control;
 use ftrepl::model::batch::shifted_targets;
+use ftrepl::model::decoder::negative_log_likelihood;
 use ftrepl::model::generate::{Generation, generate};
 use ftrepl::model::projection::Pass;
 use ftrepl::model::sampling::Sampling;
@@ -228,6 +229,17 @@ fn a_shared_beginning_computed_once_changes_no_token() {
             assert_eq!(run(std::slice::from_ref(prompt))[0], tokens, "{name}");
         }
     }
+}
+
+/// Where frequencies depend on a text's length, each text that is scored has those of its own.
+#[test]
+fn a_text_is_scored_alike_beside_a_longer_one() {
+    let decoder = decoder("families/phi3_longrope", None);
+    let (short, long): (Vec<u32>, Vec<u32>) = ((1..11).collect(), (1..41).collect());
+    let score = |texts: &[&[u32]]| negative_log_likelihood(&decoder, texts).unwrap();
+    let (first, second, together) = (score(&[&short[..]]), score(&[&long[..]]), score(&[&short[..], &long[..]]));
+    assert_eq!(first.1 + second.1, together.1);
+    assert!((first.0 + second.0 - together.0).abs() < 1e-5 * together.0, "{first:?} {second:?} {together:?}");
 }
 
 #[test]

@@ -3,9 +3,10 @@
 
 use candle_core::{DType, Device, Tensor};
 use ftrepl::control::Control;
+use ftrepl::model::config::{Dropout, read_json};
 use ftrepl::model::hub::Cache;
 use ftrepl::model::weights::{Weights, save_safetensors};
-use ftrepl::model::{ModelConfig, Source, Tokenizer, config::read_json, rope::RopeScaling};
+use ftrepl::model::{Decoder, ModelConfig, Source, Tokenizer, rope::RopeScaling};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -73,11 +74,21 @@ fn old_and_new_config_give_the_same_model() {
     assert_eq!((tied.head_dim, tied.num_key_value_heads, tied.tie_word_embeddings), (8, 1, true));
 }
 
-fn refused(change: impl FnOnce(&mut serde_json::Map<String, Value>)) -> String {
-    let path = golden("tiny/llama3/config.json");
+/// The configuration of a golden model, changed.
+fn changed(name: &str, change: impl FnOnce(&mut serde_json::Map<String, Value>)) -> ftrepl::Result<ModelConfig> {
+    let path = golden(name).join("config.json");
     let mut json = read_json(&path).unwrap();
     change(json.as_object_mut().unwrap());
-    message(ModelConfig::from_json(json, &path))
+    ModelConfig::from_json(json, &path)
+}
+
+/// The configuration of a golden model with other fields.
+fn with(name: &str, fields: Value) -> ftrepl::Result<ModelConfig> {
+    changed(name, |map| map.extend(fields.as_object().unwrap().clone()))
+}
+
+fn refused(change: impl FnOnce(&mut serde_json::Map<String, Value>)) -> String {
+    message(changed("tiny/llama3", change))
 }
 
 #[test]
@@ -105,6 +116,97 @@ fn configs_that_would_change_the_numbers_are_refused_by_name() {
     all(set("num_key_value_heads", json!(3)), &["num_key_value_heads", "does not divide"]);
     all(set("eos_token_id", json!("x")), &["eos_token_id", "array of token ids"]);
     all(refused(|map| _ = map.remove("vocab_size")), &["vocab_size: is missing"]);
+}
+
+#[test]
+fn contradictions_and_other_models_are_refused_by_name() {
+    let rope = json!({ "rope_type": "default", "rope_theta": 5e6 });
+    let cases: [(&str, Value, &[&str]); 11] = [
+        ("families/gemma2", json!({ "sliding_window_size": 9 }), &["sliding_window_size: 9 is not supported"]),
+        ("families/gemma2", json!({ "sliding_window_pattern": 4 }), &["sliding_window_pattern: 4 is not supported for a gemma2"]),
+        ("families/gemma2", json!({ "sliding_window": null }), &["sliding_window: is null"]),
+        ("families/gemma3", json!({ "attn_logit_softcapping": 50.0 }), &["attn_logit_softcapping: 50.0 is not supported"]),
+        ("families/phi3_partial", json!({ "full_attn_mod": 2 }), &["full_attn_mod: 2 is not supported"]),
+        (
+            "families/phi3",
+            json!({ "rope_scaling": { "type": "linear", "factor": 2.0 } }),
+            &["in rope_scaling", "\"linear\" is not supported for this family", "longrope"],
+        ),
+        (
+            "families/qwen3",
+            json!({ "rope_parameters": { "full_attention": rope } }),
+            &["in rope_parameters: field full_attention"],
+        ),
+        (
+            "families/qwen2",
+            json!({ "rope_scaling": { "rope_type": "default", "type": "mrope", "mrope_section": [16, 24, 24] } }),
+            &["in rope_scaling: field mrope_section: [16,24,24] is not supported"],
+        ),
+        ("tiny/llama3", json!({ "rope_parameters": rope }), &["rope_scaling", "is not what rope_parameters says"]),
+        (
+            "tiny/mistral",
+            json!({ "layer_types": ["sliding_attention", "full_attention", "sliding_attention"] }),
+            &["layer_types: layer 1 is \"full_attention\"", "window of 8"],
+        ),
+        ("tiny/llama3", json!({ "num_hidden_layers": 2_000_000_000_u64 }), &["num_hidden_layers: expected at most"]),
+    ];
+    for (name, fields, parts) in cases {
+        let text = message(with(name, fields));
+        parts.iter().for_each(|part| assert!(text.contains(part), "{text}: {part}"));
+    }
+    let path = golden("families/gemma3/config.json");
+    let quantised = json!({
+        "model_type": "gemma3", "text_config": read_json(&path).unwrap(), "quantization_config": { "quant_method": "bitsandbytes" },
+    });
+    assert!(message(ModelConfig::from_json(quantised, &path)).contains("field quantization_config"));
+}
+
+/// Fields of Phi-4 mini, Gemma 2 9B, GPT-2 medium and XL, Qwen2.5-1M, the first YaRN models, and of files written for old and new
+/// readers at once.
+#[test]
+fn fields_of_published_files_that_change_nothing_are_accepted() {
+    let llama3 = |key: &str| read_json(&golden("tiny/llama3/config.json")).unwrap()[key].clone();
+    for (name, fields) in [
+        (
+            "families/phi3_partial",
+            json!({ "full_attn_mod": 1, "interpolate_factor": 1, "lm_head_bias": false, "mlp_bias": false }),
+        ),
+        ("families/gemma2", json!({ "sliding_window_size": 8 })),
+        ("families/gpt2", json!({ "n_special": 0, "predict_special_tokens": true, "output_past": true })),
+        ("families/qwen2", json!({ "max_window_layers": 0, "dual_chunk_attention_config": { "chunk_size": 262144 } })),
+        (
+            "families/llama_yarn",
+            json!({ "rope_scaling": { "factor": 4.0, "original_max_position_embeddings": 32, "type": "yarn", "finetuned": true } }),
+        ),
+        ("tiny/llama3", json!({ "rope_parameters": llama3("rope_scaling"), "rope_theta": llama3("rope_theta") })),
+        // Nothing is dropped by it in any Phi-3.
+        ("families/phi3", json!({ "embd_pdrop": 0.5 })),
+    ] {
+        let plain = with(name, json!({})).unwrap();
+        let config = with(name, fields).unwrap();
+        assert_eq!(ModelConfig { raw: plain.raw.clone(), ..config }, plain, "{name}");
+    }
+}
+
+#[test]
+fn null_is_not_the_same_as_nothing() {
+    let config = with("tiny/mistral", json!({ "num_key_value_heads": null, "sliding_window": null })).unwrap();
+    assert_eq!((config.num_key_value_heads, config.sliding_window()), (config.num_attention_heads, None));
+    let window = |fields: Value| with("families/qwen2_window", fields).unwrap().sliding_window();
+    assert_eq!(window(json!({ "sliding_window": null })), None);
+    let unsaid = changed("families/qwen2_window", |map| _ = map.remove("sliding_window")).unwrap();
+    assert_eq!(unsaid.sliding_window(), Some(4096));
+    let every_layer = with("families/qwen2_window", json!({ "max_window_layers": 0 })).unwrap();
+    assert!(every_layer.layers.iter().all(|layer| layer.window == Some(8)));
+}
+
+#[test]
+fn what_only_one_family_does() {
+    // Heads of an odd width are none to rotary embeddings, and GPT-2 has none.
+    assert_eq!(with("families/gpt2", json!({ "n_head": 32 })).unwrap().head_dim, 1);
+    assert!(message(with("tiny/llama3", json!({ "head_dim": 7 }))).contains("head_dim: 7 is odd"));
+    let dropout = with("families/phi3", json!({ "resid_pdrop": 0.2, "attention_dropout": 0.3 })).unwrap().dropout;
+    assert_eq!(dropout, Dropout { embedding: 0.0, residual: 0.2, attention: 0.3 });
 }
 
 #[test]
@@ -207,6 +309,41 @@ fn damaged_safetensors() {
     std::fs::remove_file(&path).unwrap();
     std::fs::write(folder.path().join("pytorch_model.bin"), "x").unwrap();
     assert!(message(Source::open(folder.path())).contains("pytorch_model.bin is PyTorch's own format"));
+}
+
+/// As in transformers 5, a head in the file that is not the embedding is used, whatever the configuration says.
+#[test]
+fn a_trained_head_is_used_although_the_configuration_still_ties_it() {
+    let folder = tempfile::tempdir().unwrap();
+    copy_tiny("llama_tied", folder.path());
+    let source = Source::open(folder.path()).unwrap();
+    let load = |name: &str| source.load(name, None, &Device::Cpu).unwrap().as_detached_tensor();
+    let tensors: Vec<(String, Tensor)> = source.names().into_iter().map(|name| (name.to_string(), load(name))).collect();
+    let words = load("model.embed_tokens.weight");
+    for (head, own) in [(words.clone(), false), ((&words * 2.0).unwrap(), true)] {
+        let all = [&tensors[..], &[("lm_head.weight".to_string(), head.clone())]].concat();
+        save_safetensors(&folder.path().join("model.safetensors"), &all, &[]).unwrap();
+        let source = Source::open(folder.path()).unwrap();
+        assert_eq!(source.config().tie_word_embeddings, !own);
+        let decoder = Decoder::load(&source, None, &Device::Cpu).unwrap();
+        assert_eq!(decoder.tied(), !own);
+        assert_eq!(values(&decoder.head().weight.current().value()), values(&head));
+    }
+}
+
+#[test]
+fn biases_that_the_configuration_does_not_have_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    copy_tiny("llama_bias", folder.path());
+    let path = folder.path().join("config.json");
+    let mut json = read_json(&path).unwrap();
+    json["attention_bias"] = false.into();
+    std::fs::write(&path, json.to_string()).unwrap();
+    let text = message(Decoder::load(&Source::open(folder.path()).unwrap(), None, &Device::Cpu));
+    assert!(
+        text.contains("model.safetensors: tensor model.layers.0.self_attn.k_proj.bias") && text.contains("attention_bias"),
+        "{text}"
+    );
 }
 
 #[test]

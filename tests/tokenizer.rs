@@ -97,6 +97,26 @@ fn save_and_open() {
     assert_eq!((again.bos(), again.eos(), again.pad()), (original.bos(), original.eos(), original.pad()));
 }
 
+/// A token that special_tokens_map.json alone names is not lost when the tokenizer is saved, which writes no such file.
+#[test]
+fn tokens_that_only_the_map_names_are_saved() {
+    let (folder, saved) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    tiny(folder.path()).save(folder.path()).unwrap();
+    let path = folder.path().join("tokenizer_config.json");
+    let mut json: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    json["pad_token"] = Value::Null;
+    std::fs::write(&path, json.to_string()).unwrap();
+    let map = json!({ "pad_token": { "content": "<|endoftext|>" }, "eos_token": "<|endoftext|>" });
+    std::fs::write(folder.path().join("special_tokens_map.json"), map.to_string()).unwrap();
+    let tokenizer = Tokenizer::open(folder.path()).unwrap();
+    tokenizer.save(saved.path()).unwrap();
+    let again = Tokenizer::open(saved.path()).unwrap();
+    assert_eq!(again.pad().map(|token| token.id), Some(0));
+    assert_eq!((again.pad(), again.eos()), (tokenizer.pad(), tokenizer.eos()));
+    // What tokenizer_config.json names itself counts.
+    assert_eq!(again.eos().map(|token| token.id), Some(2));
+}
+
 /// A tokenizer.json with a post-processor that adds the start of text, as Llama 3's does.
 fn with_bos(folder: &Path) -> Tokenizer {
     tiny(folder).save(folder).unwrap();

@@ -250,6 +250,24 @@ fn evaluation_and_the_trained_model_have_the_averaged_weights() {
     assert!(error.contains("without ema_decay"), "{error}");
 }
 
+/// Rows whose answers were cut off: the step learns nothing, and training goes on.
+#[test]
+fn a_step_without_any_target_changes_nothing() {
+    for lora in [false, true] {
+        let model = model();
+        if lora {
+            model.load_adapter(&golden("lora_init"), true).unwrap();
+        }
+        let before = values(&model);
+        let row = Encoded { input_ids: vec![5, 6, 7], labels: vec![-100; 3], truncated: true };
+        let args = TrainingArguments { max_steps: 2, learning_rate: 1e-2, ..TrainingArguments::default() };
+        let (result, states) = train(&model, args, vec![row]);
+        assert_eq!(result.steps, 2, "lora {lora}");
+        assert!(states.iter().all(|state| state.loss == 0.0 && state.grad_norm == 0.0), "lora {lora}: {states:?}");
+        assert_eq!(values(&model), before, "lora {lora}");
+    }
+}
+
 #[test]
 fn muon_trains_hidden_matrices_and_adamw_the_embedding() {
     let run = |optim: &str| {

@@ -181,6 +181,9 @@ impl ModelConfig {
     }
 }
 
+/// More layers than any model has: a damaged number must not ask for the memory of so many.
+const MOST_LAYERS: usize = 10_000;
+
 /// Everything but the JSON itself.
 fn read(f: &Fields<'_>, family: Family) -> Result<ModelConfig> {
     use Family::{Gemma, Gemma2, Gemma3, Gpt2, Granite, Llama, Mistral, Olmo2, Phi3, Qwen2, Qwen3, SmolLm3};
@@ -195,6 +198,10 @@ fn read(f: &Fields<'_>, family: Family) -> Result<ModelConfig> {
     };
     let hidden_size = size("hidden_size", "n_embd", 2304)?;
     let num_hidden_layers = size("num_hidden_layers", "n_layer", 26)?;
+    if num_hidden_layers > MOST_LAYERS {
+        let message = format!("expected at most {MOST_LAYERS}, found {num_hidden_layers}");
+        return Err(f.wrong(named("num_hidden_layers", "n_layer"), message));
+    }
     let num_attention_heads = size("num_attention_heads", "n_head", 8)?;
     let intermediate_size = match (family, f.optional_size(named("intermediate_size", "n_inner"))?) {
         (_, Some(size)) => size,
@@ -202,6 +209,8 @@ fn read(f: &Fields<'_>, family: Family) -> Result<ModelConfig> {
         (_, None) => f.size("intermediate_size")?,
     };
     let default_kv_heads = match family {
+        // Null says as many as query heads; a file that says nothing means the family's default.
+        _ if f.map.contains_key("num_key_value_heads") => num_attention_heads,
         Mistral => 8,
         Gemma => 16,
         Gemma2 | Gemma3 | SmolLm3 => 4,
@@ -224,7 +233,7 @@ fn read(f: &Fields<'_>, family: Family) -> Result<ModelConfig> {
             ));
         }
     };
-    if !head_dim.is_multiple_of(2) {
+    if family != Gpt2 && !head_dim.is_multiple_of(2) {
         return Err(f.wrong("head_dim", format!("{head_dim} is odd; rotary embeddings turn pairs")));
     }
     let default_context = match family {
@@ -291,7 +300,8 @@ fn read(f: &Fields<'_>, family: Family) -> Result<ModelConfig> {
         dropout: {
             let default = if family == Gpt2 { 0.1 } else { 0.0 };
             Dropout {
-                embedding: f.probability("embd_pdrop", default)?,
+                // Phi-3's files have it, and no model drops by it.
+                embedding: if family == Gpt2 { f.probability("embd_pdrop", default)? } else { 0.0 },
                 residual: f.probability("resid_pdrop", default)?,
                 attention: f.probability(named("attention_dropout", "attn_pdrop"), default)?,
             }
@@ -311,16 +321,19 @@ fn read(f: &Fields<'_>, family: Family) -> Result<ModelConfig> {
 fn set_layers(config: &mut ModelConfig, f: &Fields<'_>) -> Result<()> {
     let family = config.family;
     let count = config.num_hidden_layers;
+    // Null is no window; a file that says nothing means the family's default.
+    let window = || match f.map.contains_key("sliding_window") {
+        true => f.optional_size("sliding_window"),
+        false => Ok(if matches!(family, Family::Phi3 | Family::SmolLm3) { None } else { Some(4096) }),
+    };
     let used = match family {
-        Family::Mistral if !f.map.contains_key("sliding_window") => Some(4096),
-        Family::Gemma2 | Family::Gemma3 => Some(f.optional_size("sliding_window")?.unwrap_or(4096)),
-        Family::Mistral | Family::Phi3 => f.optional_size("sliding_window")?,
-        Family::Qwen2 | Family::Qwen3 | Family::SmolLm3 if f.flag("use_sliding_window")? => {
-            let default = if family == Family::SmolLm3 { None } else { Some(4096) };
-            f.optional_size("sliding_window")?.or(default)
-        }
+        Family::Mistral | Family::Phi3 | Family::Gemma2 | Family::Gemma3 => window()?,
+        Family::Qwen2 | Family::Qwen3 | Family::SmolLm3 if f.flag("use_sliding_window")? => window()?,
         _ => None,
     };
+    if used.is_none() && matches!(family, Family::Gemma2 | Family::Gemma3) {
+        return Err(f.wrong("sliding_window", "is null; this family's layers need a window"));
+    }
     let without_rope = match family {
         Family::SmolLm3 => {
             let interval = f.optional_size("no_rope_layer_interval")?.unwrap_or(4);
@@ -335,7 +348,7 @@ fn set_layers(config: &mut ModelConfig, f: &Fields<'_>) -> Result<()> {
         _ => None,
     })?;
     let pattern = f.optional_size("sliding_window_pattern")?.unwrap_or(6);
-    let full_below = f.optional_size("max_window_layers")?.unwrap_or(28);
+    let full_below = f.optional_count("max_window_layers")?.unwrap_or(28);
     let slides = |i: usize| match family {
         Family::Mistral | Family::Phi3 => true,
         _ if kinds.is_some() => kinds.as_ref().is_some_and(|kinds| kinds[i]),
@@ -361,10 +374,15 @@ fn set_layers(config: &mut ModelConfig, f: &Fields<'_>) -> Result<()> {
         }
         layer.attention_scale = scale.unwrap_or(layer.attention_scale) / if by_depth { (i + 1) as f64 } else { 1.0 };
     }
-    if let Some(place) = kinds.into_iter().flatten().position(|slides| slides)
-        && config.layers[place].window.is_none()
-    {
-        return Err(f.wrong("layer_types", format!("layer {place} is \"sliding_attention\", which this model has no window for")));
+    for (i, (said, layer)) in kinds.iter().flatten().zip(&config.layers).enumerate() {
+        let message = match (*said, layer.window) {
+            (true, None) => format!("layer {i} is \"sliding_attention\", which this model has no window for"),
+            (false, Some(window)) => {
+                format!("layer {i} is \"full_attention\", but this family has the window of {window} in every layer")
+            }
+            _ => continue,
+        };
+        return Err(f.wrong("layer_types", message));
     }
     Ok(())
 }
@@ -377,10 +395,9 @@ fn global_and_local_ropes(f: &Fields<'_>, defaults: &RopeDefaults) -> Result<Vec
         && (both.contains_key("full_attention") || both.contains_key("sliding_attention"))
     {
         let part = |key: &str, theta, defaults: &RopeDefaults| f.rope_at("rope_parameters", both.get(key), theta, defaults);
-        return Ok(vec![
-            part("full_attention", f.number("rope_theta")?, defaults)?,
-            part("sliding_attention", local_theta, &local_defaults)?,
-        ]);
+        let global = part("full_attention", f.number("rope_theta")?, defaults)?;
+        f.refuse_other_scaling(&global, defaults)?;
+        return Ok(vec![global, part("sliding_attention", local_theta, &local_defaults)?]);
     }
     Ok(vec![f.rope(defaults)?, f.rope_at("rope_parameters", None, local_theta, &local_defaults)?])
 }

@@ -1,11 +1,33 @@
 //! Typed access to the fields of a configuration file, with errors that name file and field.
 
 use super::config::dtype_from_name;
+use super::config_known::says_no;
 use super::rope::{Rope, RopeScaling};
 use crate::error::{Error, Result};
 use candle_core::DType;
 use serde_json::{Map, Value};
 use std::path::Path;
+
+/// What an object that describes rotary embeddings may hold; "finetuned" is a remark of the first YaRN models.
+const ROPE: &[&str] = &[
+    "rope_type",
+    "type",
+    "rope_theta",
+    "partial_rotary_factor",
+    "factor",
+    "original_max_position_embeddings",
+    "low_freq_factor",
+    "high_freq_factor",
+    "attention_factor",
+    "beta_fast",
+    "beta_slow",
+    "mscale",
+    "mscale_all_dim",
+    "truncate",
+    "short_factor",
+    "long_factor",
+    "finetuned",
+];
 
 /// Typed access to a JSON object's fields; null counts as absent.
 pub(super) struct Fields<'a> {
@@ -38,6 +60,11 @@ impl Fields<'_> {
             Some(n) => Ok(Some(n as usize)),
             None => Err(self.wrong(key, format!("expected a whole number above 0, found {value}"))),
         }
+    }
+
+    /// A whole number that may be 0.
+    pub fn optional_count(&self, key: &str) -> Result<Option<usize>> {
+        if self.get(key).and_then(Value::as_u64) == Some(0) { Ok(Some(0)) } else { self.optional_size(key) }
     }
 
     pub fn size(&self, key: &str) -> Result<usize> {
@@ -113,18 +140,31 @@ impl Fields<'_> {
         entries[..layers].iter().map(one).collect::<Result<_>>().map(Some)
     }
 
-    /// The dtype that the file names ("torch_dtype" or "dtype").
+    /// The dtype that the file names ("dtype", or "torch_dtype" in older files).
     pub fn dtype(&self) -> Result<Option<DType>> {
-        Ok(self.text("torch_dtype")?.or(self.text("dtype")?).and_then(|name| dtype_from_name(&name)))
+        Ok(self.text("dtype")?.or(self.text("torch_dtype")?).and_then(|name| dtype_from_name(&name)))
     }
 
     /// The rotary embeddings: `rope_theta` and `rope_scaling` at the top, or transformers 5's `rope_parameters`, which has both.
     pub fn rope(&self, defaults: &RopeDefaults) -> Result<Rope> {
-        let (key, value) = match (self.get("rope_parameters"), self.get("rope_scaling")) {
-            (Some(value), _) => ("rope_parameters", Some(value)),
-            (None, value) => ("rope_scaling", value),
-        };
-        self.rope_at(key, value, self.number("rope_theta")?, defaults)
+        let theta = self.number("rope_theta")?;
+        match self.get("rope_parameters").filter(|value| !says_no(value)) {
+            None => self.rope_at("rope_scaling", self.get("rope_scaling"), theta, defaults),
+            value => {
+                let rope = self.rope_at("rope_parameters", value, theta, defaults)?;
+                self.refuse_other_scaling(&rope, defaults)?;
+                Ok(rope)
+            }
+        }
+    }
+
+    /// Refuses a `rope_scaling` that is not what `rope_parameters`, which is there too, says.
+    pub fn refuse_other_scaling(&self, rope: &Rope, defaults: &RopeDefaults) -> Result<()> {
+        let Some(value) = self.get("rope_scaling").filter(|value| !says_no(value)) else { return Ok(()) };
+        if self.rope_at("rope_scaling", Some(value), Some(rope.theta), defaults)? != *rope {
+            return Err(self.wrong("rope_scaling", format!("{value} is not what rope_parameters says; remove one of the two")));
+        }
+        Ok(())
     }
 
     /// The rotary embeddings that the object under a key describes.
@@ -137,6 +177,9 @@ impl Fields<'_> {
         };
         let inner = Fields { map, path: self.path };
         let read = || -> Result<Rope> {
+            if let Some((name, value)) = map.iter().find(|(name, value)| !ROPE.contains(&name.as_str()) && !says_no(value)) {
+                return Err(inner.wrong(name, format!("{value} is not supported: it may change what the model computes")));
+            }
             let theta = inner.number("rope_theta")?.or(theta).unwrap_or(defaults.theta);
             let share = match inner.number("partial_rotary_factor")? {
                 Some(share) => share,
@@ -165,7 +208,11 @@ impl Fields<'_> {
     fn rope_scaling(&self, dims: usize, original: f64, defaults: &RopeDefaults) -> Result<RopeScaling> {
         let needed = |name: &str| self.number(name)?.ok_or_else(|| self.wrong(name, "is missing"));
         let kind = self.text("rope_type")?.or(self.text("type")?).unwrap_or_else(|| "default".into());
-        let kind = if defaults.phi3 && kind != "default" { "longrope".into() } else { kind };
+        let kind = if defaults.phi3 && matches!(kind.as_str(), "su" | "yarn") { "longrope".into() } else { kind };
+        if defaults.phi3 && !matches!(kind.as_str(), "default" | "longrope") {
+            let message = format!("\"{kind}\" is not supported for this family, only \"default\" and \"longrope\"");
+            return Err(self.wrong("rope_type", message));
+        }
         let stretch = defaults.max_position_embeddings as f64 / original;
         Ok(match kind.as_str() {
             "default" => RopeScaling::Default,

@@ -102,6 +102,9 @@ const HARMLESS: &[&str] = &[
     "reorder_and_upcast_attn",
     "attn_implementation",
     "name_or_path",
+    // In GPT-2's files of the first years.
+    "output_past",
+    "predict_special_tokens",
 ];
 
 /// Read for a family beside those that all have.
@@ -117,9 +120,12 @@ fn of_family(family: Family) -> &'static [&'static str] {
             "logits_scaling",
         ],
         Family::Mistral => &["sliding_window"],
-        // max_window_layers and the window are written even where use_sliding_window is false.
-        Family::Qwen2 => &["sliding_window", "use_sliding_window", "max_window_layers"],
-        Family::Qwen3 => &["attention_bias", "sliding_window", "use_sliding_window", "max_window_layers"],
+        // max_window_layers and the window are written even where use_sliding_window is false. transformers does not know of
+        // attention in chunks, which changes nothing within the first of 262144 tokens.
+        Family::Qwen2 => &["sliding_window", "use_sliding_window", "max_window_layers", "dual_chunk_attention_config"],
+        Family::Qwen3 => {
+            &["attention_bias", "sliding_window", "use_sliding_window", "max_window_layers", "dual_chunk_attention_config"]
+        }
         Family::SmolLm3 => &[
             "attention_bias",
             "mlp_bias",
@@ -131,16 +137,25 @@ fn of_family(family: Family) -> &'static [&'static str] {
         ],
         // hidden_activation is written beside hidden_act, which counts.
         Family::Gemma => &["attention_bias", "hidden_activation"],
-        Family::Gemma2 | Family::Gemma3 => &[
+        Family::Gemma2 => &[
             "attention_bias",
             "hidden_activation",
             "query_pre_attn_scalar",
             "attn_logit_softcapping",
             "final_logit_softcapping",
             "sliding_window",
+        ],
+        // No cap on attention's scores: transformers reads it and computes without.
+        Family::Gemma3 => &[
+            "attention_bias",
+            "hidden_activation",
+            "query_pre_attn_scalar",
+            "final_logit_softcapping",
+            "sliding_window",
             "sliding_window_pattern",
             "rope_local_base_freq",
         ],
+        // embd_pdrop is written, and nothing is dropped by it.
         Family::Phi3 => &["sliding_window", "resid_pdrop", "embd_pdrop"],
         Family::Olmo2 => &["attention_bias"],
         Family::Gpt2 => &[
@@ -169,7 +184,7 @@ pub(super) fn refuse_unknown(f: &Fields<'_>, family: Family) -> Result<()> {
     }
     for (key, value) in f.map {
         let known = [READ, HARMLESS, of_family(family)].iter().any(|keys| keys.contains(&key.as_str())) || key.starts_with('_');
-        if !known && !says_no(value) {
+        if !known && !says_no(value) && !changes_nothing(f, family, key, value) {
             let model_type = family.traits().model_type;
             let message = format!(
                 "{value} is not supported for a {model_type} model: it may change what the model computes; if you know that it does \
@@ -181,7 +196,20 @@ pub(super) fn refuse_unknown(f: &Fields<'_>, family: Family) -> Result<()> {
     Ok(())
 }
 
-fn says_no(value: &Value) -> bool {
+/// Fields that published files have with the one value at which they change nothing.
+fn changes_nothing(f: &Fields<'_>, family: Family, key: &str, value: &Value) -> bool {
+    match key {
+        // Phi-4 mini: every layer sees all positions, and none is stretched.
+        "full_attn_mod" | "interpolate_factor" => value.as_f64() == Some(1.0),
+        // Gemma 2 9B and 27B have the window twice.
+        "sliding_window_size" => f.get("sliding_window") == Some(value),
+        "sliding_window_pattern" => family == Family::Gemma2 && value.as_f64() == Some(2.0),
+        _ => false,
+    }
+}
+
+/// Null, false, 0, or empty.
+pub(super) fn says_no(value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::Bool(flag) => !flag,
@@ -199,9 +227,16 @@ pub(super) fn text_model(raw: Value) -> Value {
     }
     let Some(Value::Object(text)) = raw.get("text_config") else { return raw };
     let mut text = text.clone();
-    for key in
-        ["torch_dtype", "dtype", "bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings", "transformers_version"]
-    {
+    for key in [
+        "torch_dtype",
+        "dtype",
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+        "tie_word_embeddings",
+        "quantization_config",
+        "transformers_version",
+    ] {
         if let Some(value) = raw.get(key) {
             text.entry(key).or_insert_with(|| value.clone());
         }

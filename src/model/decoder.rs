@@ -22,6 +22,7 @@ use crate::ops::stack::apply_blocks;
 use crate::ops::team;
 use crate::ops::{fused_for, gpu};
 use candle_core::{DType, Device, Tensor, Var};
+use std::collections::BTreeSet;
 use std::sync::{Arc, RwLock};
 
 /// A decoder with its language-model head.
@@ -43,9 +44,10 @@ impl Decoder {
     /// Loads the weights. A dtype of `None` keeps the file's; see [`Precision`] for quantised ones.
     ///
     /// # Errors
-    /// A weight is missing, has the wrong shape, or the file is damaged.
+    /// A weight is missing, has the wrong shape, or the file is damaged; the file has a bias that the configuration has not.
     pub fn load(source: &Source, precision: impl Into<Precision>, device: &Device) -> Result<Self> {
         let config = source.config().clone();
+        refuse_other_biases(source, &config)?;
         let precision = precision.into();
         let names = config.family.traits().names;
         let get = |name: &str, shape: &[usize], transposed: bool| {
@@ -231,8 +233,20 @@ impl Decoder {
     /// # Errors
     /// A token is outside the vocabulary, or a tensor operation failed.
     pub fn hidden(&self, batch: &TokenBatch, pass: Pass<'_>) -> Result<Tensor> {
-        let shared = self.shared(batch, pass, false);
-        let mut x = self.embedded(batch, pass)?;
+        self.hidden_of(batch, self.shared(batch, pass, false))
+    }
+
+    /// As [`Self::hidden`] without dropout, where no sequence may depend on its neighbours: rotary frequencies that depend on a text's
+    /// length are taken for each by itself.
+    ///
+    /// # Errors
+    /// As [`Self::hidden`].
+    pub fn hidden_apart(&self, batch: &TokenBatch) -> Result<Tensor> {
+        self.hidden_of(batch, self.shared(batch, Pass::default(), true))
+    }
+
+    fn hidden_of(&self, batch: &TokenBatch, shared: Shared<'_>) -> Result<Tensor> {
+        let mut x = self.embedded(batch, shared.pass)?;
         let (on_tensors, fused) = (gpu::serves(&x), fused_for(&x));
         match if on_tensors || fused { self.fused(batch.len(), &shared)? } else { None } {
             Some(blocks) if on_tensors && gpu::serve_blocks(&blocks) => x = gpu::apply_blocks(blocks, &x)?,
@@ -300,14 +314,14 @@ impl Decoder {
         Ok(head_cross_entropy(hidden, &self.head_weight(), targets, divisor)?)
     }
 
-    /// Forward and backward of a batch; gradients are added to the parameters. Returns the loss, which a device may
-    /// still be computing.
+    /// Forward and backward of a batch; gradients are added to the parameters. Returns the loss, which a device may still be computing. A
+    /// batch without any target has the loss 0 and adds nothing.
     ///
     /// With `checkpointing`, only the blocks' inputs are kept, and each block is computed again in the backward pass:
     /// the peak is then that of one block. Dropout repeats, because the random source is put back for the second pass.
     ///
     /// # Errors
-    /// As [`Self::loss`]; a batch without any target.
+    /// As [`Self::loss`].
     pub fn loss_backward(
         &self,
         batch: &TokenBatch,
@@ -329,8 +343,7 @@ impl Decoder {
     ) -> Result<Loss> {
         debug_assert_eq!(targets.len(), batch.len());
         if targets.iter().all(|t| *t == IGNORE_INDEX) {
-            // Nothing is learned from it, and every trainable parameter still gets a gradient: zero.
-            return self.zero_gradients().map(|()| Loss::Known(0.0));
+            return Ok(Loss::Known(0.0));
         }
         if !checkpointing {
             let hidden = self.hidden(batch, pass)?;
@@ -386,13 +399,6 @@ impl Decoder {
         let gradient = backward_to(&loss, &leaf)?;
         Ok((Loss::OnDevice(loss.detach()), gradient))
     }
-
-    fn zero_gradients(&self) -> Result<()> {
-        for (_, parameter) in self.named_parameters().into_iter().filter(|(_, p)| p.requires_grad() && !p.has_grad()) {
-            parameter.accumulate(&parameter.value().zeros_like()?)?;
-        }
-        Ok(())
-    }
 }
 
 /// A tracked leaf that holds a block's input.
@@ -423,6 +429,25 @@ pub(super) fn stored_name(source: &Source, base: &str, name: &str) -> String {
     }
 }
 
+/// Refuses a file with biases that the configuration says are not there: left out, they would change the numbers.
+fn refuse_other_biases(source: &Source, config: &ModelConfig) -> Result<()> {
+    let known: BTreeSet<String> = config.parameter_shapes().into_iter().map(|shape| shape.name).collect();
+    for module in known.iter().filter_map(|name| name.strip_suffix(".weight")) {
+        let bias = format!("{module}.bias");
+        let stored = stored_name(source, config.family.traits().names.base, &bias);
+        if !known.contains(&bias) && source.contains(&stored) {
+            return Err(Error::format(
+                source.file_of(&stored),
+                format!(
+                    "tensor {stored}: by config.json the model has no such bias; set attention_bias or mlp_bias to true there if \
+                     it has, or remove the tensor"
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
 fn add_slots<'a>(slots: &mut Vec<(String, &'a Slot)>, name: &str, (weight, bias): (&'a Slot, Option<&'a Slot>)) {
     slots.push((format!("{name}.weight"), weight));
     slots.extend(bias.map(|bias| (format!("{name}.bias"), bias)));
@@ -450,8 +475,7 @@ pub fn negative_log_likelihood(decoder: &Decoder, sequences: &[&[u32]]) -> Resul
         return Ok((0.0, 0));
     }
     let loss = || {
-        let hidden = decoder.hidden(&tokens, Pass::default())?;
-        let loss = decoder.loss(&hidden, &targets, 1.0)?;
+        let loss = decoder.loss(&decoder.hidden_apart(&tokens)?, &targets, 1.0)?;
         Ok((f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?), count))
     };
     crate::nn::no_grad(|| team::with(loss))

@@ -94,7 +94,8 @@ pub struct Traits {
     pub names: &'static Names,
     /// Whether weights are stored `[inputs, outputs]` (transformers' Conv1D).
     pub transposed: bool,
-    /// The modules that PEFT adapts where a configuration names none.
+    /// The modules that are adapted where a configuration names none: those that PEFT takes, and what matches them in families that it
+    /// has none for.
     pub lora_targets: &'static [&'static str],
 }
 

@@ -1,6 +1,7 @@
 //! Where a model's weights come from: one interface over the Hugging Face layout and GGUF files.
 
 use super::config::ModelConfig;
+use super::decoder::stored_name;
 use super::gguf::Gguf;
 use super::memory::Stored;
 use super::precision::Precision;
@@ -34,9 +35,25 @@ impl Source {
     pub fn open(path: &Path) -> Result<Self> {
         if path.is_dir() {
             let config = Box::new(ModelConfig::from_folder(path)?);
-            return Ok(Self::Safetensors { config, weights: Weights::open(path)? });
+            let mut source = Self::Safetensors { config, weights: Weights::open(path)? };
+            let own_head = source.has_head_of_its_own()?;
+            if let Self::Safetensors { config, .. } = &mut source {
+                config.tie_word_embeddings &= !own_head;
+            }
+            return Ok(source);
         }
         Ok(Self::Gguf(Box::new(Gguf::open(path)?)))
+    }
+
+    /// Whether a folder whose configuration says `tie_word_embeddings` holds a head that is not the embedding, as files of a trained
+    /// head do. It is used then, as transformers 5 does.
+    fn has_head_of_its_own(&self) -> Result<bool> {
+        let Self::Safetensors { config, weights } = self else { return Ok(false) };
+        let names = config.family.traits().names;
+        let stored = |name: &str| stored_name(self, names.base, &format!("{name}.weight"));
+        let (head, words) = (stored("lm_head"), stored(names.embedding));
+        let both = config.tie_word_embeddings && weights.contains(&head) && weights.contains(&words);
+        Ok(both && !weights.same(&head, &words)?)
     }
 
     /// The model's configuration.

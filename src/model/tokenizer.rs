@@ -72,13 +72,18 @@ impl Tokenizer {
                 Some(_) => Err(Error::format(&path, "expected a JSON object")),
             }
         };
-        let config = object("tokenizer_config.json")?;
-        let map = object("special_tokens_map.json")?;
+        let mut config = object("tokenizer_config.json")?;
+        // What only the map names is kept with the rest, so that a saved tokenizer has it too.
+        for (key, token) in object("special_tokens_map.json")? {
+            if content(&token).is_some() && config.get(&key).and_then(content).is_none() {
+                config.insert(key, token);
+            }
+        }
         // Where neither file names a token, the model's configuration may give its id.
         let model = object("config.json").unwrap_or_default();
         let special = |role: &str| {
             let key = format!("{role}_token");
-            let named = config.get(&key).and_then(content).or_else(|| map.get(&key).and_then(content));
+            let named = config.get(&key).and_then(content);
             let id = || model.get(&format!("{key}_id")).and_then(|id| id.get(0).unwrap_or(id).as_u64());
             named.or_else(|| tokenizer.id_to_token(u32::try_from(id()?).ok()?))
         };

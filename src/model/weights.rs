@@ -189,6 +189,19 @@ impl Weights {
         Ok(Some(quantised))
     }
 
+    /// Whether two tensors are the same, bit for bit.
+    ///
+    /// # Errors
+    /// No such tensor.
+    pub fn same(&self, a: &str, b: &str) -> Result<bool> {
+        let (a, b) = (self.entry(a)?, self.entry(b)?);
+        let (map_a, map_b) = (&self.files[a.file].1, &self.files[b.file].1);
+        let same = a.dtype == b.dtype && a.shape == b.shape && map_a[a.start..a.end] == map_b[b.start..b.end];
+        forget_pages(map_a, a.start, a.end);
+        forget_pages(map_b, b.start, b.end);
+        Ok(same)
+    }
+
     /// The file that a tensor is in, for messages.
     pub fn file_of(&self, name: &str) -> &Path {
         let file = self.tensors.get(name).map_or(0, |entry| entry.file);

@@ -194,7 +194,7 @@ impl Trainer<'_> {
                 }
                 control.check()?;
                 let rate = updater.lr();
-                let (loss, tokens) = self.gradients(&group?, progress.step, rate)?;
+                let (loss, tokens) = self.gradients(&group?, &run.parameters, progress.step, rate)?;
                 let (loss, norm) = self.update(run, updater, loss, (progress.step + 1, rate))?;
                 progress.step += 1;
                 run.tokens += tokens;
@@ -297,7 +297,7 @@ impl Trainer<'_> {
 
     /// Gradients of one optimiser step, from its micro batches' examples; returns its loss, the mean over all their targets, and
     /// its number of tokens.
-    fn gradients(&self, group: &[Vec<Cow<'_, Encoded>>], step: u64, rate: f64) -> Result<(Loss, u64)> {
+    fn gradients(&self, group: &[Vec<Cow<'_, Encoded>>], parameters: &[Parameter], step: u64, rate: f64) -> Result<(Loss, u64)> {
         let decoder: &Decoder = self.model.model().decoder();
         // One generator a step: a run that is resumed draws what it would have drawn.
         let random = RefCell::new(Random::new(self.args.seed.wrapping_mul(1_000_003).wrapping_add(step)));
@@ -309,6 +309,12 @@ impl Trainer<'_> {
             let divisor = count.max(1) as f64;
             loss = loss.plus(decoder.loss_backward(batch, targets, divisor, pass, self.args.gradient_checkpointing)?)?;
             tokens += batch.len() as u64;
+        }
+        if count == 0 {
+            // Every row was cut before its first target: a step that learns nothing, with a gradient of zero.
+            for parameter in parameters.iter().filter(|parameter| !parameter.has_grad()) {
+                parameter.accumulate(&parameter.value().zeros_like()?)?;
+            }
         }
         if let Some(regularizer) = self.regularizer {
             // The gradients of a loss that is not finite are not worth a penalty.
@@ -387,7 +393,7 @@ fn mean_loss_unrecorded(decoder: &Decoder, rows: &[Encoded], control: &Control) 
         }
         let targets = shifted_targets(rows.iter().map(|row| &row.labels[prefix.len()..]));
         let hidden = if prefix.is_empty() {
-            decoder.hidden(&batch, Pass::default())?
+            decoder.hidden_apart(&batch)?
         } else {
             let mut caches = vec![prefix.clone(); rows.len()];
             decoder.hidden_cached(&batch, &mut caches.iter_mut().collect::<Vec<_>>())?

@@ -15,7 +15,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def main() -> None:
-    worst = 0.0
+    close = True
     folders = sorted(path.parent for kind in ("tiny", "families") for path in (HERE / kind).glob("*/config.json"))
     for base in folders:
         with tempfile.TemporaryDirectory() as folder:
@@ -29,9 +29,9 @@ def main() -> None:
             with torch.no_grad():
                 logits = model.eval()(input_ids=golden["input_ids"], attention_mask=mask).logits * mask[..., None]
             difference = ((logits - golden["logits"]).abs().max() / golden["logits"].abs().max()).item()
-            worst = max(worst, difference)
+            close &= difference <= 1e-6                     # false for NaN too
             print(f"{base.name:16} {difference:.1e}", flush=True)
-    sys.exit(bool(worst > 1e-6))
+    sys.exit(not close)
 
 
 if __name__ == "__main__":
