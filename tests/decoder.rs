@@ -89,7 +89,7 @@ fn check_logits(decoder: &Decoder, golden: &HashMap<String, Tensor>, prefix: &st
         start += length;
     }
     let count = targets.iter().filter(|t| **t >= 0).count() as f64;
-    let loss = decoder.loss(&hidden, &targets, count).unwrap().to_scalar::<f32>().unwrap();
+    let loss = decoder.loss(&hidden, &targets, count, Pass::default()).unwrap().to_scalar::<f32>().unwrap();
     let expected = golden[&format!("{prefix}loss")].to_vec1::<f32>().unwrap()[0];
     assert!((loss - expected).abs() < 1e-5, "{name} {prefix}: loss {loss}, expected {expected}");
 }

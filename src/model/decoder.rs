@@ -287,25 +287,26 @@ impl Decoder {
     }
 
     /// The loss of a batch: the sum of the targets' negative log-likelihoods, in nats, divided by `divisor`; a scalar.
-    /// `targets` are already shifted ([`batch::shifted_targets`]).
+    /// `targets` are already shifted ([`batch::shifted_targets`]); `pass` is that of the hidden states, for an adapter on the head.
     ///
     /// # Errors
     /// A target is outside the vocabulary, or a tensor operation failed.
-    pub fn loss(&self, hidden: &Tensor, targets: &[i64], divisor: f64) -> Result<Tensor> {
+    pub fn loss(&self, hidden: &Tensor, targets: &[i64], divisor: f64, pass: Pass<'_>) -> Result<Tensor> {
         if self.head.has_delta() {
             // An adapter on the head changes the logits, so they have to exist.
-            return Ok(cross_entropy(&self.logits(hidden, Pass::default())?, targets, divisor)?);
+            return Ok(cross_entropy(&self.logits(hidden, pass)?, targets, divisor)?);
         }
         Ok(head_cross_entropy(hidden, &self.head_weight(), targets, divisor)?)
     }
 
-    /// Forward and backward of a batch; gradients are added to the parameters. Returns the loss.
+    /// Forward and backward of a batch; gradients are added to the parameters. Returns the loss. A batch without any target adds
+    /// nothing.
     ///
     /// With `checkpointing`, only the blocks' inputs are kept, and each block is computed again in the backward pass:
     /// the peak is then that of one block. Dropout repeats, because the random source is put back for the second pass.
     ///
     /// # Errors
-    /// As [`Self::loss`]; a batch without any target.
+    /// As [`Self::loss`].
     pub fn loss_backward(
         &self,
         batch: &TokenBatch,
@@ -320,12 +321,11 @@ impl Decoder {
     fn both_passes(&self, batch: &TokenBatch, targets: &[i64], divisor: f64, pass: Pass<'_>, checkpointing: bool) -> Result<f64> {
         debug_assert_eq!(targets.len(), batch.len());
         if targets.iter().all(|t| *t == IGNORE_INDEX) {
-            // Nothing is learned from it, and every trainable parameter still gets a gradient: zero.
-            return self.zero_gradients().map(|()| 0.0);
+            return Ok(0.0);
         }
         if !checkpointing {
             let hidden = self.hidden(batch, pass)?;
-            let (loss, gradient) = self.head_backward(&hidden, targets, divisor)?;
+            let (loss, gradient) = self.head_backward(&hidden, targets, divisor, pass)?;
             if hidden.track_op() {
                 crate::nn::backward(&(hidden * gradient)?.sum_all()?)?;
             }
@@ -341,10 +341,10 @@ impl Decoder {
             let next = crate::nn::no_grad(|| block.forward(last, &shared, None))?;
             inputs.push(next);
         }
-        let after = pass.dropout.map(|r| r.borrow().clone());
         let last = leaf(inputs.pop())?;
         let hidden = self.normalised(&last)?;
-        let (loss, gradient) = self.head_backward(&hidden, targets, divisor)?;
+        let (loss, gradient) = self.head_backward(&hidden, targets, divisor, pass)?;
+        let after = pass.dropout.map(|r| r.borrow().clone());
         let mut gradient = backward_to(&(hidden * gradient)?.sum_all()?, &last)?;
         for (block, state) in self.blocks.iter().zip(states).rev() {
             let input = leaf(inputs.pop())?;
@@ -368,21 +368,14 @@ impl Decoder {
     }
 
     /// The loss and its gradient by the hidden states; adds to the head's gradients.
-    fn head_backward(&self, hidden: &Tensor, targets: &[i64], divisor: f64) -> Result<(f64, Tensor)> {
+    fn head_backward(&self, hidden: &Tensor, targets: &[i64], divisor: f64, pass: Pass<'_>) -> Result<(f64, Tensor)> {
         if !self.head.has_delta() {
             return Ok(head_loss_and_gradient(hidden, &self.head_weight(), targets, divisor)?);
         }
         let leaf = leaf(Some(hidden.detach()))?;
-        let loss = self.loss(&leaf, targets, divisor)?;
+        let loss = self.loss(&leaf, targets, divisor, pass)?;
         let gradient = backward_to(&loss, &leaf)?;
         Ok((f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?), gradient))
-    }
-
-    fn zero_gradients(&self) -> Result<()> {
-        for (_, parameter) in self.named_parameters().into_iter().filter(|(_, p)| p.requires_grad() && !p.has_grad()) {
-            parameter.accumulate(&parameter.value().zeros_like()?)?;
-        }
-        Ok(())
     }
 }
 
@@ -442,7 +435,7 @@ pub fn negative_log_likelihood(decoder: &Decoder, sequences: &[&[u32]]) -> Resul
     }
     let loss = || {
         let hidden = decoder.hidden(&tokens, Pass::default())?;
-        let loss = decoder.loss(&hidden, &targets, 1.0)?;
+        let loss = decoder.loss(&hidden, &targets, 1.0, Pass::default())?;
         Ok((f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?), count))
     };
     crate::nn::no_grad(|| team::with(loss))

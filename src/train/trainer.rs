@@ -185,7 +185,7 @@ impl Trainer<'_> {
                 }
                 control.check()?;
                 let rate = updater.lr();
-                let (loss, tokens) = self.gradients(&group?, progress.step, rate)?;
+                let (loss, tokens) = self.gradients(&group?, &run.parameters, progress.step, rate)?;
                 // A norm is finite exactly when every element is: one pass both measures and checks.
                 let norm = grad_norm(&run.parameters)?;
                 if !norm.is_finite() || run.parameters.iter().any(|p| !p.has_grad()) {
@@ -245,7 +245,8 @@ impl Trainer<'_> {
                 continue;
             }
             let loss = crate::nn::no_grad(|| -> Result<f32> {
-                let loss = decoder.loss(&decoder.hidden(&batch, Pass::default())?, &targets, count as f64)?;
+                let pass = Pass::default();
+                let loss = decoder.loss(&decoder.hidden(&batch, pass)?, &targets, count as f64, pass)?;
                 Ok(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?)
             })?;
             sum += f64::from(loss) * rows.len() as f64;
@@ -256,9 +257,9 @@ impl Trainer<'_> {
         }
     }
 
-    /// Gradients of one optimiser step, from its micro batches' examples; returns its loss, the mean over all their targets, and
-    /// its number of tokens.
-    fn gradients(&self, group: &[Vec<Cow<'_, Encoded>>], step: u64, rate: f64) -> Result<(f64, u64)> {
+    /// Gradients of one optimiser step by the parameters that train, from its micro batches' examples; returns its loss, the mean over
+    /// all their targets, and its number of tokens.
+    fn gradients(&self, group: &[Vec<Cow<'_, Encoded>>], parameters: &[Parameter], step: u64, rate: f64) -> Result<(f64, u64)> {
         let decoder: &Decoder = self.model.model().decoder();
         // One generator a step: a run that is resumed draws what it would have drawn.
         let random = RefCell::new(Random::new(self.args.seed.wrapping_mul(1_000_003).wrapping_add(step)));
@@ -270,6 +271,12 @@ impl Trainer<'_> {
             let divisor = count.max(1) as f64;
             loss += decoder.loss_backward(batch, targets, divisor, pass, self.args.gradient_checkpointing)?;
             tokens += batch.len() as u64;
+        }
+        if count == 0 {
+            // Nothing is learned from such a step, and whatever trains still has a gradient: zero.
+            for parameter in parameters {
+                parameter.accumulate(&parameter.value().zeros_like()?)?;
+            }
         }
         if let Some(regularizer) = self.regularizer {
             let penalty = regularizer.penalty()?;
@@ -363,7 +370,7 @@ fn mean_loss_unrecorded(decoder: &Decoder, rows: &[Encoded], control: &Control) 
             let mut caches = vec![prefix.clone(); rows.len()];
             decoder.hidden_cached(&batch, &mut caches.iter_mut().collect::<Vec<_>>())?
         };
-        sum += f64::from(decoder.loss(&hidden, &targets, 1.0)?.to_dtype(DType::F32)?.to_scalar::<f32>()?);
+        sum += f64::from(decoder.loss(&hidden, &targets, 1.0, Pass::default())?.to_dtype(DType::F32)?.to_scalar::<f32>()?);
         count += targets.iter().filter(|target| **target != IGNORE_INDEX).count();
     }
     if count == 0 {
