@@ -1,6 +1,9 @@
 //! The decoder against PyTorch: logits, loss, every gradient and greedy continuations of tiny random models of every family.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod apart;
+
+use apart::difference;
 use candle_core::{DType, Device, Tensor};
 use ftrepl::control::Control;
 use ftrepl::model::batch::shifted_targets;
@@ -56,13 +59,6 @@ fn golden(name: &str) -> HashMap<String, Tensor> {
 
 fn decoder(name: &str, dtype: Option<DType>) -> Decoder {
     Decoder::load(&Source::open(&folder(name)).unwrap(), dtype, &Device::Cpu).unwrap()
-}
-
-/// Largest difference relative to the largest value.
-fn difference(a: &Tensor, b: &Tensor) -> f32 {
-    assert_eq!(a.dims(), b.dims());
-    let largest = b.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap().max(1e-6);
-    (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap() / largest
 }
 
 /// A batch of the golden file, whose tensors' names begin with `prefix`: rows cut to their real tokens.
