@@ -1,6 +1,9 @@
 //! Adapters against PEFT: names, counts, logits, gradients, files both ways, merging, taking off.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod apart;
+
+use apart::difference;
 use candle_core::{Device, Tensor};
 use ftrepl::adapter::{Adapter, LoraConfig, storage};
 use ftrepl::model::batch::shifted_targets;
@@ -25,12 +28,6 @@ fn golden() -> PathBuf {
 
 fn decoder(name: &str) -> Decoder {
     Decoder::load(&Source::open(&golden().join("tiny").join(name)).unwrap(), None, &Device::Cpu).unwrap()
-}
-
-fn difference(a: &Tensor, b: &Tensor) -> f32 {
-    assert_eq!(a.dims(), b.dims());
-    let largest = b.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap().max(1e-6);
-    (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap() / largest
 }
 
 struct Run {

@@ -253,6 +253,9 @@ fn batches_are_padded_on_the_right() {
     assert_eq!((batches[0].targets(), batches[0].tokens()), (6, 8));
     let shuffled = loader.clone().shuffled(42);
     assert_eq!(shuffled.order(1), loader.clone().shuffled(43).order(0));
+    let pass = |loader: &DataLoader| loader.next_epoch().map(|b| b.unwrap()).collect::<Vec<Batch>>();
+    let of_epoch = |epoch| shuffled.epoch(epoch).map(|b| b.unwrap()).collect::<Vec<Batch>>();
+    assert_eq!([pass(&shuffled), pass(&shuffled.clone()), pass(&shuffled)], [of_epoch(0), of_epoch(1), of_epoch(2)]);
     let mut even = loader.clone();
     even.drop_last = true;
     assert_eq!(even.epoch(0).count(), 1);

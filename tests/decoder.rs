@@ -1,6 +1,9 @@
 //! The decoder against PyTorch: logits, loss, every gradient and greedy continuations of tiny random models of every family.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod apart;
+
+use apart::difference;
 use candle_core::{DType, Device, Tensor};
 use ftrepl::control::Control;
 use ftrepl::model::batch::shifted_targets;
@@ -60,13 +63,6 @@ fn decoder(name: &str, dtype: Option<DType>) -> Decoder {
     Decoder::load(&Source::open(&folder(name)).unwrap(), dtype, &Device::Cpu).unwrap()
 }
 
-/// Largest difference relative to the largest value.
-fn difference(a: &Tensor, b: &Tensor) -> f32 {
-    assert_eq!(a.dims(), b.dims());
-    let largest = b.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap().max(1e-6);
-    (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap() / largest
-}
-
 /// A batch of the golden file, whose tensors' names begin with `prefix`: rows cut to their real tokens.
 fn batch(golden: &HashMap<String, Tensor>, prefix: &str) -> (TokenBatch, Vec<i64>, Vec<usize>) {
     let named = |name: &str| &golden[&format!("{prefix}{name}")];
@@ -91,7 +87,7 @@ fn check_logits(decoder: &Decoder, golden: &HashMap<String, Tensor>, prefix: &st
         start += length;
     }
     let count = targets.iter().filter(|t| **t >= 0).count() as f64;
-    let loss = decoder.loss(&hidden, &targets, count).unwrap().to_scalar::<f32>().unwrap();
+    let loss = decoder.loss(&hidden, &targets, count, Pass::default()).unwrap().to_scalar::<f32>().unwrap();
     let expected = golden[&format!("{prefix}loss")].to_vec1::<f32>().unwrap()[0];
     assert!((loss - expected).abs() < 1e-5, "{name} {prefix}: loss {loss}, expected {expected}");
 }

@@ -1,6 +1,9 @@
 //! Adapters on every family of models, against PEFT: logits, loss, gradients, ten steps of training, files both ways, merging.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod apart;
+
+use apart::difference;
 use candle_core::{Device, Tensor};
 use ftrepl::adapter::storage;
 use ftrepl::control::Control;
@@ -45,12 +48,6 @@ fn decoder(name: &str) -> Decoder {
 
 fn read(name: &str, file: &str) -> HashMap<String, Tensor> {
     candle_core::safetensors::load(folder(name).join(file), &Device::Cpu).unwrap()
-}
-
-fn difference(a: &Tensor, b: &Tensor) -> f32 {
-    assert_eq!(a.dims(), b.dims());
-    let largest = b.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap().max(1e-6);
-    (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap() / largest
 }
 
 struct Batch {

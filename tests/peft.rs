@@ -1,6 +1,9 @@
 //! What PEFT's LoRA can do besides, against its numbers: DoRA, biases, patterns, PiSSA, OLoRA, LoRA+, several adapters at once.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod apart;
+
+use apart::difference;
 use candle_core::{Device, Tensor};
 use ftrepl::adapter::peft::Own;
 use ftrepl::adapter::{Adapter, AttachOptions, Combination, CombineOptions, LoraConfig, ModelHandle, SaveOptions, storage};
@@ -66,12 +69,6 @@ fn handle(variant: &str) -> ModelHandle {
 
 fn read(path: &Path) -> HashMap<String, Tensor> {
     candle_core::safetensors::load(path, &Device::Cpu).unwrap()
-}
-
-fn difference(a: &Tensor, b: &Tensor) -> f32 {
-    assert_eq!(a.dims(), b.dims());
-    let largest = b.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap().max(1e-6);
-    (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap() / largest
 }
 
 fn bits(t: &Tensor) -> Vec<u32> {

@@ -2,6 +2,9 @@
 //! through an adapter alone.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod apart;
+
+use apart::difference;
 use candle_core::{Device, Tensor};
 use ftrepl::adapter::{LoraConfig, ModelHandle};
 use ftrepl::control::Control;
@@ -37,13 +40,6 @@ fn logits(model: &LanguageModel, sequences: &[&[u32]]) -> Tensor {
     let decoder = model.decoder();
     let hidden = decoder.hidden(&TokenBatch::new(sequences.iter().copied()), Pass::default()).unwrap();
     decoder.logits(&hidden, Pass::default()).unwrap().detach()
-}
-
-/// Largest difference relative to the largest value.
-fn difference(a: &Tensor, b: &Tensor) -> f32 {
-    assert_eq!(a.dims(), b.dims());
-    let largest = b.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap().max(1e-6);
-    (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap() / largest
 }
 
 fn values(tensor: &Tensor) -> Vec<f32> {

@@ -422,6 +422,50 @@ fn a_script_packs_rows() {
 }
 
 #[test]
+fn a_step_without_a_target_teaches_nothing_and_is_no_error() {
+    for lora in [false, true] {
+        let model = model();
+        if lora {
+            model.load_adapter(&golden("lora_init"), true).unwrap();
+        }
+        let mut rows = rows()[..2].to_vec();
+        rows.iter_mut().for_each(|row| row.labels.fill(-100));
+        let before = values(&model);
+        let args = TrainingArguments { per_device_train_batch_size: 1, num_train_epochs: 1.0, ..TrainingArguments::default() };
+        let (result, states) = train(&model, args, rows);
+        assert!(result.steps == 2 && states.iter().all(|state| state.loss == 0.0 && state.grad_norm == 0.0), "{states:?}");
+        assert_eq!(values(&model), before, "lora {lora}");
+    }
+}
+
+#[test]
+fn an_adapter_on_the_head_has_its_dropout() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut session = Session::builder().device("cpu").out(folder.path()).build().unwrap();
+    let mut loss = |modules: &str, dropout: f64, checkpointing: bool| {
+        let script = format!(
+            "manual_seed(0);
+            let model = get_peft_model(
+                AutoModelForCausalLM::from_pretrained(\"tiny-random\"),
+                LoraConfig(#{{ r: 4, target_modules: {modules}, lora_dropout: {dropout} }})
+            );
+            let args = TrainingArguments(#{{
+                max_steps: 5, learning_rate: 0.05, per_device_train_batch_size: 1, gradient_accumulation_steps: 2,
+                gradient_checkpointing: {checkpointing}
+            }});
+            let rows = [#{{ text: \"on the hill\" }}, #{{ text: \"there is a hill\" }}];
+            Trainer(#{{ model: model, args: args, train_dataset: rows }}).train().train_loss"
+        );
+        session.eval_line(&script).unwrap_or_else(|error| panic!("{error}")).as_float().unwrap()
+    };
+    let (without, with) = (loss("[\"lm_head\"]", 0.0, false), loss("[\"lm_head\"]", 0.9, false));
+    assert!((with - without).abs() > 1e-3, "{with} {without}");
+    let both = "[\"q_proj\", \"lm_head\"]";
+    let (whole, by_block) = (loss(both, 0.5, false), loss(both, 0.5, true));
+    assert!((whole - by_block).abs() < 1e-4, "{whole} {by_block}");
+}
+
+#[test]
 fn a_loss_that_is_no_number_stops_with_the_last_good_model() {
     let model = model();
     let args = TrainingArguments {

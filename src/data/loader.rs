@@ -5,6 +5,8 @@ use super::tokenize::{Encoded, IGNORE};
 use crate::error::{Error, Result};
 use crate::random::Random;
 use std::borrow::Cow;
+use std::cell::Cell;
+use std::rc::Rc;
 
 /// Rows of one length: row-major `[batch, seq]` arrays.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +85,8 @@ pub struct DataLoader {
     pub drop_last: bool,
     /// The token that fills up shorter rows.
     pub pad_id: u32,
+    /// Passes begun by [`Self::next_epoch`], of all clones together.
+    passes: Rc<Cell<u64>>,
 }
 
 impl DataLoader {
@@ -98,7 +102,7 @@ impl DataLoader {
         if batch_size == 0 {
             return Err(Error::argument("batch_size must be at least 1, but it is 0"));
         }
-        Ok(Self { rows, batch_size, shuffle: false, seed: 0, drop_last: false, pad_id })
+        Ok(Self { rows, batch_size, shuffle: false, seed: 0, drop_last: false, pad_id, passes: Rc::default() })
     }
 
     /// The same rows in an order of its own for every epoch.
@@ -146,6 +150,11 @@ impl DataLoader {
             };
             Some(collate(&rows, pad_id))
         })
+    }
+
+    /// As [`Self::epoch`], of the epoch after the one before: the first call gives epoch 0. For loops that do not count.
+    pub fn next_epoch(&self) -> impl Iterator<Item = Result<Batch>> + use<> {
+        self.epoch(self.passes.replace(self.passes.get() + 1))
     }
 }
 

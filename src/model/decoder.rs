@@ -302,14 +302,14 @@ impl Decoder {
     }
 
     /// The loss of a batch: the sum of the targets' negative log-likelihoods, in nats, divided by `divisor`; a scalar.
-    /// `targets` are already shifted ([`batch::shifted_targets`]).
+    /// `targets` are already shifted ([`batch::shifted_targets`]); `pass` is that of the hidden states, for an adapter on the head.
     ///
     /// # Errors
     /// A target is outside the vocabulary, or a tensor operation failed.
-    pub fn loss(&self, hidden: &Tensor, targets: &[i64], divisor: f64) -> Result<Tensor> {
+    pub fn loss(&self, hidden: &Tensor, targets: &[i64], divisor: f64, pass: Pass<'_>) -> Result<Tensor> {
         if self.head.has_delta() {
             // An adapter on the head changes the logits, so they have to exist.
-            return Ok(cross_entropy(&self.logits(hidden, Pass::default())?, targets, divisor)?);
+            return Ok(cross_entropy(&self.logits(hidden, pass)?, targets, divisor)?);
         }
         Ok(head_cross_entropy(hidden, &self.head_weight(), targets, divisor)?)
     }
@@ -347,7 +347,7 @@ impl Decoder {
         }
         if !checkpointing {
             let hidden = self.hidden(batch, pass)?;
-            let (loss, gradient) = self.head_backward(&hidden, targets, divisor)?;
+            let (loss, gradient) = self.head_backward(&hidden, targets, divisor, pass)?;
             if hidden.track_op() {
                 crate::nn::backward(&(hidden * gradient)?.sum_all()?)?;
             }
@@ -363,10 +363,10 @@ impl Decoder {
             let next = crate::nn::no_grad(|| block.forward(last, &shared, None))?;
             inputs.push(next);
         }
-        let after = pass.dropout.map(|r| r.borrow().clone());
         let last = leaf(inputs.pop())?;
         let hidden = self.normalised(&last)?;
-        let (loss, gradient) = self.head_backward(&hidden, targets, divisor)?;
+        let (loss, gradient) = self.head_backward(&hidden, targets, divisor, pass)?;
+        let after = pass.dropout.map(|r| r.borrow().clone());
         let mut gradient = backward_to(&(hidden * gradient)?.sum_all()?, &last)?;
         for (block, state) in self.blocks.iter().zip(states).rev() {
             let input = leaf(inputs.pop())?;
@@ -390,12 +390,12 @@ impl Decoder {
     }
 
     /// The loss and its gradient by the hidden states; adds to the head's gradients.
-    fn head_backward(&self, hidden: &Tensor, targets: &[i64], divisor: f64) -> Result<(Loss, Tensor)> {
+    fn head_backward(&self, hidden: &Tensor, targets: &[i64], divisor: f64, pass: Pass<'_>) -> Result<(Loss, Tensor)> {
         if !self.head.has_delta() {
             return Ok(head_loss_and_gradient(hidden, &self.head_weight(), targets, divisor)?);
         }
         let leaf = leaf(Some(hidden.detach()))?;
-        let loss = self.loss(&leaf, targets, divisor)?;
+        let loss = self.loss(&leaf, targets, divisor, pass)?;
         let gradient = backward_to(&loss, &leaf)?;
         Ok((Loss::OnDevice(loss.detach()), gradient))
     }
@@ -475,7 +475,7 @@ pub fn negative_log_likelihood(decoder: &Decoder, sequences: &[&[u32]]) -> Resul
         return Ok((0.0, 0));
     }
     let loss = || {
-        let loss = decoder.loss(&decoder.hidden_apart(&tokens)?, &targets, 1.0)?;
+        let loss = decoder.loss(&decoder.hidden_apart(&tokens)?, &targets, 1.0, Pass::default())?;
         Ok((f64::from(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?), count))
     };
     crate::nn::no_grad(|| team::with(loss))

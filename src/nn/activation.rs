@@ -67,7 +67,8 @@ impl Activation {
             }
             Self::Silu => (x * Self::Sigmoid.composed(x)?)?,
             Self::Tanh => x.tanh()?,
-            Self::Sigmoid => (x.neg()?.exp()? + 1.0)?.recip()?,
+            // exp(min(x, 0)) / (1 + exp(-|x|)): exp(-x) alone grows beyond all numbers, and candle's gradient is then none.
+            Self::Sigmoid => (x.minimum(0f64)?.exp()? / (Self::Abs.composed(x)?.neg()?.exp()? + 1.0)?)?,
             Self::Abs => (x * x.sign()?.detach())?,
         })
     }
@@ -176,7 +177,7 @@ mod tests {
 
     #[test]
     fn fused_equals_composed() {
-        let values: Vec<f32> = vec![-6.0, -2.5, -1.0, -0.1, 0.1, 0.5, 1.0, 2.5, 6.0];
+        let values: Vec<f32> = vec![-500.0, -6.0, -2.5, -1.0, -0.1, 0.0, 0.1, 0.5, 1.0, 2.5, 6.0, 500.0];
         for function in [
             Activation::Relu,
             Activation::Gelu,

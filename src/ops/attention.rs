@@ -12,7 +12,7 @@ use super::exp::{exp, tanh, vectorised};
 use super::matrix::{Head, head_mix, head_mix_transposed, head_scores};
 use super::parallel;
 use crate::autograd::buffer::zeroed;
-use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp3, D, DType, Layout, Result, Shape, Tensor};
 use std::sync::{Arc, Mutex};
 
 /// Queries whose scores are held at once.
@@ -104,7 +104,8 @@ impl AttentionSpec {
         })
     }
 
-    fn check(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<()> {
+    /// Whether tensors of these shapes can attend so.
+    pub(super) fn check(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<()> {
         let tokens: usize = self.segments.iter().sum();
         let fits = q.dims() == [tokens, self.heads * self.head_dim]
             && k.dims() == [tokens, self.kv_heads * self.head_dim]
@@ -169,14 +170,15 @@ fn composed(q: &Tensor, k: &Tensor, v: &Tensor, spec: &AttentionSpec, masks: Opt
             let (from, to) = spec.visible(positions, i);
             (0..length).map(move |j| if (from..to).contains(&j) { 0.0 } else { f32::NEG_INFINITY })
         });
-        let mask = Tensor::from_iter(mask, q.device())?.reshape((1, length, length))?.to_dtype(q.dtype())?;
-        let mut scores = (q.matmul(&k.transpose(1, 2)?)? * f64::from(spec.scale))?;
+        let mask = Tensor::from_iter(mask, q.device())?.reshape((1, length, length))?;
+        // In f32 whatever the dtype, as transformers takes the softmax: a long row's sum loses its digits in 16 bits.
+        let mut scores = (q.matmul(&k.transpose(1, 2)?)?.to_dtype(DType::F32)? * f64::from(spec.scale))?;
         if let Some(cap) = spec.softcap.map(f64::from) {
             scores = ((scores / cap)?.tanh()? * cap)?;
         }
         let scores = scores.broadcast_add(&mask)?;
         let shifted = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
-        let mut weights = shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)?;
+        let mut weights = shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)?.to_dtype(q.dtype())?;
         if let Some(masks) = masks {
             weights = super::dropout::masked(&weights, masks(weights.elem_count()))?;
         }
@@ -405,6 +407,7 @@ mod tests {
     use crate::autograd::{Parameter, backward};
     use crate::ops::check::{difference, tensor};
     use crate::ops::with_fused;
+    use candle_core::Device;
 
     fn spec(heads: usize, kv_heads: usize, head_dim: usize, window: Option<usize>, segments: &[usize]) -> AttentionSpec {
         let positions = segments.iter().flat_map(|n| 0..*n as u32).collect();
@@ -422,6 +425,14 @@ mod tests {
             let grads = [&q, &k, &v].map(|p| p.grad().unwrap().unwrap());
             std::iter::once(y.detach()).chain(grads).collect()
         })
+    }
+
+    #[test]
+    fn the_weights_of_a_long_text_add_up_in_half_precision() {
+        let all = |value: f32| Tensor::full(value, (600, 2), &Device::Cpu).unwrap().to_dtype(DType::BF16).unwrap();
+        let y = attention(&all(0.0), &all(1.0), &all(1.0), spec(1, 1, 2, None, &[600])).unwrap();
+        let last = y.to_dtype(DType::F32).unwrap().to_vec2::<f32>().unwrap().pop().unwrap();
+        assert!(last.iter().all(|v| (v - 1.0).abs() < 0.02), "{last:?}");
     }
 
     #[test]

@@ -55,6 +55,10 @@ pub fn cached_attention(
     layer: usize,
     caches: &mut [&mut KvCache],
 ) -> Result<Tensor> {
+    spec.check(q, k, v)?;
+    if caches.len() != spec.segments.len() {
+        candle_core::bail!("attention: {} caches for {} sequences", caches.len(), spec.segments.len());
+    }
     // The cache lives on the host in f32: on other devices this costs a transfer a step, and nothing else.
     let host = |t: &Tensor| t.to_device(&candle_core::Device::Cpu)?.to_dtype(candle_core::DType::F32)?.contiguous();
     let (host_q, host_k, host_v) = (host(q)?, host(k)?, host(v)?);

@@ -128,6 +128,9 @@ pub(super) fn times_weight(g: &[f32], weight: Weight<'_>, out: &mut [f32], add: 
     if !add {
         out.fill(0.0);
     }
+    if out.is_empty() {
+        return true;
+    }
     if parts == 1 {
         sum_part(0, out);
         return true;
@@ -329,7 +332,7 @@ mod tests {
     #[test]
     fn odd_sizes_equal_the_definition() {
         for (rows, inputs, outputs) in
-            [(1, 1, 1), (1, 100, 33), (2, 7, 3), (5, 64, 300), (7, 130, 9), (13, 31, 513), (16, 17, 70), (17, 9, 40)]
+            [(0, 3, 300), (1, 1, 1), (1, 100, 33), (2, 7, 3), (5, 64, 300), (7, 130, 9), (13, 31, 513), (16, 17, 70), (17, 9, 40)]
         {
             let dims = Dims { rows, inputs, outputs };
             let (x, g, w) = (values(rows * inputs, 1), values(rows * outputs, 4), values(outputs * inputs, 2));

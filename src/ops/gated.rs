@@ -63,13 +63,14 @@ pub fn activate(activation: Activation, x: &Tensor) -> Result<Tensor> {
 fn composed(activation: Activation, x: &Tensor) -> Result<Tensor> {
     match activation {
         Activation::Silu => x.silu(),
-        // x sigmoid(2u) is x (1 + tanh(u)) / 2.
+        // x (1 + tanh(u)) / 2 is x sigmoid(2u); of a sigmoid made of exp, candle's gradient is 0 times infinity for large -u.
         Activation::GeluTanh => {
-            let doubled = ((x + (x.sqr()? * x)?.affine(f64::from(CUBE), 0.0)?)? * f64::from(DOUBLED_SCALE))?;
-            x * (doubled.neg()?.exp()? + 1.0)?.recip()?
+            let u = ((x + (x.sqr()? * x)?.affine(f64::from(CUBE), 0.0)?)? * f64::from(0.5 * DOUBLED_SCALE))?;
+            x * (u.tanh()? + 1.0)?.affine(0.5, 0.0)?
         }
         Activation::Gelu => x * ((x / std::f64::consts::SQRT_2)?.erf()? + 1.0)?.affine(0.5, 0.0)?,
-        Activation::Relu => x.relu(),
+        // candle's own has the derivative 1 at 0.
+        Activation::Relu => x * x.gt(&x.zeros_like()?)?.to_dtype(x.dtype())?,
     }
 }
 
@@ -261,6 +262,22 @@ mod tests {
                     assert!(difference(a, b) < 1e-5, "{activation:?} {shape:?}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn far_from_zero_and_at_zero_gradients_are_finite_and_the_same() {
+        for activation in ALL {
+            let run = |fused| {
+                with_fused(fused, || {
+                    let values =
+                        Tensor::new(&[-500f32, -30.0, -12.0, 0.0, 12.0, 30.0, 500.0], &candle_core::Device::Cpu).unwrap();
+                    let x = Parameter::new(&values).unwrap();
+                    backward(&activate(activation, &x.tensor()).unwrap().sum_all().unwrap()).unwrap();
+                    x.grad().unwrap().unwrap()
+                })
+            };
+            assert!(difference(&run(true), &run(false)) < 1e-5, "{activation:?}");
         }
     }
 

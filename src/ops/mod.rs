@@ -123,7 +123,7 @@ pub(crate) mod check {
         let (a, b) = (a.flatten_all().unwrap(), b.flatten_all().unwrap());
         let (a, b) = (a.to_vec1::<f32>().unwrap(), b.to_vec1::<f32>().unwrap());
         let largest = b.iter().fold(1e-6f32, |m, v| m.max(v.abs()));
-        assert!(a.iter().all(|v| v.is_finite()));
+        assert!(a.iter().chain(&b).all(|v| v.is_finite()));
         a.iter().zip(&b).fold(0f32, |m, (x, y)| m.max((x - y).abs())) / largest
     }
 }

@@ -47,9 +47,11 @@ thread_local! {
     static TEAM: Cell<Option<*const Team>> = const { Cell::new(None) };
 }
 
-/// Runs `work` with the pool's other threads awake for [`run`]. Inside another one nothing changes.
+/// Runs `work` with the pool's other threads awake for [`run`]. Inside another one nothing changes, and neither does it on a thread
+/// outside the pool: what that shares out by rayon itself (candle's products, gemm's) would wait for ever for a thread of the pool.
 pub(crate) fn with<T>(work: impl FnOnce() -> T) -> T {
-    if rayon::current_num_threads() == 1 || TEAM.with(Cell::get).is_some() || super::parallel::inside() {
+    let outside = rayon::current_thread_index().is_none();
+    if outside || rayon::current_num_threads() == 1 || TEAM.with(Cell::get).is_some() || super::parallel::inside() {
         return work();
     }
     let team = Team::default();
@@ -147,36 +149,55 @@ impl Team {
 mod tests {
     use super::*;
 
+    /// Runs a test on a thread of a pool of its own.
+    fn in_pool(threads: usize, test: impl FnOnce() + Send) {
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(test);
+    }
+
     #[test]
     fn every_index_is_run_once_in_many_operations() {
-        assert!(!run(3, &|_| ()));
-        with(|| {
-            for count in (0..2000).map(|i| i % 37) {
-                let seen: Vec<AtomicUsize> = (0..count).map(|_| AtomicUsize::new(0)).collect();
-                let done = run(count, &|index| {
-                    seen[index].fetch_add(1, Ordering::Relaxed);
-                });
-                assert_eq!(done, rayon::current_num_threads() > 1);
-                assert!(!done || seen.iter().all(|n| n.load(Ordering::Relaxed) == 1));
-            }
-            // Within another, and in an operation, it stays the same team.
-            with(|| run(2, &|_| assert!(super::super::parallel::inside())));
-        });
-        assert!(!run(3, &|_| ()));
+        let check = || {
+            assert!(!run(3, &|_| ()));
+            with(|| {
+                for count in (0..2000).map(|i| i % 37) {
+                    let seen: Vec<AtomicUsize> = (0..count).map(|_| AtomicUsize::new(0)).collect();
+                    let done = run(count, &|index| {
+                        seen[index].fetch_add(1, Ordering::Relaxed);
+                    });
+                    assert_eq!(done, rayon::current_num_threads() > 1);
+                    assert!(!done || seen.iter().all(|n| n.load(Ordering::Relaxed) == 1));
+                }
+                // Within another, and in an operation, it stays the same team.
+                with(|| run(2, &|_| assert!(super::super::parallel::inside())));
+            });
+            assert!(!run(3, &|_| ()));
+        };
+        in_pool(1, check);
+        in_pool(2, check);
+    }
+
+    #[test]
+    fn what_rayon_shares_out_within_a_team_is_done() {
+        use rayon::prelude::*;
+        let sum = || with(|| (0..1000u64).into_par_iter().sum::<u64>());
+        assert_eq!(sum(), 499_500);
+        in_pool(2, || assert_eq!(sum(), 499_500));
     }
 
     #[test]
     fn a_panic_comes_back_and_leaves_nobody_waiting() {
-        for _ in 0..20 {
-            let caught = std::panic::catch_unwind(|| {
-                with(|| {
-                    if !run(64, &|index| assert_ne!(index, 40, "on purpose")) {
-                        panic!("a single thread");
-                    }
+        in_pool(2, || {
+            for _ in 0..20 {
+                let caught = std::panic::catch_unwind(|| {
+                    with(|| {
+                        if !run(64, &|index| assert_ne!(index, 40, "on purpose")) {
+                            panic!("a single thread");
+                        }
+                    });
                 });
-            });
-            assert!(caught.is_err());
-        }
-        with(|| run(8, &|_| ()));
+                assert!(caught.is_err());
+            }
+            with(|| run(8, &|_| ()));
+        });
     }
 }

@@ -92,8 +92,9 @@ mod functions {
     }
 
     /// Rows of a data set as batches of tokens. Options: `tokenizer` (required), `batch_size` (1), `shuffle` (false), `seed` (default: the
-    /// session's next random number), `max_length`, `drop_last` (false). The rows may be a stream, which has an order of its own. Each batch is a map with `input_ids`, `attention_mask` and
-    /// `labels`, arrays of rows padded on the right.
+    /// session's next random number), `max_length`, `drop_last` (false). The rows may be a stream, which has an order of its own. Each
+    /// batch is a map with `input_ids`, `attention_mask` and `labels`, arrays of rows padded on the right. With `shuffle` every `for` loop
+    /// over the loader has another order.
     ///
     /// ```rhai
     /// let tokenizer = AutoTokenizer::from_pretrained("tiny-random");
@@ -253,7 +254,7 @@ pub fn register(engine: &mut Registry<'_>) {
     engine.register_type_with_name::<DataLoader>("DataLoader");
     let mut module = exported_module!(functions);
     module.set_iter_result(TypeId::of::<DataLoader>(), |value: Dynamic| {
-        let batches = value.cast::<DataLoader>().epoch(0);
+        let batches = value.cast::<DataLoader>().next_epoch();
         Box::new(batches.map(|batch| batch.script().map(|batch| Dynamic::from_map(batch_map(&batch)))))
     });
     engine.register_global_module(module.into());

@@ -117,9 +117,9 @@ pub(super) fn forward(call: &NativeCallContext, model: &ModelHandle, ids: &Dynam
         }
         let narrow: Vec<Vec<u32>> = rows.iter().map(|r| r.iter().map(|id| *id as u32).collect()).collect();
         let batch = TokenBatch::masked(&narrow, &masks)?;
-        let dropout = model.model().training().then_some(&session.random);
+        let pass = Pass { dropout: model.model().training().then_some(&session.random) };
         let decoder = model.model().decoder();
-        let hidden = decoder.hidden(&batch, Pass { dropout })?;
+        let hidden = decoder.hidden(&batch, pass)?;
         let loss = match &labels {
             None => None,
             Some(labels) => {
@@ -137,7 +137,7 @@ pub(super) fn forward(call: &NativeCallContext, model: &ModelHandle, ids: &Dynam
                 if count == 0 {
                     return Err(Error::argument("forward: no label carries loss; all are -100 or each row has one token"));
                 }
-                Some(decoder.loss(&hidden, &targets, count as f64)?)
+                Some(decoder.loss(&hidden, &targets, count as f64, pass)?)
             }
         };
         Ok(ForwardOutput { model: model.clone(), hidden, masks, loss })

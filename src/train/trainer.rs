@@ -284,7 +284,8 @@ impl Trainer<'_> {
                 continue;
             }
             let loss = crate::nn::no_grad(|| -> Result<f32> {
-                let loss = decoder.loss(&decoder.hidden(&batch, Pass::default())?, &targets, count as f64)?;
+                let pass = Pass::default();
+                let loss = decoder.loss(&decoder.hidden(&batch, pass)?, &targets, count as f64, pass)?;
                 Ok(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?)
             })?;
             sum += f64::from(loss) * rows.len() as f64;
@@ -295,8 +296,8 @@ impl Trainer<'_> {
         }
     }
 
-    /// Gradients of one optimiser step, from its micro batches' examples; returns its loss, the mean over all their targets, and
-    /// its number of tokens.
+    /// Gradients of one optimiser step by the parameters that train, from its micro batches' examples; returns its loss, the mean over
+    /// all their targets, and its number of tokens.
     fn gradients(&self, group: &[Vec<Cow<'_, Encoded>>], parameters: &[Parameter], step: u64, rate: f64) -> Result<(Loss, u64)> {
         let decoder: &Decoder = self.model.model().decoder();
         // One generator a step: a run that is resumed draws what it would have drawn.
@@ -398,7 +399,7 @@ fn mean_loss_unrecorded(decoder: &Decoder, rows: &[Encoded], control: &Control) 
             let mut caches = vec![prefix.clone(); rows.len()];
             decoder.hidden_cached(&batch, &mut caches.iter_mut().collect::<Vec<_>>())?
         };
-        sum += f64::from(decoder.loss(&hidden, &targets, 1.0)?.to_dtype(DType::F32)?.to_scalar::<f32>()?);
+        sum += f64::from(decoder.loss(&hidden, &targets, 1.0, Pass::default())?.to_dtype(DType::F32)?.to_scalar::<f32>()?);
         count += targets.iter().filter(|target| **target != IGNORE_INDEX).count();
     }
     if count == 0 {
