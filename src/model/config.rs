@@ -15,6 +15,9 @@ use candle_core::DType;
 use serde_json::Value;
 use std::path::Path;
 
+/// No model has more layers: what is made for each of them must not take all memory because a file is damaged.
+const MOST_LAYERS: usize = 10_000;
+
 /// What is known of a model's architecture before its weights are read.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
@@ -195,6 +198,10 @@ fn read(f: &Fields<'_>, family: Family) -> Result<ModelConfig> {
     };
     let hidden_size = size("hidden_size", "n_embd", 2304)?;
     let num_hidden_layers = size("num_hidden_layers", "n_layer", 26)?;
+    if num_hidden_layers > MOST_LAYERS {
+        let message = format!("expected at most {MOST_LAYERS}, found {num_hidden_layers}");
+        return Err(f.wrong(named("num_hidden_layers", "n_layer"), message));
+    }
     let num_attention_heads = size("num_attention_heads", "n_head", 8)?;
     let intermediate_size = match (family, f.optional_size(named("intermediate_size", "n_inner"))?) {
         (_, Some(size)) => size,

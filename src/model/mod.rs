@@ -14,6 +14,8 @@ pub mod generate;
 pub mod gguf;
 mod gguf_config;
 mod gguf_export;
+mod gguf_header;
+mod gguf_metadata;
 mod gguf_names;
 mod gguf_sentencepiece;
 mod gguf_tokenizer;
