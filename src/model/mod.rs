@@ -14,6 +14,7 @@ pub mod generate;
 pub mod gguf;
 mod gguf_config;
 mod gguf_export;
+mod gguf_export_tokenizer;
 mod gguf_header;
 mod gguf_metadata;
 mod gguf_names;
