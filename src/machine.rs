@@ -3,6 +3,8 @@
 //! `FTREPL_MEMORY_LIMIT` ("2GB", "500MB", "1.5GiB") says how much the process may use instead of asking the system;
 //! `FTREPL_MEMORY_CHECK=off` lets work start that is known not to fit.
 
+use crate::error::{Error, Result};
+
 /// Resident memory now and at its highest, in MB of a million bytes.
 pub fn resident_memory() -> (f64, f64) {
     #[cfg(target_os = "linux")]
@@ -30,17 +32,35 @@ pub fn resident_memory() -> (f64, f64) {
 
 /// The bytes that this process can still take, beside what it has: what `FTREPL_MEMORY_LIMIT` leaves, else the least of what the
 /// system and the control groups that the process is in have free. `None` where the system does not say.
-pub fn available_memory() -> Option<u64> {
-    let limit = std::env::var("FTREPL_MEMORY_LIMIT").ok().and_then(|text| parse_size(&text));
-    match limit {
-        Some(limit) => Some(limit.saturating_sub((resident_memory().0 * 1e6) as u64)),
-        None => system_memory(),
+///
+/// # Errors
+/// `FTREPL_MEMORY_LIMIT` is no number of bytes.
+pub fn available_memory() -> Result<Option<u64>> {
+    let Some(text) = variable("FTREPL_MEMORY_LIMIT") else { return Ok(system_memory()) };
+    match parse_size(&text) {
+        Some(limit) => Ok(Some(limit.saturating_sub((resident_memory().0 * 1e6) as u64))),
+        None => Err(Error::argument(format!(
+            "FTREPL_MEMORY_LIMIT must be a number of bytes such as \"8GB\", \"500MB\" or \"1.5GiB\", but it is \"{text}\"; \
+             unset it to ask the system"
+        ))),
     }
 }
 
 /// Whether work that does not fit is refused: not with `FTREPL_MEMORY_CHECK=off`.
-pub fn checks_memory() -> bool {
-    std::env::var("FTREPL_MEMORY_CHECK").map_or(true, |value| value != "off")
+///
+/// # Errors
+/// `FTREPL_MEMORY_CHECK` is neither "on" nor "off".
+pub fn checks_memory() -> Result<bool> {
+    match variable("FTREPL_MEMORY_CHECK").as_deref() {
+        None | Some("on") => Ok(true),
+        Some("off") => Ok(false),
+        Some(other) => Err(Error::argument(format!("FTREPL_MEMORY_CHECK must be \"on\" or \"off\", but it is \"{other}\""))),
+    }
+}
+
+/// A variable of the environment; one that is empty counts as unset.
+fn variable(name: &str) -> Option<String> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(|value| value.to_string_lossy().into_owned())
 }
 
 /// A number of bytes as people write it: "573 MB", "26.2 GB".
@@ -69,6 +89,7 @@ fn parse_size(text: &str) -> Option<u64> {
         "kib" => 1024.0,
         "mib" => 1024.0 * 1024.0,
         "gib" => 1024.0 * 1024.0 * 1024.0,
+        "tib" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
         _ => return None,
     };
     Some((number * unit) as u64)
@@ -143,6 +164,7 @@ mod tests {
     fn sizes_are_read_and_written_as_people_do() {
         let read = ["2GB", "500 MB", "1.5GiB", "1000", "2 parsecs", "GB"].map(parse_size);
         assert_eq!(read, [Some(2_000_000_000), Some(500_000_000), Some(1_610_612_736), Some(1000), None, None]);
+        assert_eq!(["1.5.2GB", "-1GB", "1e9", "0x10", ".", "inf"].map(parse_size), [None; 6]);
         let written = [12_300, 573_400_000, 999_600_000, 26_240_000_000, 140_000_000_000].map(readable_size);
         assert_eq!(written, ["12 kB", "573 MB", "1.0 GB", "26.2 GB", "140 GB"]);
     }
@@ -150,6 +172,6 @@ mod tests {
     #[test]
     #[cfg(target_os = "linux")]
     fn the_system_says_what_is_left() {
-        assert!(available_memory().is_some_and(|bytes| bytes > 1_000_000));
+        assert!(available_memory().unwrap().is_some_and(|bytes| bytes > 1_000_000));
     }
 }

@@ -86,7 +86,7 @@ fn the_pages_of_the_reference_are_current() {
         let name = entry.unwrap().file_name().to_string_lossy().into_owned();
         assert!(known.contains(&name.as_str()), "docs/reference/{name} belongs to no chapter");
     }
-    // Every function stands in exactly one of them.
+    // Every function stands in one of them.
     for entry in ftrepl::script::docs::render::listed(&reference()) {
         let heading = format!("### {}\n", entry.name);
         let places = pages.iter().filter(|(_, text)| text.contains(&heading)).count();

@@ -12,6 +12,7 @@ use ftrepl::model::generate::{Generation, generate};
 use ftrepl::model::gguf_write::{GgufDtype, save_gguf};
 use ftrepl::model::lm::LanguageModel;
 use ftrepl::model::projection::Pass;
+use ftrepl::model::rope::Rope;
 use ftrepl::model::sampling::Sampling;
 use ftrepl::model::{Decoder, Source, TokenBatch};
 use ftrepl::ops::gpu::with_tensors_on_cpu;
@@ -240,4 +241,68 @@ fn models_written_as_gguf_come_back() {
         save_gguf(&model, &half, GgufDtype::from_name("q8_0").unwrap()).unwrap();
         assert!(half.metadata().unwrap().len() < path.metadata().unwrap().len() / 2, "{name}");
     }
+}
+
+/// A copy of a model with other fields in its configuration.
+fn changed(name: &str, fields: &serde_json::Value) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    std::fs::copy(folder(name).join("model.safetensors"), copy.path().join("model.safetensors")).unwrap();
+    let mut config = ftrepl::model::config::read_json(&folder(name).join("config.json")).unwrap();
+    for (key, value) in fields.as_object().unwrap() {
+        config[key] = value.clone();
+    }
+    std::fs::write(copy.path().join("config.json"), config.to_string()).unwrap();
+    copy
+}
+
+/// What of rotary embeddings a GGUF file has a field for comes back; what it has none for is refused.
+#[test]
+fn rotary_embeddings_in_gguf_files_are_kept_or_refused() {
+    use serde_json::json;
+    let write = |name: &str, fields: &serde_json::Value| -> ftrepl::Result<(Vec<Rope>, Vec<Rope>)> {
+        let source = changed(name, fields);
+        let model = LanguageModel::load(name, source.path(), None, &Device::Cpu)?;
+        let path = source.path().join("model.gguf");
+        save_gguf(&model, &path, GgufDtype::from_name("f32").unwrap())?;
+        Ok((model.decoder().config().ropes.clone(), Source::open(&path)?.config().ropes.clone()))
+    };
+    // As the published Gemma 3 but for the base of the layers with a window.
+    let gemma = |local: serde_json::Value| {
+        json!({ "sliding_window_pattern": 6, "query_pre_attn_scalar": 16, "rope_scaling": null, "rope_local_base_freq": 500.0,
+                "rope_parameters": { "full_attention": { "rope_theta": 1e6 }, "sliding_attention": local } })
+    };
+    let (kept, found) = write("gemma3", &gemma(json!({ "rope_theta": 500.0 }))).unwrap();
+    assert_eq!((kept[1].theta, &found), (500.0, &kept));
+    let scaled = write("gemma3", &gemma(json!({ "rope_theta": 500.0, "rope_type": "linear", "factor": 2.0 })));
+    assert!(scaled.unwrap_err().to_string().contains("rope_parameters.sliding_attention"));
+    let yarn = |more: serde_json::Value| {
+        let mut rule = json!({ "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32 });
+        rule.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({ "rope_scaling": rule })
+    };
+    let (kept, found) = write("llama_yarn", &yarn(json!({ "attention_factor": 1.5 }))).unwrap();
+    assert!((kept[0].attention_factor() - 1.5).abs() < 1e-6 && (found[0].attention_factor() - 1.5).abs() < 1e-6);
+    for more in [json!({ "beta_fast": 8.0 }), json!({ "beta_slow": 2.0 }), json!({ "truncate": false })] {
+        let error = write("llama_yarn", &yarn(more.clone())).unwrap_err().to_string();
+        assert!(error.contains("rope_scaling \"yarn\"") && error.contains("beta_fast 32"), "{more}: {error}");
+    }
+    let factors = |first: f64| (0..8).map(|i| first + f64::from(i)).collect::<Vec<_>>();
+    let long = json!({ "rope_scaling": { "rope_type": "longrope", "short_factor": factors(1.0), "long_factor": factors(2.0),
+        "original_max_position_embeddings": 32, "attention_factor": 1.25 } });
+    let (kept, found) = write("llama_yarn", &long).unwrap();
+    assert_eq!((kept[0].changes_beyond(), &found), (Some(32), &kept));
+    let long = json!({ "rope_scaling": { "rope_type": "longrope", "short_factor": factors(1.0)[..4], "long_factor": factors(2.0)[..4] } });
+    assert!(write("olmo2", &long).unwrap_err().to_string().contains("rope_scaling \"longrope\""));
+}
+
+/// A tokenizer that is damaged is not left out of the file as if there were none.
+#[test]
+fn a_damaged_tokenizer_is_not_left_out_of_a_gguf_file() {
+    let source = changed("llama_yarn", &serde_json::json!({}));
+    std::fs::write(source.path().join("tokenizer.json"), "{\"version\":").unwrap();
+    let model = LanguageModel::load("damaged", source.path(), None, &Device::Cpu).unwrap();
+    let path = source.path().join("model.gguf");
+    let error = save_gguf(&model, &path, GgufDtype::from_name("f32").unwrap()).unwrap_err().to_string();
+    assert!(error.contains("tokenizer.json: not a tokenizer that can be read"), "{error}");
+    assert!(!path.exists());
 }

@@ -204,11 +204,167 @@ fn damaged() {
             vec![("tokenizer.ggml.model", text("gpt2")), ("tokenizer.ggml.pre", text("viking"))],
             "ggml.pre: \"viking\" is not supported",
         ),
-        (vec![("tokenizer.ggml.model", text("gpt2"))], "tokenizer.ggml.tokens is missing"),
+        (vec![("tokenizer.ggml.model", text("gpt2")), ("tokenizer.ggml.pre", text("gpt-2"))], "tokenizer.ggml.tokens is missing"),
+        (vec![("tokenizer.ggml.model", text("gpt2"))], "tokenizer.ggml.pre does not say how text is cut"),
+        (vec![("tokenizer.ggml.model", text("no_vocab"))], "has no tokenizer"),
     ] {
         write_gguf(&path, &hf, GgmlDType::F32, vec![], &metadata);
         let found = message(Tokenizer::open(&path));
         assert!(found.contains(said), "{found}");
+    }
+}
+
+/// What is there and cannot be what it should be is never taken for absent: another model would be computed.
+#[test]
+fn metadata_of_the_wrong_kind_or_that_is_not_computed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let hf = Source::open(&golden("tiny/llama")).unwrap();
+    let text = |text: &str| Meta::String(text.into());
+    for (key, value, said) in [
+        ("llama.attention.head_count_kv", text("2"), "head_count_kv: expected a whole number, found the text \"2\""),
+        ("llama.attention.head_count_kv", Meta::Array(vec![Meta::U32(2), Meta::U32(1)]), "found an array of 2"),
+        ("llama.attention.key_length", Meta::F32(8.0), "key_length: expected a whole number, found 8"),
+        ("llama.attention.layer_norm_rms_epsilon", Meta::F32(f32::NAN), "expected a finite number, found NaN"),
+        ("llama.attention.layer_norm_rms_epsilon", text("small"), "expected a finite number"),
+        ("llama.rope.freq_base", Meta::F32(f32::INFINITY), "freq_base: expected a finite number"),
+        ("llama.rope.scaling.type", Meta::U32(1), "scaling.type: expected a text, found 1"),
+        ("llama.rope.scaling.attn_factor", Meta::F32(1.5), "attn_factor: 1.5 is not supported"),
+        ("llama.expert_count", text("8"), "expert_count: expected a whole number"),
+        ("llama.block_count", Meta::U32(1 << 31), "llama.block_count: 2147483648, and the file has no tensor of the last block"),
+        ("tokenizer.ggml.eos_token_id", Meta::U32(96), "96 is none of the vocabulary's 96 tokens"),
+        ("split.count", Meta::U16(2), "one of the 2 parts of a model"),
+    ] {
+        write_gguf(&path, &hf, GgmlDType::F32, vec![], &[(key, value)]);
+        let found = message(Source::open(&path));
+        assert!(found.contains("model.gguf") && found.contains(said), "{found}\nlacks {said}");
+    }
+    let yarn = [("llama.rope.scaling.type", text("yarn")), ("llama.rope.scaling.yarn_beta_fast", Meta::F32(8.0))];
+    write_gguf(&path, &hf, GgmlDType::F32, vec![], &yarn);
+    assert!(message(Source::open(&path)).contains("yarn_beta_fast: 8 is not supported, only 32"));
+    let ones = |count: usize| Tensor::ones(count, DType::F32, &Device::Cpu).unwrap();
+    for name in
+        ["blk.0.attn_output.bias", "blk.0.ffn_down.bias", "blk.0.attn_q_norm.weight", "blk.9.attn_norm.weight", "other.weight"]
+    {
+        write_gguf(&path, &hf, GgmlDType::F32, vec![(name, ones(32))], &[]);
+        let found = message(Source::open(&path));
+        assert!(found.contains(&format!("tensor {name} is not supported")), "{found}");
+    }
+    write_gguf(&path, &hf, GgmlDType::F32, vec![("rope_factors_long.weight", ones(4))], &[]);
+    assert!(message(Source::open(&path)).contains("rope_factors_short.weight and rope_factors_long.weight is missing"));
+}
+
+/// llama.cpp's keys of older files, its defaults, and its other ends of text.
+#[test]
+fn what_llama_cpp_takes_is_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let hf = Source::open(&golden("tiny/llama")).unwrap();
+    let config = |extra: Vec<(&str, Tensor)>, change: &[(&str, Meta)]| {
+        write_gguf(&path, &hf, GgmlDType::F32, extra, change);
+        Source::open(&path).unwrap().config().clone()
+    };
+    let linear = RopeScaling::Linear { factor: 4.0 };
+    for key in ["llama.rope.scale_linear", "llama.rope.scaling.factor"] {
+        assert_eq!(config(vec![], &[(key, Meta::F32(4.0))]).ropes[0].scaling, linear, "{key}");
+    }
+    let none = [("llama.rope.scaling.factor", Meta::F32(4.0)), ("llama.rope.scaling.type", Meta::String("none".into()))];
+    assert_eq!(config(vec![], &none).ropes[0].scaling, RopeScaling::Default);
+    let yarn = [
+        ("llama.rope.scaling.type", Meta::String("yarn".into())),
+        ("llama.rope.scaling.factor", Meta::F32(4.0)),
+        ("llama.rope.scaling.attn_factor", Meta::F32(1.5)),
+    ];
+    let factor = config(vec![], &yarn).ropes[0].attention_factor();
+    assert!((factor - 1.5 * (0.1 * 4f32.ln() + 1.0)).abs() < 1e-5, "{factor}");
+    let factors = |value: f32| Tensor::full(value, 4usize, &Device::Cpu).unwrap();
+    let long = vec![("rope_factors_short.weight", factors(1.0)), ("rope_factors_long.weight", factors(4.0))];
+    let found = config(long, &[("llama.rope.scaling.original_context_length", Meta::U32(16))]);
+    assert_eq!(found.rope_changes_beyond(), Some(16));
+    let same = [("llama.attention.head_count_kv", Meta::Array(vec![Meta::U32(2); 3]))];
+    assert_eq!(config(vec![], &same).num_key_value_heads, 2);
+    // A turn's end by its key, and by its text.
+    let tokens = ["a", "b", "</s>", "<|end|>", "c"].map(|token| Meta::String(token.into())).to_vec();
+    let ends = [("tokenizer.ggml.eot_token_id", Meta::U32(4)), ("tokenizer.ggml.tokens", Meta::Array(tokens))];
+    assert_eq!(config(vec![], &ends).eos_token_ids, [2, 4, 3]);
+}
+
+/// Tensors that are not where they can be, or not what.
+#[test]
+fn tensors_that_lie_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let hf = Source::open(&golden("tiny/llama")).unwrap();
+    write_gguf(&path, &hf, GgmlDType::F32, vec![], &[]);
+    let bytes = std::fs::read(&path).unwrap();
+    // After the name: the number of dimensions, two of them, the kind, and where the tensor begins.
+    let name = b"blk.0.attn_q.weight";
+    let at = bytes.windows(name.len()).position(|window| window == name).unwrap() + name.len() + 4 + 16 + 4;
+    let begins = u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+    for (place, said) in
+        [(begins + 4, "no multiple of 32"), (begins - 32, "lie on each other"), (u64::MAX - 31, "beyond the end")]
+    {
+        let mut moved = bytes.clone();
+        moved[at..at + 8].copy_from_slice(&place.to_le_bytes());
+        std::fs::write(&path, moved).unwrap();
+        let found = message(Source::open(&path));
+        assert!(found.contains("blk.0.attn_q.weight") && found.contains(said), "{place}: {found}");
+    }
+    for (kind, said) in [(20u32, "ggml's type 20 are not supported"), (u32::MAX, "download it again")] {
+        let mut other = bytes.clone();
+        other[at - 4..at].copy_from_slice(&kind.to_le_bytes());
+        std::fs::write(&path, other).unwrap();
+        let found = message(Source::open(&path));
+        assert!(found.contains(said), "{found}");
+    }
+}
+
+/// A tokenizer's metadata that cannot be meant.
+#[test]
+fn tokenizers_that_are_damaged() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let hf = Source::open(&golden("tiny/llama")).unwrap();
+    let text = |text: &str| Meta::String(text.into());
+    let texts = |texts: [&str; 4]| Meta::Array(texts.map(text).to_vec());
+    let kinds = |kinds: &[i32]| Meta::Array(kinds.iter().map(|kind| Meta::I32(*kind)).collect());
+    let usual = [
+        ("tokenizer.ggml.model", text("llama")),
+        ("tokenizer.ggml.tokens", texts(["<unk>", "<s>", "</s>", "a"])),
+        ("tokenizer.ggml.scores", Meta::Array([0.0, 0.0, 0.0, -1.0].map(Meta::F32).to_vec())),
+        ("tokenizer.ggml.token_type", kinds(&[2, 3, 3, 1])),
+        ("tokenizer.ggml.bos_token_id", Meta::U32(1)),
+    ];
+    let open = |change: &[(&'static str, Meta)]| {
+        let kept = usual.iter().filter(|(key, _)| !change.iter().any(|(changed, _)| changed == key));
+        let all: Vec<(&str, Meta)> = kept.chain(change).cloned().collect();
+        write_gguf(&path, &hf, GgmlDType::F32, vec![], &all);
+        Tokenizer::open(&path)
+    };
+    assert_eq!(open(&[]).unwrap().bos().unwrap().id, 1);
+    let pairs = |merge: &str| {
+        let pre = ("tokenizer.ggml.pre", text("gpt-2"));
+        vec![("tokenizer.ggml.model", text("gpt2")), pre, ("tokenizer.ggml.merges", Meta::Array(vec![text(merge)]))]
+    };
+    for (change, said) in [
+        (vec![("tokenizer.ggml.tokens", texts(["<unk>", "<s>", "a", "a"]))], "tokens 2 and 3 are the same"),
+        (vec![("tokenizer.ggml.tokens", Meta::Array(vec![Meta::U32(1)]))], "tokens: expected an array of texts"),
+        (vec![("tokenizer.ggml.token_type", kinds(&[2, 3, 3]))], "has 3 kinds for 4 tokens"),
+        (vec![("tokenizer.ggml.token_type", kinds(&[2, 3, 3, 7]))], "there is no kind 7"),
+        (vec![("tokenizer.ggml.token_type", kinds(&[2, 3, 3, -1]))], "whole numbers of at least 0"),
+        (vec![("tokenizer.ggml.token_type", text("normal"))], "expected an array of whole numbers"),
+        (
+            vec![("tokenizer.ggml.scores", Meta::Array(vec![Meta::F32(f32::NAN); 4]))],
+            "scores: expected an array of 32-bit floats",
+        ),
+        (vec![("tokenizer.ggml.bos_token_id", Meta::U32(4))], "bos_token_id: 4 is none of the vocabulary's 4 tokens"),
+        (vec![("tokenizer.ggml.add_bos_token", Meta::U8(0))], "add_bos_token: expected true or false, found 0"),
+        (vec![("tokenizer.chat_template", Meta::U32(1))], "chat_template: expected a text"),
+        (pairs("ab"), "\"ab\" is no pair of tokens"),
+        (pairs("a b"), "out of vocabulary"),
+    ] {
+        let found = message(open(&change));
+        assert!(found.contains("model.gguf") && found.contains(said), "{found}\nlacks {said}");
     }
 }
 

@@ -176,6 +176,39 @@ fn a_training_that_cannot_fit_is_refused_with_what_would() {
 }
 
 #[test]
+fn a_limit_that_cannot_be_read_is_an_error_where_it_is_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let load = "AutoModelForCausalLM::from_pretrained(\"tiny-random\").num_parameters()";
+    let words = ["FTREPL_MEMORY_LIMIT", "\"8GB\"", "\"1.5GiB\"", "but it is \"8 parsecs\""];
+    let loaded = script(folder, load, Some("8 parsecs"));
+    assert_eq!(loaded.status.code(), Some(1), "{loaded:?}");
+    let error = document(&loaded)["error"].as_str().unwrap().to_string();
+    assert!(words.iter().all(|word| error.contains(word)), "{error}");
+    let info = command(folder).args(["model", "info", "tiny-random"]).env("FTREPL_MEMORY_LIMIT", "8 parsecs").output().unwrap();
+    let error = String::from_utf8_lossy(&info.stderr).to_string();
+    assert!(info.status.code() == Some(1) && words.iter().all(|word| error.contains(word)), "{info:?}");
+    let doctor = command(folder).arg("doctor").env("FTREPL_MEMORY_LIMIT", "8 parsecs").output().unwrap();
+    let text = String::from_utf8_lossy(&doctor.stdout).to_string();
+    assert!(doctor.status.success() && words.iter().all(|word| text.contains(word)), "{text}");
+    // What has nothing to do with memory runs, and a variable that is empty is none.
+    assert_eq!(document(&script(folder, "1 + 1", Some("8 parsecs"))), 2);
+    assert_eq!(document(&script(folder, load, Some(""))), 28_192);
+    let unclear = command(folder).args(["--json", "--quiet", "-e", load]).env("FTREPL_MEMORY_CHECK", "no").output().unwrap();
+    let error = document(&unclear)["error"].as_str().unwrap().to_string();
+    assert!(error.contains("FTREPL_MEMORY_CHECK must be \"on\" or \"off\", but it is \"no\""), "{error}");
+}
+
+#[test]
+fn a_plan_that_is_too_large_to_count_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let info =
+        command(folder.path()).args(["model", "info", "tiny-random", "--batch", "16777216", "--length", "17"]).output().unwrap();
+    let error = String::from_utf8_lossy(&info.stderr).to_string();
+    assert!(info.status.code() == Some(1) && error.contains("batch_size times max_length must be at most 268435456"), "{info:?}");
+}
+
+#[test]
 fn a_configuration_alone_is_enough_to_plan_with() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("config.json"), llama(4096, 11008, 32, 32000).to_string()).unwrap();

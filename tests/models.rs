@@ -113,6 +113,7 @@ fn configs_that_would_change_the_numbers_are_refused_by_name() {
     all(set("quantization_config", json!({ "quant_method": "gptq" })), &["quantization_config", "GGUF"]);
     all(set("hidden_size", json!("32")), &["hidden_size: expected a whole number above 0, found \"32\""]);
     all(set("num_attention_heads", json!(0)), &["num_attention_heads", "found 0"]);
+    all(set("num_hidden_layers", json!(1u64 << 31)), &["num_hidden_layers: expected at most 10000, found 2147483648"]);
     all(set("num_key_value_heads", json!(3)), &["num_key_value_heads", "does not divide"]);
     all(set("eos_token_id", json!("x")), &["eos_token_id", "array of token ids"]);
     all(refused(|map| _ = map.remove("vocab_size")), &["vocab_size: is missing"]);

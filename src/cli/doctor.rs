@@ -24,7 +24,7 @@ pub(super) fn run(common: &Common, output: &Output) -> Status {
         ("device", device(&common.device).into()),
         ("gpu support in this build", gpu_features().into()),
         ("memory of this process, MB", resident_memory().0.round().into()),
-        ("memory available, MB", available_memory().map_or("unknown".into(), |bytes| (bytes / 1_000_000).into())),
+        ("memory available, MB", memory()),
         ("hub cache", path_and_state(hub_cache()).into()),
         ("hub", hub().into()),
         ("pip", pip().into()),
@@ -45,6 +45,14 @@ pub(super) fn run(common: &Common, output: &Output) -> Status {
         output.text(&format!("{name:28} {shown}"));
     }
     Status::Done
+}
+
+fn memory() -> Value {
+    match available_memory() {
+        Ok(Some(bytes)) => (bytes / 1_000_000).into(),
+        Ok(None) => "unknown".into(),
+        Err(error) => error.to_string().into(),
+    }
 }
 
 fn jupyter_kernel() -> String {

@@ -25,6 +25,8 @@ pub(super) struct Progress {
 }
 
 struct Task {
+    /// The request that it belongs to: one that a cell left undone is not continued by another cell's.
+    request: Option<String>,
     /// The output that it is shown in, once it is.
     id: Option<String>,
     started: Instant,
@@ -60,11 +62,12 @@ impl Progress {
 impl ProgressSink for Progress {
     fn update(&self, update: &ProgressUpdate) {
         let mut tasks = self.tasks();
-        let new = || Task { id: None, started: Instant::now(), shown: None, done: 0, losses: Vec::new() };
-        // The same task counting from the beginning again is a new one.
-        if tasks.get(&update.task).is_some_and(|task| update.done < task.done) {
+        let request = self.outgoing.request();
+        // The same task counting from the beginning again, or in another cell, is a new one.
+        if tasks.get(&update.task).is_some_and(|task| update.done < task.done || task.request != request) {
             tasks.remove(&update.task);
         }
+        let new = || Task { request, id: None, started: Instant::now(), shown: None, done: 0, losses: Vec::new() };
         let task = tasks.entry(update.task.clone()).or_insert_with(new);
         task.done = update.done;
         task.losses.extend(update.loss.map(|loss| (update.done as f64, loss)));

@@ -15,6 +15,9 @@ use candle_core::DType;
 use serde_json::Value;
 use std::path::Path;
 
+/// No model has more layers: what is made for each of them must not take all memory because a file is damaged.
+const MOST_LAYERS: usize = 10_000;
+
 /// What is known of a model's architecture before its weights are read.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {

@@ -5,18 +5,18 @@
 
 use super::config::ModelConfig;
 use super::convert::Float;
+use super::gguf_header::{self, extent};
 use super::gguf_names;
 use super::weights::{closest, forget_pages, map_file};
 use crate::error::{Error, Result};
 use crate::ops::quantised::{Decode, Quantised, decode_of};
 use candle_core::quantized::GgmlDType;
-use candle_core::quantized::gguf_file::{Content, Value};
+use candle_core::quantized::gguf_file::Value;
 use candle_core::{DType, Device, Var};
 use half::{bf16, f16};
 use memmap2::Mmap;
 use rayon::prelude::*;
-use std::collections::{BTreeMap, HashMap};
-use std::io::Cursor;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 /// An opened GGUF file.
@@ -50,14 +50,24 @@ impl Gguf {
     /// Opens a GGUF file and checks it.
     ///
     /// # Errors
-    /// Not a GGUF file, cut short, or of an architecture or with tensors that are not supported.
+    /// Not a GGUF file, cut short or damaged, or of an architecture or with tensors that are not supported.
     pub fn open(path: &Path) -> Result<Self> {
         let map = map_file(path)?;
-        let content = read_content(&map, path)?;
+        let content = gguf_header::read(&map, path)?;
         let config = super::gguf_config::model_config(&content, &map, path)?;
+        let computed: HashSet<String> = config.parameter_shapes().into_iter().map(|parameter| parameter.name).collect();
         let mut tensors = BTreeMap::new();
         for (name, info) in &content.tensor_infos {
-            let Some(hf_name) = gguf_names::hf_name(config.family, name) else { continue };
+            let hf_name = match gguf_names::hf_name(config.family, name).filter(|hf_name| computed.contains(hf_name)) {
+                Some(hf_name) => hf_name,
+                None if gguf_names::is_no_parameter(name) => continue,
+                // Another model than the file's would be computed.
+                None => {
+                    let architecture = gguf_names::architecture(config.family);
+                    let message = format!("tensor {name} is not supported: models of the kind \"{architecture}\" have none here");
+                    return Err(Error::format(path, message));
+                }
+            };
             let shape = info.shape.dims().to_vec();
             let (start, end) = extent(&content, name, map.len()).map_err(|message| Error::format(path, message))?;
             let permuted = gguf_names::is_permuted(config.family, &hf_name);
@@ -212,51 +222,5 @@ impl Entry {
             },
         );
         values
-    }
-}
-
-fn read_content(map: &Mmap, path: &Path) -> Result<Content> {
-    if map.len() < 4 || &map[..4] != b"GGUF" {
-        return Err(Error::format(path, "not a GGUF file: it does not start with the letters GGUF"));
-    }
-    // candle divides by the alignment that the file names.
-    let key = b"general.alignment";
-    let head = &map[..map.len().min(1 << 20)];
-    if let Some(at) = head.windows(key.len()).position(|window| window == key)
-        && head.get(at + key.len() + 4..at + key.len() + 8) == Some(&[0; 4])
-    {
-        return Err(Error::format(path, "general.alignment is 0; the file is damaged"));
-    }
-    Content::read(&mut Cursor::new(&map[..])).map_err(|error| {
-        let error = Error::from(error);
-        Error::format(
-            path,
-            format!("the file is cut short, damaged or of a kind that is not supported ({error}); download it again"),
-        )
-    })
-}
-
-/// Where a tensor's bytes are in the file.
-pub(super) fn extent(content: &Content, name: &str, file_len: usize) -> std::result::Result<(usize, usize), String> {
-    let info = content.tensor_infos.get(name).ok_or_else(|| format!("tensor {name} is missing"))?;
-    let dims = info.shape.dims();
-    let block = info.ggml_dtype.block_size();
-    let elements = dims.iter().try_fold(1usize, |product, &n| product.checked_mul(n));
-    let size = elements.and_then(|n| (n / block).checked_mul(info.ggml_dtype.type_size()));
-    let start = usize::try_from(content.tensor_data_offset.saturating_add(info.offset)).ok();
-    let end = start.zip(size).and_then(|(start, size)| start.checked_add(size));
-    match (start, end) {
-        (Some(start), Some(end)) if end <= file_len => {
-            if dims.is_empty() || !dims[dims.len() - 1].is_multiple_of(block) {
-                return Err(format!(
-                    "tensor {name}: shape {dims:?} does not fit {:?}, which stores {block} at a time",
-                    info.ggml_dtype
-                ));
-            }
-            Ok((start, end))
-        }
-        _ => Err(format!(
-            "tensor {name} reaches beyond the end of the file ({file_len} bytes): it is cut short; download it again"
-        )),
     }
 }

@@ -2,66 +2,50 @@
 
 use super::config::{ModelConfig, Rope, RopeScaling};
 use super::family::Family;
-use super::gguf::extent;
+use super::gguf_header::extent;
+use super::gguf_metadata::Metadata;
 use super::gguf_names;
 use crate::error::{Error, Result};
 use candle_core::quantized::GgmlDType;
-use candle_core::quantized::gguf_file::{Content, Value};
+use candle_core::quantized::gguf_file::Content;
 use serde_json::{Map, Value as Json, json};
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::path::Path;
 
-/// A whole number from the metadata, whatever its width.
-pub(super) fn integer(metadata: &HashMap<String, Value>, key: &str) -> Option<u64> {
-    match metadata.get(key)? {
-        Value::I8(n) => u64::try_from(*n).ok(),
-        Value::I16(n) => u64::try_from(*n).ok(),
-        Value::I32(n) => u64::try_from(*n).ok(),
-        Value::I64(n) => u64::try_from(*n).ok(),
-        other => other.to_u64().ok(),
-    }
-}
-
-/// A string from the metadata.
-pub(super) fn text<'a>(metadata: &'a HashMap<String, Value>, key: &str) -> Option<&'a str> {
-    metadata.get(key)?.to_string().ok().map(String::as_str)
-}
-
-fn float(metadata: &HashMap<String, Value>, key: &str) -> Option<f64> {
-    match metadata.get(key)? {
-        Value::F32(x) => Some(f64::from(*x)),
-        Value::F64(x) => Some(*x),
-        _ => integer(metadata, key).map(|n| n as f64),
-    }
-}
+/// Tokens that end a turn: llama.cpp stops at them also where a file names another end of text alone (`llama-vocab.cpp`).
+const TURN_ENDS: [&str; 4] = ["<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>"];
 
 /// The metadata of one architecture, whose keys begin with its name.
 struct Keys<'a> {
     content: &'a Content,
-    architecture: &'static str,
-    path: &'a Path,
+    metadata: Metadata<'a>,
+    family: Family,
 }
 
-impl Keys<'_> {
+impl<'a> Keys<'a> {
     fn key(&self, name: &str) -> String {
-        format!("{}.{name}", self.architecture)
+        format!("{}.{name}", gguf_names::architecture(self.family))
     }
 
-    fn integer(&self, name: &str) -> Option<u64> {
-        integer(&self.content.metadata, &self.key(name))
+    fn integer(&self, name: &str) -> Result<Option<u64>> {
+        self.metadata.integer(&self.key(name))
     }
 
-    fn float(&self, name: &str) -> Option<f64> {
-        float(&self.content.metadata, &self.key(name))
+    fn float(&self, name: &str) -> Result<Option<f64>> {
+        self.metadata.float(&self.key(name))
     }
 
-    fn text(&self, name: &str) -> Option<&str> {
-        text(&self.content.metadata, &self.key(name))
+    fn text(&self, name: &str) -> Result<Option<&'a str>> {
+        self.metadata.text(&self.key(name))
     }
 
     fn needed(&self, name: &str) -> Result<u64> {
         let missing = || self.wrong(format!("metadata {} is missing or no whole number", self.key(name)));
-        self.integer(name).ok_or_else(missing)
+        self.integer(name).ok().flatten().ok_or_else(missing)
+    }
+
+    fn needed_float(&self, name: &str) -> Result<f64> {
+        self.float(name)?.ok_or_else(|| self.wrong(format!("metadata {} is missing", self.key(name))))
     }
 
     fn has(&self, tensor: &str) -> bool {
@@ -69,29 +53,41 @@ impl Keys<'_> {
     }
 
     fn wrong(&self, message: String) -> Error {
-        Error::format(self.path, message)
+        self.metadata.wrong(message)
+    }
+
+    /// The number of blocks, of which the file has tensors: what is made of it takes memory for each.
+    fn blocks(&self) -> Result<u64> {
+        let blocks = self.needed("block_count")?;
+        let last = format!("blk.{}.", blocks.saturating_sub(1));
+        if blocks > 0 && !self.content.tensor_infos.keys().any(|name| name.starts_with(&last)) {
+            let key = self.key("block_count");
+            return Err(self.wrong(format!("{key}: {blocks}, and the file has no tensor of the last block; it is damaged")));
+        }
+        Ok(blocks)
     }
 }
 
 /// The configuration of a model; it goes through the same checks as a `config.json`.
 pub(super) fn model_config(content: &Content, bytes: &[u8], path: &Path) -> Result<ModelConfig> {
     let wrong = |message: String| Error::format(path, message);
-    let family = match text(&content.metadata, "general.architecture") {
+    let metadata = Metadata { map: &content.metadata, path };
+    let family = match metadata.text("general.architecture")? {
         None => return Err(wrong("general.architecture is missing".into())),
         Some(name) => gguf_names::family(name).ok_or_else(|| {
             let known = gguf_names::architectures().join(", ");
             wrong(format!("general.architecture: \"{name}\" is not supported; supported are {known}"))
         })?,
     };
-    let keys = Keys { content, architecture: gguf_names::architecture(family), path };
-    if let Some(experts) = keys.integer("expert_count").filter(|&n| n > 0) {
+    let keys = Keys { content, metadata, family };
+    if let Some(experts) = keys.integer("expert_count")?.filter(|&n| n > 0) {
         let key = keys.key("expert_count");
         return Err(wrong(format!("{key}: {experts} experts; mixtures of experts are not supported")));
     }
     let hidden = keys.needed("embedding_length")?;
     let heads = keys.needed("attention.head_count")?;
-    let head_dim = keys.integer("attention.key_length").or_else(|| hidden.checked_div(heads)).unwrap_or(0);
-    let turned = keys.integer("rope.dimension_count").filter(|_| family != Family::Gpt2).unwrap_or(head_dim);
+    let head_dim = keys.integer("attention.key_length")?.or_else(|| hidden.checked_div(heads)).unwrap_or(0);
+    let turned = keys.integer("rope.dimension_count")?.filter(|_| family != Family::Gpt2).unwrap_or(head_dim);
     if turned != head_dim && family != Family::Phi3 {
         let key = keys.key("rope.dimension_count");
         return Err(wrong(format!("{key}: {turned} of {head_dim}; partial rotary embeddings are not supported for this family")));
@@ -99,7 +95,9 @@ pub(super) fn model_config(content: &Content, bytes: &[u8], path: &Path) -> Resu
     let Some(embedding) = content.tensor_infos.get("token_embd.weight") else {
         return Err(wrong("tensor token_embd.weight is missing".into()));
     };
-    let theta = keys.float("rope.freq_base").unwrap_or(10_000.0);
+    let rows = embedding.shape.dims().first().copied().unwrap_or(0);
+    let theta = keys.float("rope.freq_base")?.unwrap_or(10_000.0);
+    let epsilon = if family == Family::Gpt2 { "attention.layer_norm_epsilon" } else { "attention.layer_norm_rms_epsilon" };
     let traits = family.traits();
     let mut raw = json!({
         "architectures": [traits.architecture],
@@ -110,24 +108,41 @@ pub(super) fn model_config(content: &Content, bytes: &[u8], path: &Path) -> Resu
         "max_position_embeddings": keys.needed("context_length")?,
         "model_type": traits.model_type,
         "num_attention_heads": heads,
-        "num_hidden_layers": keys.needed("block_count")?,
-        "num_key_value_heads": keys.integer("attention.head_count_kv").unwrap_or(heads),
-        "rms_norm_eps": keys.float("attention.layer_norm_rms_epsilon").unwrap_or(1e-6),
+        "num_hidden_layers": keys.blocks()?,
+        "num_key_value_heads": keys.integer("attention.head_count_kv")?.unwrap_or(heads),
+        "rms_norm_eps": keys.needed_float(epsilon)?,
         "rope_theta": theta,
         "rope_scaling": rope_scaling(&keys, bytes, turned as usize, theta)?,
         "tie_word_embeddings": !keys.has("output.weight"),
-        "vocab_size": embedding.shape.dims().first().copied().unwrap_or(0),
+        "vocab_size": rows,
     });
     if let Json::Object(map) = &mut raw {
         of_family(map, &keys, family, turned as f64 / head_dim.max(1) as f64)?;
-        for (field, key) in [("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")] {
-            if let Some(id) = integer(&content.metadata, &format!("tokenizer.ggml.{key}_token_id")) {
-                map.insert(field.into(), id.into());
-            }
+        for (field, role) in [("bos_token_id", "bos"), ("pad_token_id", "padding")] {
+            map.extend(metadata.token(role, rows)?.map(|id| (field.to_string(), id.into())));
         }
+        let ends = match end_tokens(metadata, rows)?.as_slice() {
+            [] => None,
+            [end] => Some(json!(end)),
+            ends => Some(json!(ends)),
+        };
+        map.extend(ends.map(|ends| ("eos_token_id".to_string(), ends)));
         map.sort_keys();
     }
     ModelConfig::from_json(raw, path)
+}
+
+/// The tokens that end a text: the end of text and those of a turn and of a message, as generation has to stop at each.
+fn end_tokens(metadata: Metadata<'_>, rows: usize) -> Result<Vec<usize>> {
+    let mut ends = Vec::new();
+    for role in ["eos", "eot", "eom"] {
+        ends.extend(metadata.token(role, rows)?);
+    }
+    let tokens = metadata.texts("tokenizer.ggml.tokens")?.unwrap_or_default();
+    ends.extend((0..rows.min(tokens.len())).filter(|id| TURN_ENDS.contains(&tokens[*id])));
+    let mut seen = HashSet::new();
+    ends.retain(|id| seen.insert(*id));
+    Ok(ends)
 }
 
 /// The fields that are a family's own.
@@ -145,7 +160,7 @@ fn of_family(map: &mut Map<String, Json>, keys: &Keys<'_>, family: Family, turne
     if matches!(family, Family::Llama | Family::Granite | Family::SmolLm3) {
         set("mlp_bias", bias("blk.0.ffn_gate.bias"));
     }
-    let window = keys.integer("attention.sliding_window").filter(|n| *n > 0);
+    let window = keys.integer("attention.sliding_window")?.filter(|n| *n > 0);
     let scalar = |layers: u64, map: &Map<String, Json>| {
         // llama.cpp knows by its number of layers that the largest model scales by its hidden size.
         let large = map["num_hidden_layers"] == json!(layers);
@@ -164,12 +179,13 @@ fn of_family(map: &mut Map<String, Json>, keys: &Keys<'_>, family: Family, turne
             set("hidden_activation", json!("gelu_pytorch_tanh"));
             set("sliding_window", json!(window.unwrap_or(default)));
             let caps = if family == Family::Gemma2 { [Some(50.0), Some(30.0)] } else { [None, None] };
-            set("attn_logit_softcapping", json!(keys.float("attn_logit_softcapping").or(caps[0])));
-            set("final_logit_softcapping", json!(keys.float("final_logit_softcapping").or(caps[1])));
+            set("attn_logit_softcapping", json!(keys.float("attn_logit_softcapping")?.or(caps[0])));
+            set("final_logit_softcapping", json!(keys.float("final_logit_softcapping")?.or(caps[1])));
             if family == Family::Gemma3 {
-                let pattern = keys.integer("attention.sliding_window_pattern").unwrap_or(6);
-                set("sliding_window_pattern", json!(pattern));
-                set("rope_local_base_freq", json!(keys.float("rope.freq_base_swa").unwrap_or(10_000.0)));
+                // A file without a window has none in any layer.
+                let pattern = if window.is_none() { Some(1) } else { keys.integer("attention.sliding_window_pattern")? };
+                set("sliding_window_pattern", json!(pattern.unwrap_or(6)));
+                set("rope_local_base_freq", json!(keys.float("rope.freq_base_swa")?.unwrap_or(10_000.0)));
             }
         }
         Family::Phi3 => {
@@ -177,7 +193,7 @@ fn of_family(map: &mut Map<String, Json>, keys: &Keys<'_>, family: Family, turne
             if turned != 1.0 {
                 set("partial_rotary_factor", json!(turned));
             }
-            if let Some(original) = keys.integer("rope.scaling.original_context_length") {
+            if let Some(original) = keys.integer("rope.scaling.original_context_length")? {
                 set("original_max_position_embeddings", json!(original));
             }
         }
@@ -188,11 +204,11 @@ fn of_family(map: &mut Map<String, Json>, keys: &Keys<'_>, family: Family, turne
                 ("embedding_multiplier", "embedding_scale"),
                 ("attention_multiplier", "attention.scale"),
             ] {
-                if let Some(factor) = keys.float(key) {
+                if let Some(factor) = keys.float(key)? {
                     set(field, json!(factor));
                 }
             }
-            if keys.float("attention.scale").is_none() {
+            if keys.float("attention.scale")?.is_none() {
                 // llama.cpp's default; transformers' is 1.
                 let head_dim = map["head_dim"].as_f64().unwrap_or(1.0);
                 map.insert("attention_multiplier".into(), json!(head_dim.powf(-0.5)));
@@ -200,23 +216,22 @@ fn of_family(map: &mut Map<String, Json>, keys: &Keys<'_>, family: Family, turne
         }
         Family::SmolLm3 => set("no_rope_layer_interval", json!(4)),
         Family::Gpt2 => {
-            let eps = keys.float("attention.layer_norm_epsilon").unwrap_or(1e-5);
             for (old, new) in [
                 ("hidden_size", "n_embd"),
                 ("intermediate_size", "n_inner"),
                 ("max_position_embeddings", "n_positions"),
                 ("num_attention_heads", "n_head"),
                 ("num_hidden_layers", "n_layer"),
+                ("rms_norm_eps", "layer_norm_epsilon"),
             ] {
                 if let Some(value) = map.remove(old) {
                     map.insert(new.into(), value);
                 }
             }
-            for absent in ["attention_dropout", "head_dim", "num_key_value_heads", "rms_norm_eps", "rope_theta", "rope_scaling"] {
+            for absent in ["attention_dropout", "head_dim", "num_key_value_heads", "rope_theta", "rope_scaling"] {
                 map.remove(absent);
             }
             map.insert("activation_function".into(), json!("gelu_new"));
-            map.insert("layer_norm_epsilon".into(), json!(eps));
         }
         _ => {}
     }
@@ -238,23 +253,60 @@ fn floats(keys: &Keys<'_>, bytes: &[u8], name: &str) -> Result<Option<Vec<f32>>>
 /// GGUF files have no fields for Llama 3.1's rule but the factors that come of it, in the tensor `rope_freqs.weight`. The published
 /// models have two settings; the one that gives the same factors is written down, any other is refused.
 fn rope_scaling(keys: &Keys<'_>, bytes: &[u8], dims: usize, theta: f64) -> Result<Json> {
-    if let (Some(short), Some(long)) =
-        (floats(keys, bytes, "rope_factors_short.weight")?, floats(keys, bytes, "rope_factors_long.weight")?)
-    {
-        let attention_factor = keys.float("rope.scaling.attn_factor");
-        return Ok(json!({
-            "rope_type": "longrope", "short_factor": short, "long_factor": long, "attention_factor": attention_factor,
-        }));
-    }
-    match keys.text("rope.scaling.type") {
-        None | Some("none") => {}
-        Some("linear") => {
-            return Ok(json!({ "rope_type": "linear", "factor": keys.float("rope.scaling.factor").unwrap_or(1.0) }));
+    let original = keys.integer("rope.scaling.original_context_length")?;
+    // On cosines and sines, beside what a rule has of its own.
+    let attention = keys.float("rope.scaling.attn_factor")?;
+    match (floats(keys, bytes, "rope_factors_short.weight")?, floats(keys, bytes, "rope_factors_long.weight")?) {
+        (Some(short), Some(long)) => {
+            let mut rule = json!({
+                "rope_type": "longrope", "short_factor": short, "long_factor": long, "attention_factor": attention,
+            });
+            // Phi-3 has it outside.
+            if let Some(original) = original.filter(|_| keys.family != Family::Phi3) {
+                rule["original_max_position_embeddings"] = original.into();
+            }
+            return Ok(rule);
         }
-        Some("yarn") => {
-            let factor = keys.float("rope.scaling.factor").unwrap_or(1.0);
-            let original = keys.integer("rope.scaling.original_context_length");
-            return Ok(json!({ "rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original }));
+        (None, None) => {}
+        _ => {
+            return Err(keys.wrong("one of the tensors rope_factors_short.weight and rope_factors_long.weight is missing".into()));
+        }
+    }
+    let attention = attention.filter(|factor| *factor != 1.0);
+    let kind = keys.text("rope.scaling.type")?;
+    if kind == Some("yarn") {
+        let factor = keys.float("rope.scaling.factor")?.unwrap_or(1.0);
+        for (name, usual) in [
+            ("yarn_beta_fast", 32.0),
+            ("yarn_beta_slow", 1.0),
+            ("yarn_ext_factor", 1.0),
+            ("yarn_attn_factor", 1.0),
+            ("yarn_log_multiplier", 0.0),
+        ] {
+            let name = format!("rope.scaling.{name}");
+            if let Some(value) = keys.float(&name)?.filter(|value| *value != usual) {
+                return Err(keys.wrong(format!("{}: {value} is not supported, only {usual}", keys.key(&name))));
+            }
+        }
+        let mut rule = json!({ "rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original });
+        if let Some(attention) = attention {
+            rule["attention_factor"] = (attention * (0.1 * factor.max(1.0).ln() + 1.0)).into();
+        }
+        return Ok(rule);
+    }
+    if let Some(factor) = attention {
+        let key = keys.key("rope.scaling.attn_factor");
+        return Err(keys.wrong(format!("{key}: {factor} is not supported without \"yarn\" or rope_factors_long.weight")));
+    }
+    match kind {
+        Some("none") => {}
+        // llama.cpp takes a factor without a kind for a linear one; `scale_linear` is the key of files before August 2023.
+        None | Some("linear") => {
+            let of_old = keys.float("rope.scale_linear")?;
+            let factor = keys.float("rope.scaling.factor")?.or(of_old).filter(|factor| *factor != 0.0 && *factor != 1.0);
+            if let Some(factor) = factor {
+                return Ok(json!({ "rope_type": "linear", "factor": factor }));
+            }
         }
         Some(other) => {
             return Err(keys.wrong(format!("{}: \"{other}\" is not supported", keys.key("rope.scaling.type"))));

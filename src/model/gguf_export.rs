@@ -1,15 +1,11 @@
-//! What a GGUF file says of a model: its architecture and its tokenizer, as llama.cpp's converter writes them.
+//! What a GGUF file says of a model's architecture, as llama.cpp's converter writes it.
 
 use super::config::{ModelConfig, Rope, RopeScaling};
 use super::family::Family;
 use super::gguf_names::architecture;
-use super::gguf_tokenizer::{CONTROL, LLAMA3, QWEN2, UNKNOWN, USER_DEFINED};
 use super::gguf_write::{Field, Fields};
-use super::lm::LanguageModel;
 use crate::error::{Error, Result};
 use crate::ops::gated::Activation;
-use serde_json::Value;
-use std::collections::BTreeMap;
 
 /// Names of tensors that hold rotary factors, with their values.
 type Factors = Vec<(String, Vec<f32>)>;
@@ -63,38 +59,79 @@ pub(super) fn architecture_fields(config: &ModelConfig, name: &str) -> Result<(F
     if let Some(rope) = c.ropes.first() {
         add("rope.dimension_count", number(rope.dims));
         add("rope.freq_base", float(rope.theta));
-        match &rope.scaling {
-            RopeScaling::Default => {}
-            RopeScaling::Linear { factor } => {
-                add("rope.scaling.type", text("linear"));
-                add("rope.scaling.factor", float(*factor));
-            }
-            RopeScaling::Yarn { factor, original_max_position_embeddings: original, .. } => {
-                add("rope.scaling.type", text("yarn"));
-                add("rope.scaling.factor", float(*factor));
-                add("rope.scaling.original_context_length", number(*original as usize));
-            }
-            RopeScaling::LongRope { short_factor, long_factor, original_max_position_embeddings: original, attention_factor } => {
-                add("rope.scaling.attn_factor", float(*attention_factor));
-                add("rope.scaling.original_context_length", number(*original as usize));
-                let narrow = |factors: &[f64]| factors.iter().map(|f| *f as f32).collect();
-                factors.push(("rope_factors_long.weight".into(), narrow(long_factor)));
-                factors.push(("rope_factors_short.weight".into(), narrow(short_factor)));
-            }
-            RopeScaling::Llama3 { .. } => {
-                let plain = Rope { scaling: RopeScaling::Default, ..rope.clone() }.inverse_frequencies(1);
-                let pairs = plain.iter().zip(rope.inverse_frequencies(1));
-                factors.push(("rope_freqs.weight".into(), pairs.map(|(plain, scaled)| plain / scaled).collect()));
-            }
-            RopeScaling::Dynamic { .. } => {
-                return Err(cannot("rope_scaling \"dynamic\"", "llama.cpp has no such rule"));
-            }
+        for (key, field) in rope_scaling(c.family, rope, &mut factors)? {
+            add(&key, field);
         }
+    }
+    // Gemma 3's of the layers with a window.
+    if let Some(local) = c.ropes.get(1) {
+        if local.scaling != RopeScaling::Default {
+            return Err(cannot("rope_parameters.sliding_attention", "llama.cpp changes no frequencies in layers with a window"));
+        }
+        add("rope.freq_base_swa", float(local.theta));
     }
     Ok((fields, factors))
 }
 
-fn cannot(what: &str, why: &str) -> Error {
+/// The fields of a change of the rotary frequencies, without the architecture's name; `factors` gets its tensors.
+fn rope_scaling(family: Family, rope: &Rope, factors: &mut Factors) -> Result<Fields> {
+    let mut fields: Fields = Vec::new();
+    let mut add = |key: &str, field: Field| fields.push((format!("rope.scaling.{key}"), field));
+    let text = |text: &str| Field::Text(text.to_string());
+    let float = |x: f64| Field::F32(x as f32);
+    match &rope.scaling {
+        RopeScaling::Default => {}
+        RopeScaling::Linear { factor } => {
+            add("type", text("linear"));
+            add("factor", float(*factor));
+        }
+        RopeScaling::Yarn {
+            factor,
+            beta_fast,
+            beta_slow,
+            original_max_position_embeddings: original,
+            attention_factor,
+            truncate,
+        } => {
+            if (*beta_fast, *beta_slow, *truncate) != (32.0, 1.0, true) {
+                let why = "llama.cpp has it with beta_fast 32, beta_slow 1 and truncate true alone";
+                return Err(cannot("rope_scaling \"yarn\"", why));
+            }
+            add("type", text("yarn"));
+            add("factor", float(*factor));
+            add("original_context_length", Field::U32(*original as u32));
+            // llama.cpp multiplies by what transformers takes where nothing is said.
+            let usual = 0.1 * factor.max(1.0).ln() + 1.0;
+            if (attention_factor / usual - 1.0).abs() > 1e-6 {
+                add("attn_factor", float(attention_factor / usual));
+            }
+        }
+        RopeScaling::LongRope { short_factor, long_factor, original_max_position_embeddings: original, attention_factor } => {
+            match family {
+                Family::Phi3 => {}
+                Family::Llama | Family::Mistral => add("type", text("longrope")),
+                _ => return Err(cannot("rope_scaling \"longrope\"", "llama.cpp has it for Llama and Phi-3 alone")),
+            }
+            add("attn_factor", float(*attention_factor));
+            add("original_context_length", Field::U32(*original as u32));
+            let narrow = |factors: &[f64]| factors.iter().map(|f| *f as f32).collect();
+            factors.push(("rope_factors_long.weight".into(), narrow(long_factor)));
+            factors.push(("rope_factors_short.weight".into(), narrow(short_factor)));
+        }
+        RopeScaling::Llama3 { .. } => {
+            let plain = Rope { scaling: RopeScaling::Default, ..rope.clone() }.inverse_frequencies(1);
+            let pairs = plain.iter().zip(rope.inverse_frequencies(1));
+            factors.push(("rope_freqs.weight".into(), pairs.map(|(plain, scaled)| plain / scaled).collect()));
+        }
+        RopeScaling::Dynamic { .. } => {
+            return Err(cannot("rope_scaling \"dynamic\"", "llama.cpp has no such rule"));
+        }
+    }
+    Ok(fields)
+}
+
+/// That a model cannot be written as a GGUF file.
+pub(super) fn cannot(what: &str, why: &str) -> Error {
     Error::argument(format!("this model cannot be written as a GGUF file: {what}: {why}; save_pretrained(folder) can hold it"))
 }
 
@@ -134,96 +171,4 @@ fn refuse_inexpressible(c: &ModelConfig) -> Result<()> {
         return Err(cannot("the factor on attention's scores", "llama.cpp takes the root of the heads' width"));
     }
     Ok(())
-}
-
-/// The tokenizer's metadata, for an embedding of so many rows.
-///
-/// # Errors
-/// A tokenizer of another kind than llama.cpp's, or with more tokens than the embedding has rows.
-pub(super) fn tokenizer_fields(model: &LanguageModel, rows: usize) -> Result<Fields> {
-    let mut fields: Fields = Vec::new();
-    let mut add = |key: &str, field: Field| fields.push((format!("tokenizer.ggml.{key}"), field));
-    let Ok(tokenizer) = model.tokenizer() else {
-        add("model", Field::Text("no_vocab".into()));
-        return Ok(fields);
-    };
-    let json = tokenizer.to_json()?;
-    let refuse = |what: &str| Err(cannot("its tokenizer", what));
-    let bpe = &json["model"];
-    if bpe["type"] != "BPE" {
-        return refuse(&format!("its kind is {}, and only BPE can be expressed", bpe["type"]));
-    }
-    let sentencepiece = bpe["byte_fallback"] == true;
-    let mut tokens: BTreeMap<usize, (String, u64)> = BTreeMap::new();
-    let id = |value: &Value| value.as_u64().and_then(|id| usize::try_from(id).ok());
-    for (token, place) in bpe["vocab"].as_object().into_iter().flatten() {
-        let is_byte = sentencepiece && token.len() == 6 && token.starts_with("<0x") && token.ends_with('>');
-        let kind = if is_byte { 6 } else { 1 };
-        tokens.extend(id(place).map(|id| (id, (token.clone(), kind))));
-    }
-    let unknown = bpe["unk_token"].as_str();
-    for added in json["added_tokens"].as_array().into_iter().flatten() {
-        let (Some(id), Some(content)) = (id(&added["id"]), added["content"].as_str()) else { continue };
-        let kind = match added["special"] == true {
-            true if unknown == Some(content) && sentencepiece => UNKNOWN,
-            true => CONTROL,
-            false => USER_DEFINED,
-        };
-        tokens.insert(id, (content.to_string(), kind));
-    }
-    if let Some((last, _)) = tokens.last_key_value().filter(|(last, _)| **last >= rows) {
-        return refuse(&format!("it has a token {last}, and the embedding {rows} rows"));
-    }
-    // Rows without a token, as paddings of the embedding have them, are of the kind "unused".
-    let all = (0..rows).map(|id| tokens.remove(&id).unwrap_or_else(|| (format!("[PAD{id}]"), 5)));
-    let (names, kinds): (Vec<String>, Vec<u64>) = all.unzip();
-    add("model", Field::Text(if sentencepiece { "llama" } else { "gpt2" }.into()));
-    add("pre", Field::Text(if sentencepiece { "default" } else { pre_tokenizer(&json)? }.into()));
-    if sentencepiece {
-        // The order of the pieces is that of their scores.
-        let score = |(id, kind): (usize, &u64)| if *kind == 1 { -(id as f32) } else { -1000.0 };
-        add("scores", Field::Floats(kinds.iter().enumerate().map(score).collect()));
-        add("add_space_prefix", Field::Bool(json["normalizer"].to_string().contains("Prepend")));
-    } else {
-        let text = |merge: &Value| match merge {
-            Value::String(merge) => Some(merge.clone()),
-            Value::Array(pair) => Some(format!("{} {}", pair.first()?.as_str()?, pair.get(1)?.as_str()?)),
-            _ => None,
-        };
-        add("merges", Field::Texts(bpe["merges"].as_array().into_iter().flatten().filter_map(text).collect()));
-    }
-    add("tokens", Field::Texts(names));
-    add("token_type", Field::Integers(kinds.into_iter().map(|kind| kind as i32).collect()));
-    for (key, token) in [("bos", tokenizer.bos()), ("eos", tokenizer.eos()), ("padding", tokenizer.pad())] {
-        if let Some(token) = token {
-            add(&format!("{key}_token_id"), Field::U32(token.id));
-        }
-    }
-    if let Some(id) = unknown.and_then(|token| tokenizer.token_to_id(token)) {
-        add("unknown_token_id", Field::U32(id));
-    }
-    let empty = tokenizer.encode("", true)?;
-    let adds = |token: Option<u32>| token.is_some_and(|id| empty.contains(&id));
-    add("add_bos_token", Field::Bool(adds(tokenizer.bos().map(|t| t.id))));
-    add("add_eos_token", Field::Bool(adds(tokenizer.eos().map(|t| t.id))));
-    if tokenizer.has_chat_template() {
-        fields.push(("tokenizer.chat_template".into(), Field::Text(tokenizer.chat_template()?.source().to_string())));
-    }
-    Ok(fields)
-}
-
-/// llama.cpp's name for the way in which text is cut before byte pairs are merged.
-fn pre_tokenizer(json: &Value) -> Result<&'static str> {
-    let text = json["pre_tokenizer"].to_string();
-    let regex = |pattern: &str| text.contains(&Value::from(pattern).to_string());
-    Ok(match () {
-        () if regex(LLAMA3) && json["model"]["ignore_merges"] == true => "llama-bpe",
-        () if regex(LLAMA3) => "dbrx",
-        () if regex(QWEN2) => "qwen2",
-        () if text.contains("\"Split\"") => {
-            return Err(cannot("its tokenizer", &format!("llama.cpp's name for this way of cutting text is not known: {text}")));
-        }
-        () if text.contains("\"Digits\"") => "smollm",
-        () => "gpt-2",
-    })
 }

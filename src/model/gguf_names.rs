@@ -59,6 +59,12 @@ fn outer(family: Family) -> Vec<(&'static str, &'static str)> {
     fixed.into_iter().chain(positions).collect()
 }
 
+/// Whether a tensor is no parameter of the language model: rotary factors, which the configuration is made of, and what sees images.
+pub(super) fn is_no_parameter(name: &str) -> bool {
+    let rotary = ["rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight"];
+    rotary.contains(&name) || name.starts_with("v.") || name.starts_with("mm.")
+}
+
 /// The Hugging Face name of a tensor in a GGUF file; `None` for those that are no parameters (`rope_freqs.weight`).
 pub(super) fn hf_name(family: Family, name: &str) -> Option<String> {
     let (module, kind) = name.rsplit_once('.')?;

@@ -1,12 +1,9 @@
 //! The tokenizer inside a GGUF file, as the Hugging Face library would have it.
 
-use super::gguf_config::{integer, text};
+use super::gguf_metadata::Metadata;
 use super::gguf_sentencepiece::{Pieces, sentencepiece_bpe};
 use crate::error::{Error, Result};
-use candle_core::quantized::gguf_file::Value;
 use serde_json::{Value as Json, json};
-use std::collections::HashMap;
-use std::path::Path;
 use tokenizers::models::bpe::BPE;
 
 /// GPT-2's rule and Llama 3's and Qwen 2's, as their own tokenizer.json files have them.
@@ -19,6 +16,8 @@ pub(super) const QWEN2: &str =
 pub(super) const UNKNOWN: u64 = 2;
 pub(super) const CONTROL: u64 = 3;
 pub(super) const USER_DEFINED: u64 = 4;
+/// The highest of them, of bytes.
+const LAST_KIND: u64 = 6;
 
 /// How text is cut before the byte pairs are merged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,9 +73,15 @@ impl Built {
         let Self { json, vocabulary, merges, added } = self;
         let text = |error: &dyn std::fmt::Display| error.to_string();
         let flag = |name: &str| json["model"][name].as_bool().unwrap_or(false);
-        let vocabulary: ahash::AHashMap<String, u32> = (0..).zip(vocabulary).map(|(id, token)| (token, id)).collect();
+        let mut places = ahash::AHashMap::with_capacity(vocabulary.len());
+        for (id, token) in (0u32..).zip(vocabulary) {
+            let blank = token.is_empty();
+            if let Some(first) = places.insert(token, id).filter(|_| !blank) {
+                return Err(format!("its tokens {first} and {id} are the same"));
+            }
+        }
         let mut model = BPE::builder()
-            .vocab_and_merges(vocabulary, merges)
+            .vocab_and_merges(places, merges)
             .fuse_unk(flag("fuse_unk"))
             .byte_fallback(flag("byte_fallback"))
             .ignore_merges(flag("ignore_merges"));
@@ -101,65 +106,63 @@ impl Built {
 }
 
 /// The tokenizer of a GGUF file.
-pub(super) fn tokenizer(metadata: &HashMap<String, Value>, path: &Path) -> Result<tokenizers::Tokenizer> {
-    built(metadata, path)?
-        .into_tokenizer()
-        .map_err(|message| Error::format(path, format!("the tokenizer in it is damaged: {message}")))
+pub(super) fn tokenizer(metadata: Metadata<'_>) -> Result<tokenizers::Tokenizer> {
+    built(metadata)?.into_tokenizer().map_err(|message| metadata.wrong(format!("the tokenizer in it is damaged: {message}")))
 }
 
-fn built(metadata: &HashMap<String, Value>, path: &Path) -> Result<Built> {
-    let wrong = |message: String| Error::format(path, message);
-    let sentencepiece = match text(metadata, "tokenizer.ggml.model") {
+fn built(metadata: Metadata<'_>) -> Result<Built> {
+    let wrong = |message: String| metadata.wrong(message);
+    let sentencepiece = match metadata.text("tokenizer.ggml.model")? {
         Some("gpt2") => false,
         Some("llama") => true,
+        Some("no_vocab") | None => {
+            let path = metadata.path.display();
+            return Err(Error::Missing(format!("{path}: the file has no tokenizer (metadata tokenizer.ggml.model)")));
+        }
         Some(other) => {
             return Err(wrong(format!(
                 "tokenizer.ggml.model: \"{other}\" is not supported, only \"gpt2\" (byte-level BPE) and \"llama\" (sentencepiece); \
                  use the model's folder in the Hugging Face layout, which has a tokenizer.json"
             )));
         }
-        None => return Err(wrong("the file has no tokenizer (metadata tokenizer.ggml.model)".into())),
     };
-    let pre = if sentencepiece { PreTokenizer::Gpt2 } else { pre_tokenizer(metadata, path)? };
-    let tokens =
-        strings(metadata, "tokenizer.ggml.tokens").ok_or_else(|| wrong("metadata tokenizer.ggml.tokens is missing".into()))?;
-    let types: Vec<u64> = match metadata.get("tokenizer.ggml.token_type") {
-        Some(Value::Array(types)) => types
-            .iter()
-            .map(|t| if let Value::I32(n) = t { u64::try_from(*n).unwrap_or(0) } else { t.to_u64().unwrap_or(0) })
-            .collect(),
-        _ => Vec::new(),
+    let pre = if sentencepiece { PreTokenizer::Gpt2 } else { pre_tokenizer(metadata)? };
+    let missing = |key: &str| wrong(format!("metadata {key} is missing"));
+    let tokens = metadata.texts("tokenizer.ggml.tokens")?.ok_or_else(|| missing("tokenizer.ggml.tokens"))?;
+    let types = kinds(metadata, tokens.len())?;
+    let special = |role: &str| -> Result<Option<AddedToken>> {
+        let added = |id: usize| AddedToken { id: id as u64, content: tokens[id].to_string(), special: true, rstrip: false };
+        Ok(metadata.token(role, tokens.len())?.map(added))
     };
-    let special = |key: &str| -> Option<AddedToken> {
-        let id = integer(metadata, &format!("tokenizer.ggml.{key}_token_id"))?;
-        Some(AddedToken { id, content: tokens.get(usize::try_from(id).ok()?)?.to_string(), special: true, rstrip: false })
-    };
-    let add_eos = flag(metadata, "tokenizer.ggml.add_eos_token").unwrap_or(false);
-    let eos = special("eos").filter(|_| add_eos);
+    let add_eos = metadata.flag("tokenizer.ggml.add_eos_token")?.unwrap_or(false);
+    let (bos, eos) = (special("bos")?, special("eos")?.filter(|_| add_eos));
     if sentencepiece {
-        let scores = floats(metadata, "tokenizer.ggml.scores")
+        let scores = metadata
+            .floats("tokenizer.ggml.scores")?
             .filter(|scores| scores.len() == tokens.len())
             .ok_or_else(|| wrong("metadata tokenizer.ggml.scores is missing or has not one score a token".into()))?;
         // llama.cpp's defaults for files that do not say.
-        let add_bos = flag(metadata, "tokenizer.ggml.add_bos_token").unwrap_or(true);
-        let unknown = special("unknown").map(|token| token.content).or_else(|| {
+        let add_bos = metadata.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(true);
+        let unknown = special("unknown")?.map(|token| token.content).or_else(|| {
             let place = types.iter().position(|kind| *kind == UNKNOWN)?;
             tokens.get(place).map(|token| (*token).to_string())
         });
-        let name = text(metadata, "general.name").unwrap_or_default().to_lowercase();
+        let name = metadata.text("general.name")?.unwrap_or_default().to_lowercase();
         return Ok(sentencepiece_bpe(&Pieces {
             tokens: &tokens,
             scores: &scores,
             types: &types,
-            add_space_prefix: flag(metadata, "tokenizer.ggml.add_space_prefix").unwrap_or(true),
+            add_space_prefix: metadata.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true),
             unknown: unknown.as_deref(),
             strip_after_special: name.contains("phi-3") || name.contains("phi3"),
-            bos: special("bos").filter(|_| add_bos),
+            bos: bos.filter(|_| add_bos),
             eos,
         }));
     }
-    let merges =
-        strings(metadata, "tokenizer.ggml.merges").ok_or_else(|| wrong("metadata tokenizer.ggml.merges is missing".into()))?;
+    let merges = metadata.texts("tokenizer.ggml.merges")?.ok_or_else(|| missing("tokenizer.ggml.merges"))?;
+    if let Some(merge) = merges.iter().find(|merge| !merge.contains(' ')) {
+        return Err(wrong(format!("metadata tokenizer.ggml.merges: \"{merge}\" is no pair of tokens")));
+    }
     let added: Vec<AddedToken> = tokens
         .iter()
         .zip(&types)
@@ -173,25 +176,43 @@ fn built(metadata: &HashMap<String, Value>, path: &Path) -> Result<Built> {
         })
         .collect();
     // llama.cpp's default for files that do not say.
-    let add_bos = flag(metadata, "tokenizer.ggml.add_bos_token").unwrap_or(pre == PreTokenizer::Llama3);
-    let bos = special("bos").filter(|_| add_bos);
+    let add_bos = metadata.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(pre == PreTokenizer::Llama3);
+    let bos = bos.filter(|_| add_bos);
     Ok(byte_level_bpe(&tokens, &merges, &added, pre, bos.as_ref(), eos.as_ref()))
 }
 
+/// The kinds of the tokens; none where the file does not tell them apart.
+fn kinds(metadata: Metadata<'_>, tokens: usize) -> Result<Vec<u64>> {
+    let key = "tokenizer.ggml.token_type";
+    let Some(kinds) = metadata.integers(key)? else { return Ok(Vec::new()) };
+    if kinds.len() != tokens {
+        return Err(metadata.wrong(format!("metadata {key} has {} kinds for {tokens} tokens", kinds.len())));
+    }
+    if let Some(kind) = kinds.iter().find(|kind| **kind > LAST_KIND) {
+        return Err(metadata.wrong(format!("metadata {key}: there is no kind {kind}")));
+    }
+    Ok(kinds)
+}
+
 /// How a file's byte-level BPE cuts text.
-fn pre_tokenizer(metadata: &HashMap<String, Value>, path: &Path) -> Result<PreTokenizer> {
-    Ok(match text(metadata, "tokenizer.ggml.pre") {
-        None | Some("default" | "gpt-2") => PreTokenizer::Gpt2,
-        Some("smollm") => PreTokenizer::Smollm,
+fn pre_tokenizer(metadata: Metadata<'_>) -> Result<PreTokenizer> {
+    let key = "tokenizer.ggml.pre";
+    Ok(match metadata.text(key)? {
+        // The files of GPT-2 itself are older than the key.
+        None | Some("default") if metadata.text("general.architecture")? == Some("gpt2") => PreTokenizer::Gpt2,
+        None | Some("default") => {
+            let instead = "convert the model again with a newer llama.cpp, or use its folder in the Hugging Face layout";
+            return Err(metadata.wrong(format!("metadata {key} does not say how text is cut before it is merged; {instead}")));
+        }
+        Some("gpt-2" | "olmo") => PreTokenizer::Gpt2,
         Some("llama-bpe" | "llama3" | "llama-v3") => PreTokenizer::Llama3,
         Some("qwen2") => PreTokenizer::Qwen2,
         // OLMo 2's files say dbrx, Granite's refact.
         Some("dbrx" | "smaug-bpe") => PreTokenizer::Dbrx,
-        Some("refact" | "starcoder" | "command-r") => PreTokenizer::Smollm,
-        Some("olmo") => PreTokenizer::Gpt2,
+        Some("smollm" | "refact" | "starcoder" | "command-r") => PreTokenizer::Smollm,
         Some(other) => {
-            let known = "\"gpt-2\", \"smollm\", \"llama-bpe\" and \"qwen2\"";
-            return Err(Error::format(path, format!("tokenizer.ggml.pre: \"{other}\" is not supported; supported are {known}")));
+            let known = "gpt-2, olmo, llama-bpe, qwen2, dbrx, smaug-bpe, smollm, refact, starcoder and command-r";
+            return Err(metadata.wrong(format!("{key}: \"{other}\" is not supported; supported are {known}")));
         }
     })
 }
@@ -256,22 +277,4 @@ pub(super) fn template(bos: Option<&AddedToken>, eos: Option<&AddedToken>) -> Js
         .map(|token| (token.content.clone(), json!({ "id": token.content, "ids": [token.id], "tokens": [token.content] })))
         .collect();
     json!({ "type": "TemplateProcessing", "single": part("A", 0), "pair": pair, "special_tokens": tokens })
-}
-
-fn strings<'a>(metadata: &'a HashMap<String, Value>, key: &str) -> Option<Vec<&'a str>> {
-    match metadata.get(key)? {
-        Value::Array(values) => values.iter().map(|value| value.to_string().ok().map(String::as_str)).collect(),
-        _ => None,
-    }
-}
-
-fn floats(metadata: &HashMap<String, Value>, key: &str) -> Option<Vec<f32>> {
-    match metadata.get(key)? {
-        Value::Array(values) => values.iter().map(|value| value.to_f32().ok()).collect(),
-        _ => None,
-    }
-}
-
-fn flag(metadata: &HashMap<String, Value>, key: &str) -> Option<bool> {
-    metadata.get(key)?.to_bool().ok()
 }

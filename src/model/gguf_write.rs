@@ -1,6 +1,7 @@
 //! Models as GGUF files that llama.cpp loads (ggml/docs/gguf.md, version 3).
 
-use super::gguf_export::{architecture_fields, tokenizer_fields};
+use super::gguf_export::architecture_fields;
+use super::gguf_export_tokenizer::tokenizer_fields;
 use super::gguf_names::{added, gguf_name, is_permuted};
 use super::lm::LanguageModel;
 use crate::error::{Error, Result};

@@ -3,7 +3,7 @@
 use super::chat_template::{ChatTemplate, span_of_turn};
 use super::config::read_json;
 use super::gguf::Gguf;
-use super::gguf_config::{integer, text};
+use super::gguf_metadata::Metadata;
 use super::gguf_tokenizer;
 use crate::error::{Error, Result};
 use crate::files::{read_text, write_text};
@@ -102,23 +102,25 @@ impl Tokenizer {
     /// # Errors
     /// The file has none, or one of a kind that is not supported.
     pub fn from_gguf(gguf: &Gguf) -> Result<Self> {
-        let (metadata, path) = (gguf.metadata(), gguf.path());
-        let tokenizer = gguf_tokenizer::tokenizer(metadata, path)?;
-        let special = |role: &str| {
-            let id = integer(metadata, &format!("tokenizer.ggml.{role}_token_id"))?;
-            tokenizer.id_to_token(u32::try_from(id).ok()?)
+        let path = gguf.path();
+        let metadata = Metadata { map: gguf.metadata(), path };
+        let tokenizer = gguf_tokenizer::tokenizer(metadata)?;
+        let count = metadata.texts("tokenizer.ggml.tokens")?.map_or(0, |tokens| tokens.len());
+        let special = |role: &str| -> Result<Option<String>> {
+            let id = metadata.token(role, count)?;
+            Ok(id.and_then(|id| tokenizer.id_to_token(u32::try_from(id).ok()?)))
         };
-        let roles = [special("bos"), special("eos"), special("padding")];
+        let roles = [special("bos")?, special("eos")?, special("padding")?];
         let mut config = Map::new();
         for (role, token) in
-            ["bos_token", "eos_token", "pad_token", "unk_token"].into_iter().zip(roles.iter().chain([&special("unknown")]))
+            ["bos_token", "eos_token", "pad_token", "unk_token"].into_iter().zip(roles.iter().chain([&special("unknown")?]))
         {
             if let Some(token) = token {
                 config.insert(role.into(), token.clone().into());
             }
         }
         config.insert("tokenizer_class".into(), "PreTrainedTokenizerFast".into());
-        let template = text(metadata, "tokenizer.chat_template").map(|source| (source.to_string(), path.to_path_buf()));
+        let template = metadata.text("tokenizer.chat_template")?.map(|source| (source.to_string(), path.to_path_buf()));
         Self::new(tokenizer, config, roles, template, path)
     }
 

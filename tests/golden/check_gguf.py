@@ -30,7 +30,7 @@ def main() -> None:
     program = sys.argv[1]
     worst = 0.0
     with tempfile.TemporaryDirectory() as folder:
-        for name in ["llama", "llama_bias", "llama_tied", *FAMILIES]:
+        for name in ["llama", "llama3", "llama_bias", "llama_tied", *FAMILIES]:
             base = HERE / ("tiny" if name.startswith("llama") and name != "llama_yarn" else "families") / name
             path = f"{folder}/{name}.gguf"
             run(program, f'AutoModelForCausalLM::from_pretrained("{base}").save_gguf("{path}", #{{ dtype: "f32" }})')

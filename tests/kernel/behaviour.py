@@ -139,6 +139,19 @@ class Behaviour(unittest.TestCase):
             # The model is as after the last step.
             self.assertEqual(kernel.text("model.generate(\"on\", #{ max_new_tokens: 2 }).len() > 0"), "true")
 
+    def test_what_goes_on_in_another_cell_is_shown_there(self):
+        with Running() as kernel:
+            made = TRAIN.replace("STEPS", "60").replace("max_steps", "output_dir: \"resumed\", save_steps: 1, max_steps")
+            kernel.run(made.replace("let result = trainer.train();", ""))
+            kernel.client.execute("trainer.train();")
+            time.sleep(1.5)
+            kernel.manager.interrupt_kernel()
+            self.assertEqual(kernel.client.get_shell_msg(timeout=10)["content"]["ename"], "Interrupted")
+            # Its first step is the one after the last of the interrupted training.
+            _, shown = kernel.run("trainer.train(#{ resume_from_checkpoint: true });")
+            kinds = [kind for kind, _ in shown if kind.endswith("display_data")]
+            self.assertEqual(kinds[:2], ["display_data", "update_display_data"])
+
     def test_restart_forgets_and_works(self):
         with Running() as kernel:
             kernel.run("let gone = 1;")

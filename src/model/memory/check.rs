@@ -21,9 +21,12 @@ const PRECISIONS: [(&str, Precision); 4] = [
 /// Refuses to load weights that are more than the memory that is left. Elsewhere than on the CPU nothing is known of it.
 ///
 /// # Errors
-/// They do not fit; the message says what each dtype needs.
+/// They do not fit; the message says what each dtype needs. A variable that says how much may be used cannot be read.
 pub fn check_load(name: &str, source: &Source, precision: Precision, device: &Device) -> Result<()> {
-    let Some(available) = available_memory().filter(|_| device.is_cpu() && checks_memory()) else { return Ok(()) };
+    if !device.is_cpu() || !checks_memory()? {
+        return Ok(());
+    }
+    let Some(available) = available_memory()? else { return Ok(()) };
     let weights =
         |precision| -> Result<u64> { Ok(Outline::new(source.config(), Some(source), precision, &Trained::Nothing)?.weights()) };
     let needed = weights(precision)?;
@@ -54,9 +57,12 @@ pub fn check_load(name: &str, source: &Source, precision: Precision, device: &De
 /// Refuses a training of a loaded model that takes more than the memory that is left.
 ///
 /// # Errors
-/// It does not fit; the message says what takes how much, and what lowers it.
+/// It does not fit; the message says what takes how much, and what lowers it. Otherwise as [`check_load`].
 pub fn check_training(outline: &Outline<'_>, plan: &Plan) -> Result<()> {
-    let Some(available) = available_memory().filter(|_| checks_memory()) else { return Ok(()) };
+    if !checks_memory()? {
+        return Ok(());
+    }
+    let Some(available) = available_memory()? else { return Ok(()) };
     let estimated = estimate(outline, plan);
     let needed = estimated.beside_the_model();
     if needed <= available {

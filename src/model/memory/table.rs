@@ -11,6 +11,9 @@ use candle_core::DType;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+/// Tokens at once of which the bytes can be counted in 64 bits for every model that there is.
+const MOST_TOKENS: usize = 1 << 28;
+
 /// What the table is made for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -40,10 +43,15 @@ impl MemoryOptions {
     /// Names the option, what was given and what is allowed.
     pub fn validate(&self) -> Result<()> {
         for (name, value) in [("batch_size", self.batch_size), ("max_length", self.max_length), ("r", self.r)] {
-            // Beyond this nothing is a question of memory any more, and products would overflow.
+            // Beyond this nothing is a question of memory any more.
             if !(1..=1 << 24).contains(&value) {
                 return Err(Error::Argument(format!("{name} must be from 1 to {}, got {value}", 1 << 24)));
             }
+        }
+        let tokens = self.batch_size.saturating_mul(self.max_length);
+        if tokens > MOST_TOKENS {
+            let message = format!("batch_size times max_length must be at most {MOST_TOKENS}, got {tokens}");
+            return Err(Error::Argument(message));
         }
         self.precision().map(|_| ())
     }
@@ -99,7 +107,8 @@ const PRECISIONS: [Precision; 4] =
 /// Estimates every kind of work with a model that is not loaded.
 ///
 /// # Errors
-/// Options out of range, target modules that the model does not have, or files with a dtype that weights are not computed in.
+/// Options out of range, target modules that the model does not have, files with a dtype that weights are not computed in, or a
+/// variable that says how much memory may be used and cannot be read.
 pub fn memory_table(config: &ModelConfig, source: Option<&Source>, options: &MemoryOptions) -> Result<MemoryTable> {
     options.validate()?;
     let precisions = options.precision()?.map_or(PRECISIONS.to_vec(), |precision| vec![precision]);
@@ -114,7 +123,7 @@ pub fn memory_table(config: &ModelConfig, source: Option<&Source>, options: &Mem
         ("full, AdamW", &Trained::All, adamw(true), true),
         ("full, SGD", &Trained::All, sgd, false),
     ];
-    let available = available_memory();
+    let available = available_memory()?;
     let lengths = vec![options.max_length; options.batch_size];
     let mut rows = Vec::new();
     for (work, trained, plan, gradient_checkpointing) in kinds {
