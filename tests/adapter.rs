@@ -156,6 +156,24 @@ fn a_fresh_adapter_starts_as_the_base_with_pefts_random_numbers() {
     first.iter().zip(expected).for_each(|(a, b)| assert!((f64::from(*a) - b.as_f64().unwrap()).abs() < 1e-6));
 }
 
+/// PEFT wraps the embedding before the blocks: A and B are drawn, then B again; then the first linear layer's A, B, A.
+#[test]
+fn an_adapter_on_the_embedding_draws_its_numbers_first() {
+    let decoder = decoder("llama");
+    let config: LoraConfig =
+        serde_json::from_value(serde_json::json!({ "r": 2, "target_modules": ["q_proj", "embed_tokens"] })).unwrap();
+    let adapter = Adapter::attach(&decoder, config, &mut Random::new(0)).unwrap();
+    let (_, embedding) = adapter.embedding().unwrap();
+    let (vocabulary, hidden) = (embedding.a.dims()[1], embedding.b.dims()[0]);
+    let mut random = Random::new(0);
+    let _ = (random.randn(2 * vocabulary), random.randn(hidden * 2));
+    let values = |tensor: Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    assert_eq!(values(embedding.b.value()), random.randn(hidden * 2));
+    let (first, outputs) = (&adapter.layers()[0].1, adapter.layers()[0].1.b.dims()[0]);
+    let _ = (random.linear_weight(hidden, 2), random.linear_weight(2, outputs));
+    assert_eq!(values(first.a.value()), random.linear_weight(hidden, 2));
+}
+
 #[test]
 fn an_adapter_for_another_base_is_refused_and_the_model_stays_as_it_was() {
     let decoder = decoder("llama_tied");

@@ -1,20 +1,18 @@
 //! Adapters on every family of models, against PEFT: logits, loss, gradients, ten steps of training, files both ways, merging.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod apart;
+mod common;
 
-use apart::difference;
 use candle_core::{Device, Tensor};
+use common::{Batch, difference};
 use ftrepl::adapter::storage;
 use ftrepl::control::Control;
-use ftrepl::model::batch::shifted_targets;
 use ftrepl::model::generate::{Generation, generate};
 use ftrepl::model::gguf_write::{GgufDtype, save_gguf};
 use ftrepl::model::lm::LanguageModel;
-use ftrepl::model::projection::Pass;
 use ftrepl::model::rope::Rope;
 use ftrepl::model::sampling::Sampling;
-use ftrepl::model::{Decoder, Source, TokenBatch};
+use ftrepl::model::{Decoder, Source};
 use ftrepl::ops::gpu::with_tensors_on_cpu;
 use ftrepl::ops::with_fused;
 use ftrepl::optim::{Adam, AdamWOptions, Optimizer, ParamGroup};
@@ -49,42 +47,6 @@ fn decoder(name: &str) -> Decoder {
 
 fn read(name: &str, file: &str) -> HashMap<String, Tensor> {
     candle_core::safetensors::load(folder(name).join(file), &Device::Cpu).unwrap()
-}
-
-struct Batch {
-    tokens: TokenBatch,
-    targets: Vec<i64>,
-    lengths: Vec<usize>,
-}
-
-impl Batch {
-    fn of(golden: &HashMap<String, Tensor>) -> Self {
-        let rows = |name: &str| golden[name].to_vec2::<i64>().unwrap();
-        let lengths: Vec<usize> = rows("attention_mask").iter().map(|mask| mask.iter().sum::<i64>() as usize).collect();
-        let ids: Vec<Vec<u32>> =
-            rows("input_ids").iter().zip(&lengths).map(|(row, n)| row[..*n].iter().map(|id| *id as u32).collect()).collect();
-        let labels = rows("labels");
-        let targets = shifted_targets(labels.iter().zip(&lengths).map(|(row, n)| &row[..*n]));
-        Self { tokens: TokenBatch::new(ids.iter().map(Vec::as_slice)), targets, lengths }
-    }
-
-    fn check_logits(&self, decoder: &Decoder, expected: &Tensor, what: &str, tolerance: f32) {
-        let hidden = decoder.hidden(&self.tokens, Pass::default()).unwrap();
-        let logits = decoder.logits(&hidden, Pass::default()).unwrap().detach();
-        let mut start = 0;
-        for (row, length) in self.lengths.iter().enumerate() {
-            let expected = expected.get(row).unwrap().narrow(0, 0, *length).unwrap();
-            let d = difference(&logits.narrow(0, start, *length).unwrap(), &expected);
-            assert!(d < tolerance, "{what}, row {row}: logits differ by {d}");
-            start += length;
-        }
-    }
-
-    /// The loss; its gradients are added to the parameters.
-    fn loss(&self, decoder: &Decoder, checkpointing: bool) -> f64 {
-        let count = self.targets.iter().filter(|t| **t >= 0).count() as f64;
-        decoder.loss_backward(&self.tokens, &self.targets, count, Pass::default(), checkpointing).unwrap().value().unwrap()
-    }
 }
 
 /// An adapter that PEFT made, on one family: all that PEFT computes with it.

@@ -351,10 +351,71 @@ fn sum(mut all: Vec<Vec<f32>>, weights: &[f32], kind: Sum, options: &CombineOpti
 /// Sets all but the largest values to zero.
 fn keep_largest(values: &mut [f32], density: f64) {
     let keep = (density * values.len() as f64) as usize;
-    if density >= 1.0 {
+    if density >= 1.0 || keep >= values.len() {
         return;
     }
     let mut order: Vec<usize> = (0..values.len()).collect();
-    order.sort_by(|i, j| values[*j].abs().total_cmp(&values[*i].abs()));
+    order.select_nth_unstable_by(keep, |i, j| values[*j].abs().total_cmp(&values[*i].abs()));
     order[keep..].iter().for_each(|i| values[*i] = 0.0);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(density: f64) -> CombineOptions {
+        CombineOptions { density: Some(density), ..CombineOptions::default() }
+    }
+
+    #[test]
+    fn the_largest_are_kept_whatever_their_sign() {
+        let mut values = [0.1, -4.0, 3.0, 0.0, -0.2, 5.0, 1.0];
+        keep_largest(&mut values, 0.5);
+        assert_eq!(values, [0.0, -4.0, 3.0, 0.0, 0.0, 5.0, 0.0]);
+        keep_largest(&mut values, 0.0);
+        assert_eq!(values, [0.0; 7]);
+        keep_largest(&mut [], 0.5);
+    }
+
+    #[test]
+    fn quantiles_are_interpolated_as_in_pytorch() {
+        // torch.quantile(torch.tensor([3.0, -1.0, 0.5, 2.0]), q)
+        for (share, expected) in [(0.0, -1.0), (0.25, 0.125), (0.5, 1.25), (0.9, 2.7), (1.0, 3.0)] {
+            assert!((quantile(vec![3.0, -1.0, 0.5, 2.0], share) - expected).abs() < 1e-6, "{share}");
+        }
+    }
+
+    #[test]
+    fn signs_are_elected_by_size_or_by_number() {
+        let all = || vec![vec![3.0, -1.0], vec![-1.0, -1.0], vec![-1.0, 0.0]];
+        let elected = |majority_sign_method| {
+            let options = CombineOptions { majority_sign_method, ..options(1.0) };
+            sum(all(), &[1.0, 0.5, 0.25], Sum::Ties, &options, &mut Random::new(0))
+        };
+        assert_eq!(elected(MajoritySign::Total), [3.0, -0.75]);
+        assert_eq!(elected(MajoritySign::Frequency), [-0.375, -0.75]);
+    }
+
+    /// What is dropped at random is made up for: each value is the sum of some of its terms over the density, and their mean is the sum.
+    #[test]
+    fn what_dare_drops_keeps_the_expectation() {
+        const COUNT: usize = 100_000;
+        let (weights, density) = ([0.5, -0.25], 0.3);
+        let all = vec![vec![1.0; COUNT], vec![2.0; COUNT]];
+        let found = sum(all.clone(), &weights, Sum::DarePlain, &options(density), &mut Random::new(7));
+        let terms = [0.5 / 0.3, -0.5 / 0.3].map(|term: f32| [0.0, term]);
+        let possible = |v: f32| terms[0].iter().any(|a| terms[1].iter().any(|b| (a + b - v).abs() < 1e-5));
+        assert!(found.iter().all(|v| possible(*v)));
+        // Both terms are 0.5 in size: the variance of a value is 2 * 0.25 * 0.7 / 0.3, and five deviations of the mean are 0.017.
+        let mean = found.iter().map(|v| f64::from(*v)).sum::<f64>() / COUNT as f64;
+        assert!(mean.abs() < 0.017, "{mean}");
+        let one = sum(all[..1].to_vec(), &weights[..1], Sum::DarePlain, &options(density), &mut Random::new(8));
+        let mean = one.iter().map(|v| f64::from(*v)).sum::<f64>() / COUNT as f64;
+        assert!((mean - 0.5).abs() < 0.013, "{mean}");
+        let kept = one.iter().filter(|v| **v != 0.0).count() as f64 / COUNT as f64;
+        assert!((kept - density).abs() < 0.008, "{kept}");
+        // With density 1 nothing is drawn, with density 0 nothing is left.
+        assert_eq!(sum(all.clone(), &weights, Sum::DarePlain, &options(1.0), &mut Random::new(9)), vec![0.0; COUNT]);
+        assert_eq!(sum(all, &weights, Sum::DareTies, &options(0.0), &mut Random::new(9)), vec![0.0; COUNT]);
+    }
 }

@@ -46,7 +46,7 @@ pub enum Start {
     Random,
     /// A normal with standard deviation 1 / r, B zero.
     Gaussian,
-    /// Both random, with rows of A and columns of B that are orthogonal to the other's.
+    /// Both random, from the odd and the even rows of one orthogonal matrix, so that `B A = 0`.
     Orthogonal,
     /// The largest singular values of the weight with their vectors (Meng et al. 2024, arXiv 2404.02948); approximated with so many
     /// iterations where a number is given.
@@ -138,12 +138,13 @@ pub struct LoraConfig {
     pub bias: Bias,
     /// Scale by `lora_alpha / sqrt(r)` instead (Kalajdzievski 2023, arXiv 2312.03732): for high ranks.
     pub use_rslora: bool,
-    /// Modules that get a trained copy in full, by name, for example lm_head.
+    /// Modules that get a trained copy in full and no adapter, by the ending of their name, for example lm_head; "norm" means
+    /// input_layernorm as well.
     pub modules_to_save: Option<Vec<String>>,
     /// `true` (default): the model starts unchanged; `false`: both matrices random; "gaussian"; "orthogonal"; "pissa", "pissa_niter_N" or
     /// "olora": the adapter starts as the weight's main part, which the base does without while the adapter sits on it.
     pub init_lora_weights: InitLoraWeights,
-    /// Blocks to adapt, by index: one or an array. Default: all.
+    /// Blocks to adapt, by index: one or an array. Default: all. Modules that target_modules names in full are adapted all the same.
     pub layers_to_transform: Option<OneOrMore<usize>>,
     /// What the list of blocks is called in the modules' names, for `layers_to_transform`; default: whatever it is called.
     pub layers_pattern: Option<OneOrMore<String>>,
@@ -208,8 +209,24 @@ impl LoraConfig {
             return refuse(format!("task_type \"{task}\" is not supported; only \"CAUSAL_LM\" is"));
         }
         let start = self.init_lora_weights.start()?;
-        if self.layers_pattern.is_some() && self.layers_to_transform.is_none() {
+        for (field, pattern) in self.patterns() {
+            // What Python's regular expressions have and these do not (looking ahead and back) would otherwise count for nothing.
+            if let Err(error) = pattern_of(pattern) {
+                return refuse(format!("{field}: \"{pattern}\" is no regular expression that can be used here: {error}"));
+            }
+        }
+        if let Some((pattern, alpha)) = self.alpha_pattern.iter().find(|(_, alpha)| !alpha.is_finite() || **alpha <= 0.0) {
+            return refuse(format!("alpha_pattern: \"{pattern}\" must have a finite number above 0, got {alpha}"));
+        }
+        if self.layers_pattern.as_ref().is_some_and(|lists| !lists.as_slice().is_empty()) && self.layers_to_transform.is_none() {
             return refuse("layers_pattern says where the numbers of layers_to_transform are, which is not given".into());
+        }
+        if let (Some(TargetModules::Pattern(pattern)), Some(_)) = (&self.target_modules, &self.layers_to_transform)
+            && pattern != "all-linear"
+        {
+            return refuse(
+                "layers_to_transform does not go with a regular expression in target_modules: say the blocks in it".into(),
+            );
         }
         if self.lora_bias && self.use_dora {
             return refuse("lora_bias and use_dora exclude each other".into());
@@ -229,6 +246,12 @@ impl LoraConfig {
         Ok(())
     }
 
+    /// The keys of `rank_pattern` and `alpha_pattern`, with the field's name.
+    fn patterns(&self) -> impl Iterator<Item = (&'static str, &String)> {
+        let ranks = self.rank_pattern.keys().map(|key| ("rank_pattern", key));
+        ranks.chain(self.alpha_pattern.keys().map(|key| ("alpha_pattern", key)))
+    }
+
     /// Rank and scaling factor of the module with this name.
     pub fn rank_and_scaling(&self, module: &str) -> (usize, f64) {
         let rank = pattern_value(&self.rank_pattern, module).unwrap_or(self.r);
@@ -238,9 +261,14 @@ impl LoraConfig {
     }
 }
 
-/// The value of the first pattern that matches the end of a module's name, as PEFT matches: `(.*\.)?(pattern)$`.
+/// What matches the end of a module's name, as PEFT matches: `(.*\.)?(pattern)$`.
+fn pattern_of(pattern: &str) -> std::result::Result<regex::Regex, regex::Error> {
+    regex::Regex::new(&format!(r"^(?:.*\.)?(?:{pattern})$"))
+}
+
+/// The value of the first pattern that matches the end of a module's name.
 fn pattern_value<T: Copy>(patterns: &BTreeMap<String, T>, module: &str) -> Option<T> {
-    let matches = |pattern: &str| regex::Regex::new(&format!(r"^(?:.*\.)?(?:{pattern})$")).is_ok_and(|r| r.is_match(module));
+    let matches = |pattern: &str| pattern_of(pattern).is_ok_and(|regex| regex.is_match(module));
     patterns.iter().find(|(pattern, _)| matches(pattern)).map(|(_, value)| *value)
 }
 
@@ -270,5 +298,32 @@ mod tests {
         assert!(bad.validate().unwrap_err().to_string().contains("lora_dropout"));
         let bad = LoraConfig { r: 0, ..LoraConfig::default() };
         assert!(bad.validate().unwrap_err().to_string().contains("r must be"));
+        let bad = LoraConfig { alpha_pattern: [("q_proj".to_string(), -1.0)].into(), ..LoraConfig::default() };
+        assert!(bad.validate().unwrap_err().to_string().contains("alpha_pattern"));
+    }
+
+    #[test]
+    fn patterns_that_would_count_for_nothing_are_refused() {
+        // Valid in Python, where the file may come from.
+        let pattern = || r"(?!model\.layers\.0).*q_proj".to_string();
+        for bad in [
+            LoraConfig { rank_pattern: [(pattern(), 4)].into(), ..LoraConfig::default() },
+            LoraConfig { alpha_pattern: [(pattern(), 4.0)].into(), ..LoraConfig::default() },
+            LoraConfig { alpha_pattern: [("(".to_string(), 4.0)].into(), ..LoraConfig::default() },
+        ] {
+            let error = bad.validate().unwrap_err().to_string();
+            assert!(error.contains("_pattern") && error.contains("regular expression"), "{error}");
+        }
+    }
+
+    #[test]
+    fn blocks_beside_a_regular_expression_are_refused_as_in_peft() {
+        let config = |target_modules: &str| LoraConfig {
+            target_modules: Some(TargetModules::Pattern(target_modules.into())),
+            layers_to_transform: Some(OneOrMore::One(1)),
+            ..LoraConfig::default()
+        };
+        assert!(config(".*q_proj").validate().unwrap_err().to_string().contains("layers_to_transform"));
+        config("all-linear").validate().unwrap();
     }
 }

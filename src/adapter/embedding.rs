@@ -1,7 +1,7 @@
 //! What adapters change of the embedding, and of the head beside it: a low-rank change of all rows, or new rows for some tokens.
 
 use super::config::{LoraConfig, TokenIndices};
-use super::target::is_named;
+use super::target::{is_named, is_saved};
 use crate::error::{Error, Result};
 use crate::model::Decoder;
 use crate::model::projection::{Delta, Pass, Projection, RowDelta};
@@ -138,28 +138,45 @@ impl Delta for TokenRows {
 }
 
 /// The modules whose rows a configuration wants trained, with the rows; the embedding's also serve a head that shares its matrix.
+/// `adapted` are the modules that get a low-rank change.
 ///
 /// # Errors
-/// A module that is neither the embedding nor the head, or tokens that there are not.
-pub(super) fn token_rows(decoder: &Decoder, config: &LoraConfig) -> Result<Vec<(String, TokenRows)>> {
+/// A module that is neither the embedding nor the head or is changed otherwise as well, or tokens that there are not.
+pub(super) fn token_rows(decoder: &Decoder, config: &LoraConfig, adapted: &[&str]) -> Result<Vec<(String, TokenRows)>> {
     let embedding = config_embedding(decoder);
     let by_module: Vec<(&str, &[u32])> = match &config.trainable_token_indices {
         None => return Ok(Vec::new()),
         Some(TokenIndices::OfEmbedding(ids)) => vec![(embedding, ids)],
         Some(TokenIndices::ByModule(modules)) => modules.iter().map(|(name, ids)| (name.as_str(), ids.as_slice())).collect(),
     };
-    let mut found = Vec::new();
+    let mut found: Vec<(String, TokenRows)> = Vec::new();
     for (wanted, ids) in by_module {
         let Some(module) = [embedding, "lm_head"].into_iter().find(|module| is_named(module, wanted)) else {
             return Err(Error::Argument(format!(
                 "trainable_token_indices: \"{wanted}\" is neither this model's embedding, {embedding}, nor its lm_head"
             )));
         };
-        if config.modules_to_save.iter().flatten().any(|saved| is_named(module, saved)) {
-            return Err(Error::Argument(format!("trainable_token_indices: {module} is in modules_to_save already")));
+        for (field, taken) in [("modules_to_save", is_saved(config, module)), ("target_modules", adapted.contains(&module))] {
+            if taken {
+                return Err(Error::Argument(format!("trainable_token_indices: {module} is in {field} already")));
+            }
+        }
+        if found.iter().any(|(other, _)| other == module) {
+            return Err(Error::Argument(format!("trainable_token_indices: {module} is named twice")));
+        }
+        if ids.is_empty() {
+            return Err(Error::Argument(format!("trainable_token_indices: there is no token for {module}")));
         }
         let weight = if module == embedding { decoder.embedding().base() } else { decoder.head().weight.base() };
         found.push((module.to_string(), TokenRows::new(weight, ids)?));
+    }
+    // A head that shares the matrix and is to train the same rows shares these too, as in PEFT.
+    let shared = |rows: &TokenRows, other: &TokenRows| decoder.config().tie_word_embeddings && rows.ids == other.ids;
+    if let [(first, rows), (second, other)] = found.as_slice()
+        && first != second
+        && shared(rows, other)
+    {
+        found.retain(|(module, _)| module == embedding);
     }
     Ok(found)
 }

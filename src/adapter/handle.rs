@@ -2,7 +2,7 @@
 
 use super::combine::{CombineOptions, combine};
 use super::merge::{merge, merge_for_a_while};
-use super::peft::{Adapter, DEFAULT, describe_trainable};
+use super::peft::{Adapter, DEFAULT, count, describe_trainable};
 use super::set::{AdapterSet, install};
 use super::{LoraConfig, storage};
 use crate::error::{Error, Result};
@@ -193,6 +193,9 @@ impl ModelHandle {
                 names.len()
             )));
         }
+        if let Some(weight) = weights.iter().find(|weight| !weight.is_finite()) {
+            return Err(Error::Argument(format!("add_weighted_adapter: weights must be finite numbers, got {weight}")));
+        }
         let chosen = names.iter().zip(weights).map(|(name, weight)| Ok((adapters.get(name)?, *weight)));
         let chosen = chosen.collect::<Result<Vec<_>>>()?;
         let decoder = self.model.decoder();
@@ -346,11 +349,7 @@ impl ModelHandle {
 
     /// Trainable and all parameters; a shared matrix counts once.
     pub fn count(&self) -> (usize, usize) {
-        let mut seen = std::collections::HashSet::new();
-        let named = self.named_parameters();
-        let unique: Vec<_> = named.iter().map(|(_, p)| p).filter(|p| seen.insert(p.key())).collect();
-        let trainable = unique.iter().filter(|p| p.requires_grad()).map(|p| p.elem_count()).sum();
-        (trainable, unique.iter().map(|p| p.elem_count()).sum())
+        count(&self.named_parameters())
     }
 
     /// The line that PEFT's `print_trainable_parameters` prints.

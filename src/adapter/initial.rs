@@ -97,8 +97,8 @@ fn first_directions(weight: &Parameter, shape: Shape) -> Result<Initial> {
     Ok(Initial { a: by_rows(&r), b: by_columns(&q), bias: None })
 }
 
-/// Rows of A from the odd, columns of B from the even rows of one orthogonal matrix, so that `A B = 0` for those of one rank and the
-/// change is small; <https://datta0.github.io/posts/rethink-lora-init/#orthogonal-initialisation>, as PEFT has it.
+/// Columns of A from the odd, rows of B from the even rows of one orthogonal matrix, so that `B A = 0` and the model starts unchanged;
+/// <https://datta0.github.io/posts/rethink-lora-init/#orthogonal-initialisation>, as PEFT has it.
 fn orthogonal(shape: Shape, random: &mut Random) -> Initial {
     let Shape { inputs, outputs, rank, .. } = shape;
     let square = random.randn(rank * rank);

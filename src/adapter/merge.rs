@@ -1,5 +1,6 @@
 //! Adding adapters' changes to the weights: for good, or as a stand-in that can be taken away again.
 
+use super::embedding::config_embedding;
 use super::lora::LoraLayer;
 use super::peft::Adapter;
 use super::set::{install, projections};
@@ -8,67 +9,80 @@ use crate::model::Decoder;
 use crate::model::projection::Slot;
 use crate::nn::Parameter;
 use candle_core::{DType, Tensor};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// Adds the changes of adapters, one after the other, to the base's weights, in f32 and rounded once to the weight's dtype, and takes the
 /// adapters off. A quantised weight becomes f32 by it.
 ///
 /// # Errors
-/// A merged weight would not be finite, an adapter sits on a head that shares the embedding's matrix, or a layer's own bias has no bias
-/// to be added to; nothing is changed then.
+/// A merged weight would not be finite, an adapter has something of a head or an embedding that share one matrix, or a layer's own bias has
+/// no bias to be added to; nothing is changed then.
 pub fn merge(adapters: &[&Adapter], decoder: &Decoder) -> Result<()> {
-    let untied = |name: &str| decoder.config().tie_word_embeddings && (name == "lm_head" || name == "lm_head.weight");
-    let names = |adapter: &Adapter| -> Vec<String> {
-        adapter.layers().iter().map(|(name, _)| name).chain(adapter.copies().iter().map(|(name, _)| name)).cloned().collect()
-    };
-    if adapters.iter().flat_map(|adapter| names(adapter)).any(|name| untied(&name)) {
-        return Err(Error::argument(
-            "what the adapter has of lm_head cannot be merged: this model's head shares its matrix with the embedding, \
-             which would change too; use unload(), or save the adapter",
-        ));
-    }
-    if decoder.config().tie_word_embeddings && adapters.iter().any(|adapter| adapter.embedding().is_some()) {
-        return Err(Error::argument(
-            "the adapter on the embedding cannot be merged: this model's head shares its matrix, and would change too; \
-             use unload(), or save the adapter",
-        ));
+    if decoder.config().tie_word_embeddings {
+        refuse_shared(adapters, decoder)?;
     }
     check(adapters, decoder)?;
-    merge_rows(adapters, decoder)?;
     let projections = projections(decoder);
+    // What holds its copy and its change already.
+    let mut done: HashSet<String> = HashSet::new();
+    done.extend(merge_rows(adapters, decoder)?);
     for (module, layers) in by_module(adapters) {
         let Some(projection) = projections.get(module) else { continue };
-        let weight = projection.weight.base();
-        weight.set(&merged(weight, &layers)?)?;
+        projection.weight.base().set(&merged(&projection.weight.current(), &layers)?)?;
+        done.insert(format!("{module}.weight"));
         if let (Some(added), Some(bias)) = (own_biases(&layers)?, &projection.bias) {
             bias.base().set(&(bias.current().value().to_dtype(DType::F32)? + added)?)?;
+            done.insert(format!("{module}.bias"));
+        }
+    }
+    let slots: HashMap<String, &Slot> = decoder.slots().into_iter().collect();
+    for copy in adapters.iter().flat_map(|adapter| adapter.copies()).filter(|copy| !done.contains(&copy.name)) {
+        if let Some(slot) = slots.get(&copy.name) {
+            slot.base().set(&copy.parameter.value())?;
         }
     }
     install(&[], decoder);
-    let slots: HashMap<String, &Slot> = decoder.slots().into_iter().collect();
-    for (name, copy) in adapters.iter().flat_map(|adapter| adapter.copies()) {
-        // A bias that was also added to holds both already.
-        let added =
-            |module: &str| by_module(adapters).iter().any(|(m, layers)| *m == module && layers.iter().any(|l| l.bias.is_some()));
-        if let Some(slot) = slots.get(name).filter(|_| !name.strip_suffix(".bias").is_some_and(added)) {
-            slot.base().set(&copy.value())?;
+    Ok(())
+}
+
+/// Fails where a matrix that embedding and head share would have to become two.
+fn refuse_shared(adapters: &[&Adapter], decoder: &Decoder) -> Result<()> {
+    let embedding = config_embedding(decoder);
+    let copied = |adapter: &Adapter, module: &str| adapter.copies().iter().any(|copy| copy.name == format!("{module}.weight"));
+    for adapter in adapters {
+        // Rows of the embedding are the head's as well.
+        if adapter.adapts("lm_head") || copied(adapter, "lm_head") || adapter.has_rows("lm_head") {
+            return Err(Error::argument(
+                "what the adapter has of lm_head cannot be merged: this model's head shares its matrix with the embedding, \
+                 which would change too; use unload(), or save the adapter",
+            ));
+        }
+        if adapter.adapts(embedding) || copied(adapter, embedding) {
+            return Err(Error::argument(
+                "what the adapter has of the embedding cannot be merged: this model's head shares its matrix, and would change too; \
+                 use unload(), or save the adapter",
+            ));
         }
     }
     Ok(())
 }
 
-/// Merges what adapters change of the embedding's and the head's rows.
-fn merge_rows(adapters: &[&Adapter], decoder: &Decoder) -> Result<()> {
-    let embedding = decoder.embedding().base();
-    for (_, layer) in adapters.iter().filter_map(|adapter| adapter.embedding()) {
-        embedding.set(&(embedding.value().to_dtype(DType::F32)? + layer.weight_change()?)?)?;
+/// Merges what adapters change of the embedding's and the head's rows. Returns the embedding's name where a low-rank change, and with it a
+/// copy, was merged.
+fn merge_rows(adapters: &[&Adapter], decoder: &Decoder) -> Result<Option<String>> {
+    let embedding = decoder.embedding();
+    let mut changed = None;
+    for (module, layer) in adapters.iter().filter_map(|adapter| adapter.embedding()) {
+        let before = if changed.is_none() { embedding.current() } else { embedding.base().clone() };
+        embedding.base().set(&(before.value().to_dtype(DType::F32)? + layer.weight_change()?)?)?;
+        changed = Some(format!("{module}.weight"));
     }
     for (module, rows) in adapters.iter().flat_map(|adapter| adapter.tokens()) {
-        let weight = if module == "lm_head" { decoder.head().weight.base() } else { embedding };
+        let weight = if module == "lm_head" { decoder.head().weight.base() } else { embedding.base() };
         weight.set(&rows.merged(&weight.value())?)?;
     }
-    Ok(())
+    Ok(changed)
 }
 
 /// Puts merged weights in the place of the base's, and switches the adapters' own computation off: the same numbers, sooner. Installing
@@ -141,7 +155,9 @@ fn check(adapters: &[&Adapter], decoder: &Decoder) -> Result<()> {
                 "the adapter's bias (lora_bias) cannot be merged: {module} has no bias in this model; use unload(), or save the adapter"
             )));
         }
-        let sum = merged(projection.weight.base(), &layers)?;
+        // As it will be held: f16 ends at 65504.
+        let weight = projection.weight.current();
+        let sum = merged(&weight, &layers)?.to_dtype(weight.dtype())?.to_dtype(DType::F32)?;
         if !sum.abs()?.sum_all()?.to_scalar::<f32>()?.is_finite() {
             return Err(Error::Training("merging the adapter gives weights that are not finite; nothing was merged".into()));
         }

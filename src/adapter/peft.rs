@@ -4,12 +4,13 @@ use super::config::{Bias, LoraConfig, Start, TargetModules};
 use super::embedding::{EmbeddingLayer, TokenRows, config_embedding, token_rows};
 use super::lora::{LayerOptions, LoraLayer};
 use super::set;
-use super::target::{is_named, targets};
+use super::target::{is_saved, targets};
 use crate::error::{Error, Result};
 use crate::model::{Decoder, Family};
 use crate::nn::Parameter;
 use crate::random::Random;
 use candle_core::DType;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// The name of an adapter that was given none.
@@ -27,12 +28,22 @@ pub struct Adapter {
     embedding: Option<(&'static str, Arc<EmbeddingLayer>)>,
     /// Trained rows of the embedding and the head, under their names.
     tokens: Vec<(String, Arc<TokenRows>)>,
-    /// Names of slots (Hugging Face parameter names) that hold a trained copy: biases, and modules to save.
-    copies: Vec<(String, Parameter)>,
+    /// Trained copies of biases, and of modules to save.
+    copies: Vec<TrainedCopy>,
 }
 
 /// A parameter with its PEFT name.
 pub type Named = (String, Parameter);
+
+/// A copy of a base parameter that is trained in its place.
+pub struct TrainedCopy {
+    /// The base parameter's Hugging Face name.
+    pub name: String,
+    /// The copy.
+    pub parameter: Parameter,
+    /// Whether files hold the matrix the other way round, as GPT-2's.
+    pub transposed: bool,
+}
 
 /// A parameter that the adapter trains.
 pub struct Own {
@@ -42,11 +53,14 @@ pub struct Own {
     pub file_name: String,
     /// The parameter.
     pub parameter: Parameter,
+    /// Whether files hold the matrix the other way round.
+    pub transposed: bool,
 }
 
 impl Adapter {
-    /// A fresh adapter under this name, which does not sit on the decoder yet. With `autocast` its parameters are f32 whatever the base's
-    /// are; without, they have the base's dtype where that is a float.
+    /// A fresh adapter under this name, which does not sit on the decoder yet. With `autocast` its layers' parameters are f32 whatever the
+    /// base's are; without, they have the base's dtype where that is a float. What it has of the embedding is always f32, and trained
+    /// copies have the base's dtype, as in PEFT.
     ///
     /// # Errors
     /// The configuration is out of range or matches no module.
@@ -62,17 +76,8 @@ impl Adapter {
         let family = decoder.config().family;
         let chosen = targets(&config, &names, family.traits().lora_targets)?;
         let start = config.init_lora_weights.start()?;
-        let mut layers = Vec::new();
-        for (module, projection) in projections.iter().filter(|(n, _)| chosen.contains(&n.as_str())) {
-            let (rank, scaling) = config.rank_and_scaling(module);
-            let weight = projection.weight.base();
-            let dtype = if autocast { DType::F32 } else { weight.dtype() };
-            let (dropout, dora, bias) = (config.lora_dropout, config.use_dora, config.lora_bias);
-            let options = LayerOptions { rank, scaling, dropout, start, dora, bias, dtype };
-            let named = |e| Error::Argument(format!("{module}: {e}"));
-            layers.push((module.clone(), Arc::new(LoraLayer::new(weight, options, random).map_err(named)?)));
-        }
-        let embedding = match chosen.contains(&embedding) {
+        // The embedding is the model's first module, and PEFT draws its random numbers in that order.
+        let on_embedding = match chosen.contains(&embedding) {
             true if config.use_dora || config.lora_bias => {
                 return Err(Error::Argument(format!("use_dora and lora_bias are not supported on the embedding, {embedding}")));
             }
@@ -83,9 +88,19 @@ impl Adapter {
             }
             false => None,
         };
-        let tokens = token_rows(decoder, &config)?.into_iter().map(|(module, rows)| (module, Arc::new(rows))).collect();
+        let mut layers = Vec::new();
+        for (module, projection) in projections.iter().filter(|(n, _)| chosen.contains(&n.as_str())) {
+            let (rank, scaling) = config.rank_and_scaling(module);
+            let weight = projection.weight.base();
+            let dtype = if autocast { DType::F32 } else { weight.dtype() };
+            let (dropout, dora, bias) = (config.lora_dropout, config.use_dora, config.lora_bias);
+            let options = LayerOptions { rank, scaling, dropout, start, dora, bias, dtype };
+            let named = |e| Error::Argument(format!("{module}: {e}"));
+            layers.push((module.clone(), Arc::new(LoraLayer::new(weight, options, random).map_err(named)?)));
+        }
+        let tokens = token_rows(decoder, &config, &chosen)?.into_iter().map(|(module, rows)| (module, Arc::new(rows))).collect();
         let copies = copied_slots(decoder, &config, &layers)?;
-        Ok(Self { name: name.into(), config, family, layers, embedding, tokens, copies })
+        Ok(Self { name: name.into(), config, family, layers, embedding: on_embedding, tokens, copies })
     }
 
     /// Freezes the decoder and puts a fresh adapter on it, as its only one.
@@ -136,8 +151,8 @@ impl Adapter {
         &self.tokens
     }
 
-    /// Trained copies of base parameters under their Hugging Face names.
-    pub fn copies(&self) -> &[Named] {
+    /// Trained copies of base parameters.
+    pub fn copies(&self) -> &[TrainedCopy] {
         &self.copies
     }
 
@@ -154,15 +169,16 @@ impl Adapter {
                 name: format!("{at}.{name}"),
                 file_name: format!("{at}.{file_name}"),
                 parameter: parameter.clone(),
+                transposed: false,
             };
             layer.parameters(&self.name).into_iter().map(own).collect::<Vec<_>>()
         });
-        let copies = self.copies.iter().map(|(name, parameter)| {
+        let copies = self.copies.iter().map(|TrainedCopy { name, parameter, transposed }| {
             let (module, kind) = name.rsplit_once('.').unwrap_or((name, ""));
             let file_name = if self.saves(module) { format!("base_model.model.{name}") } else { self.bias_name(name) };
             let saved = format!("base_model.model.{module}.modules_to_save.{}.{kind}", self.name);
             let name = if self.saves(module) { saved } else { file_name.clone() };
-            Own { name, file_name, parameter: parameter.clone() }
+            Own { name, file_name, parameter: parameter.clone(), transposed: *transposed }
         });
         self.own_rows().into_iter().chain(layers).chain(copies).collect()
     }
@@ -171,7 +187,7 @@ impl Adapter {
     fn own_rows(&self) -> Vec<Own> {
         let own = |module: &str, kind: &str, parameter: &Parameter| {
             let file_name = format!("base_model.model.{module}.{kind}");
-            Own { name: format!("{file_name}.{}", self.name), file_name, parameter: parameter.clone() }
+            Own { name: format!("{file_name}.{}", self.name), file_name, parameter: parameter.clone(), transposed: false }
         };
         let embedding = self
             .embedding
@@ -189,7 +205,7 @@ impl Adapter {
 
     /// Whether the adapter has a trained copy of this module in full.
     pub(super) fn saves(&self, module: &str) -> bool {
-        self.config.modules_to_save.iter().flatten().any(|wanted| is_named(module, wanted))
+        is_saved(&self.config, module)
     }
 
     /// Whether the adapter trains rows of this module.
@@ -218,11 +234,7 @@ impl Adapter {
     /// Trainable and all parameters, as PEFT counts them: a matrix that is shared counts once, a trained copy of a module in
     /// full, a trained bias in the place of its base.
     pub fn count(&self, decoder: &Decoder) -> (usize, usize) {
-        let mut seen = std::collections::HashSet::new();
-        let unique: Vec<Parameter> =
-            self.named_parameters(decoder).into_iter().map(|(_, p)| p).filter(|p| seen.insert(p.key())).collect();
-        let sum = |wanted: &dyn Fn(&&Parameter) -> bool| unique.iter().filter(wanted).map(Parameter::elem_count).sum();
-        (sum(&|p| p.requires_grad()), sum(&|_| true))
+        count(&self.named_parameters(decoder))
     }
 
     /// Switches the adapter on, as the only one.
@@ -250,6 +262,14 @@ impl Adapter {
     }
 }
 
+/// Trainable and all elements of parameters; one that is there twice counts once.
+pub(super) fn count(named: &[Named]) -> (usize, usize) {
+    let mut seen = HashSet::new();
+    let unique: Vec<&Parameter> = named.iter().map(|(_, p)| p).filter(|p| seen.insert(p.key())).collect();
+    let trainable = unique.iter().filter(|p| p.requires_grad()).map(|p| p.elem_count()).sum();
+    (trainable, unique.iter().map(|p| p.elem_count()).sum())
+}
+
 /// "trainable params: 921,600 || all params: 135,436,608 || trainable%: 0.6805".
 pub fn describe_trainable(trainable: usize, all: usize) -> String {
     let share = if all == 0 { 0.0 } else { 100.0 * trainable as f64 / all as f64 };
@@ -270,16 +290,15 @@ pub fn grouped(number: usize) -> String {
 }
 
 /// Trained copies of the biases and modules that the configuration names.
-fn copied_slots(decoder: &Decoder, config: &LoraConfig, layers: &[(String, Arc<LoraLayer>)]) -> Result<Vec<Named>> {
+fn copied_slots(decoder: &Decoder, config: &LoraConfig, layers: &[(String, Arc<LoraLayer>)]) -> Result<Vec<TrainedCopy>> {
     let projections = decoder.projections();
     let mut slots = decoder.slots();
     if decoder.tied() {
         slots.extend(projections.iter().filter(|(n, _)| n == "lm_head").map(|(n, p)| (format!("{n}.weight"), &p.weight)));
     }
-    let saved: Vec<&String> = config.modules_to_save.iter().flatten().collect();
-    for wanted in &saved {
-        let exists = slots.iter().any(|(n, _)| n.rsplit_once('.').is_some_and(|(m, _)| is_named(m, wanted)));
-        if !exists {
+    for wanted in config.modules_to_save.iter().flatten() {
+        let exists = slots.iter().any(|(n, _)| n.rsplit_once('.').is_some_and(|(module, _)| module.ends_with(wanted.as_str())));
+        if wanted.is_empty() || !exists {
             return Err(Error::argument(format!("modules_to_save: no module of this model is named \"{wanted}\"")));
         }
     }
@@ -292,8 +311,9 @@ fn copied_slots(decoder: &Decoder, config: &LoraConfig, layers: &[(String, Arc<L
             Bias::All => true,
             Bias::LoraOnly => adapted,
         };
-        if saved.iter().any(|wanted| is_named(module, wanted)) || (kind == "bias" && bias) {
-            copies.push((name, Parameter::new(&slot.base().value().copy()?)?));
+        if is_saved(config, module) || (kind == "bias" && bias) {
+            let parameter = Parameter::new(&slot.base().value().copy()?)?;
+            copies.push(TrainedCopy { name, parameter, transposed: slot.transposed() });
         }
     }
     Ok(copies)

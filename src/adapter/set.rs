@@ -150,12 +150,19 @@ fn check_together(adapters: &[&Adapter]) -> Result<()> {
                 let (a, b) = (other.name(), adapter.name());
                 Err(Error::Argument(format!("the adapters \"{a}\" and \"{b}\" cannot act together: {why} {what}")))
             };
-            if let Some((name, _)) = adapter.copies().iter().find(|(name, _)| other.copies().iter().any(|(n, _)| n == name)) {
-                return refuse(name, "both have a trained copy of");
+            if let Some(copy) = adapter.copies().iter().find(|copy| other.copies().iter().any(|beside| beside.name == copy.name))
+            {
+                return refuse(&copy.name, "both have a trained copy of");
             }
             let both = |module: &str| other.has_rows(module);
             if let Some((module, _)) = adapter.tokens().iter().find(|(module, _)| both(module)) {
                 return refuse(module, "both train rows of");
+            }
+            let copied = |rows: &Adapter, copies: &Adapter| {
+                rows.tokens().iter().map(|(module, _)| module.clone()).find(|module| copies.saves(module))
+            };
+            if let Some(module) = copied(adapter, other).or_else(|| copied(other, adapter)) {
+                return refuse(&module, "one has a trained copy, and the other rows of");
             }
             for (module, layer) in adapter.layers() {
                 let Some((_, beside)) = other.layers().iter().find(|(name, _)| name == module) else { continue };
@@ -189,9 +196,9 @@ pub fn install(adapters: &[&Adapter], decoder: &Decoder) {
     }
     install_rows(adapters, decoder);
     let places = places(decoder);
-    for (name, copy) in adapters.iter().flat_map(|adapter| adapter.copies()) {
-        if let Some(slot) = places.get(name) {
-            slot.replace(Some(copy.clone()));
+    for copy in adapters.iter().flat_map(|adapter| adapter.copies()) {
+        if let Some(slot) = places.get(&copy.name) {
+            slot.replace(Some(copy.parameter.clone()));
         }
     }
 }
@@ -207,7 +214,7 @@ fn install_rows(adapters: &[&Adapter], decoder: &Decoder) {
     of_embedding.extend(rows().filter(in_embedding).map(|(_, rows)| -> Arc<dyn RowDelta> { rows.clone() }));
     decoder.set_row_deltas(of_embedding);
     // A head that shares the embedding's matrix has the same rows, unless it has rows of its own.
-    let copied = adapters.iter().flat_map(|adapter| adapter.copies()).any(|(name, _)| name == "lm_head.weight");
+    let copied = adapters.iter().flat_map(|adapter| adapter.copies()).any(|copy| copy.name == "lm_head.weight");
     let own = copied || rows().any(|(module, _)| module == "lm_head");
     let wanted = if !own && decoder.tied() { embedding } else { "lm_head" };
     for (_, rows) in rows().filter(|(module, _)| module == wanted) {
@@ -229,6 +236,7 @@ pub fn named_parameters(adapters: &[&Adapter], decoder: &Decoder) -> Vec<Named> 
     let shared = heads.next().filter(|_| slots.iter().all(|(name, _)| name != "lm_head.weight"));
     let last = slots.len();
     slots.extend(shared.map(|(name, head)| (format!("{name}.weight"), &head.weight)));
+    let own: Vec<Vec<Named>> = adapters.iter().map(|adapter| adapter.own_parameters()).collect();
     for (index, (name, slot)) in slots.iter().enumerate() {
         let (module, kind) = name.rsplit_once('.').unwrap_or((name, ""));
         let saved = adapters.iter().any(|adapter| adapter.saves(module) || adapter.has_rows(module));
@@ -240,32 +248,31 @@ pub fn named_parameters(adapters: &[&Adapter], decoder: &Decoder) -> Vec<Named> 
                 (false, false) => format!("base_model.model.{name}"),
             };
             // A trained bias takes the base's place; a module to save stands beside the original.
-            let bias = adapters.iter().filter(|a| !a.saves(module)).flat_map(|a| a.copies()).find(|(copy, _)| copy == name);
-            named.push((base, bias.map_or_else(|| slot.base().clone(), |(_, copy)| copy.clone())));
+            let bias = adapters.iter().filter(|a| !a.saves(module)).flat_map(|a| a.copies()).find(|copy| copy.name == *name);
+            named.push((base, bias.map_or_else(|| slot.base().clone(), |copy| copy.parameter.clone())));
         }
         // What adapters have of a module follows its last parameter.
         let next_is_same = slots.get(index + 1).is_some_and(|(n, _)| n.rsplit_once('.').is_some_and(|(m, _)| m == module));
         if !next_is_same {
-            named.extend(beside(adapters, module));
+            named.extend(beside(adapters, &own, module));
         }
     }
     named
 }
 
-/// What adapters have of a module: each kind of parameter for all adapters, as PyTorch lists dictionaries of modules.
-fn beside(adapters: &[&Adapter], module: &str) -> Vec<Named> {
+/// What adapters, whose parameters are `own`, have of a module: each kind of parameter for all adapters, as PyTorch lists dictionaries of
+/// modules.
+fn beside(adapters: &[&Adapter], own: &[Vec<Named>], module: &str) -> Vec<Named> {
     let at = format!("base_model.model.{module}.");
     let mut found: Vec<Named> = Vec::new();
-    for adapter in adapters {
+    for (adapter, own) in adapters.iter().zip(own) {
         let saved = [format!("{at}modules_to_save.{}.", adapter.name()), format!("{at}token_adapter.")];
-        let own = adapter.own_parameters().into_iter();
-        found.extend(own.filter(|(name, _)| saved.iter().any(|start| name.starts_with(start))));
+        found.extend(own.iter().filter(|(name, _)| saved.iter().any(|start| name.starts_with(start))).cloned());
     }
     let mut layers: Vec<Named> = Vec::new();
-    for adapter in adapters.iter().filter(|adapter| adapter.adapts(module)) {
-        let (layers_prefix, bias) = (format!("{at}lora_"), format!("{at}base_layer."));
-        let own = adapter.own_parameters().into_iter();
-        layers.extend(own.filter(|(name, _)| name.starts_with(&layers_prefix) && !name.starts_with(&bias)));
+    let start = format!("{at}lora_");
+    for own in own {
+        layers.extend(own.iter().filter(|(name, _)| name.starts_with(&start)).cloned());
     }
     // Kinds in PEFT's order; adapters stay in theirs.
     let kind = |name: &str| name[at.len()..].split('.').next().map(str::to_string);

@@ -2,14 +2,14 @@
 
 use super::config::{InitLoraWeights, LoraConfig};
 use super::handle::AttachOptions;
-use super::peft::Adapter;
+use super::peft::{Adapter, Own};
 pub use super::storage_config::{SavedConfig, read as read_config};
 use crate::error::{Error, Result};
 use crate::model::Decoder;
-use crate::model::weights::{Weights, save_safetensors};
-use crate::nn::Parameter;
+use crate::model::weights::{Saved, Stored, Weights, save_safetensors};
 use crate::random::Random;
 use candle_core::{DType, Device, Tensor};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 const FILE: &str = "adapter_model.safetensors";
@@ -20,22 +20,33 @@ const INDEX: &str = "adapter_model.safetensors.index.json";
 /// # Errors
 /// The folder cannot be written; no half-written file is left.
 pub fn save(adapter: &Adapter, folder: &Path, base_model: &str) -> Result<()> {
-    let tensors: Vec<_> = adapter.own().into_iter().map(|own| (own.file_name, own.parameter.value())).collect();
+    let tensors: Vec<_> = adapter.own().into_iter().map(stored).collect();
     write(&tensors, folder)?;
     super::storage_config::write(adapter, adapter.config(), folder, base_model)
 }
 
-fn write(tensors: &[(String, Tensor)], folder: &Path) -> Result<()> {
+/// A parameter as a file has it, under its name there.
+fn stored(own: Own) -> (String, Stored) {
+    (own.file_name, Stored { parameter: own.parameter, transposed: own.transposed })
+}
+
+fn write<T: Saved>(tensors: &[(String, T)], folder: &Path) -> Result<()> {
     save_safetensors(&folder.join(FILE), tensors, &[("format".into(), "pt".into())])
 }
 
 /// Writes an adapter that starts as a part of the weight (PiSSA, OLoRA) as a plain one of twice the rank for the untouched base: what
 /// was learned is `B A - B0 A0 = [B, -B0] [A; A0]`. A0 and B0 are those that the adapter holds, or those of the adapter in `initial`,
-/// which was saved before it was trained.
+/// which was saved before it was trained. All else that the adapter trains is written as it is.
 ///
 /// # Errors
-/// There is nothing that the adapter started as, or a folder cannot be read or written.
+/// There is nothing that the adapter started as, it is a DoRA adapter, or a folder cannot be read or written.
 pub fn save_converted(adapter: &Adapter, folder: &Path, base_model: &str, initial: Option<&Path>) -> Result<()> {
+    if adapter.config().use_dora {
+        return Err(Error::Argument(format!(
+            "the adapter \"{}\" is a DoRA adapter, whose magnitudes belong to its own A and B: save it without convert_to_lora",
+            adapter.name()
+        )));
+    }
     let file = initial.map(open).transpose()?;
     let mut tensors = Vec::new();
     for (module, layer) in adapter.layers() {
@@ -59,6 +70,16 @@ pub fn save_converted(adapter: &Adapter, folder: &Path, base_model: &str, initia
         tensors.push((name_a, Tensor::cat(&[&layer.a.value().to_dtype(DType::F32)?, &a], 0)?));
         tensors.push((name_b, Tensor::cat(&[&layer.b.value().to_dtype(DType::F32)?, &b.neg()?], 1)?));
     }
+    if let Some((module, layer)) = adapter.embedding() {
+        // It started as a plain one; the rank is now twice its own here too.
+        for (kind, value, dim) in [("A", layer.a.value(), 0usize), ("B", layer.b.value(), 1)] {
+            let name = format!("base_model.model.{module}.lora_embedding_{kind}");
+            tensors.push((name, Tensor::cat(&[&value, &value.zeros_like()?], dim)?));
+        }
+    }
+    let names: HashSet<String> = tensors.iter().map(|(name, _)| name.clone()).collect();
+    let rest = adapter.own().into_iter().map(stored).filter(|(name, _)| !names.contains(name));
+    tensors.extend(rest.map(|(name, stored)| (name, stored.tensor())));
     write(&tensors, folder)?;
     let own = adapter.config().clone();
     // The scale stays: alpha / r, or alpha / sqrt(r).
@@ -120,7 +141,7 @@ pub fn read(decoder: &Decoder, folder: &Path, options: &AttachOptions, model: Op
         other => other,
     };
     let adapter = Adapter::new(decoder, &options.name, config, options.autocast, &mut Random::new(0)).map_err(with_both)?;
-    check_embedding(decoder, &adapter, &file, &folder.join(FILE), &both)?;
+    check_bases(decoder, &adapter, &file, &folder.join(FILE), &both)?;
     fill(&adapter, &file, &folder.join(FILE), &both)?;
     adapter.set_trainable(options.trainable);
     let last = |name: &str| PathBuf::from(name).file_name().map(|name| name.to_string_lossy().to_lowercase());
@@ -142,34 +163,40 @@ pub fn restore(adapter: &Adapter, folder: &Path) -> Result<()> {
     fill(adapter, &open(folder)?, &folder.join(FILE), "")
 }
 
-/// PEFT's name of the embedding's own matrix, which it writes beside an adapter on the embedding.
-fn embedding_name(adapter: &Adapter) -> Option<String> {
-    adapter.embedding().map(|(module, _)| format!("base_model.model.{module}.base_layer.weight"))
+/// PEFT's names of the embedding's and the head's own matrices, which it writes beside an adapter on them.
+fn base_names(adapter: &Adapter) -> Vec<(&str, String)> {
+    let embedding = adapter.embedding().map(|(module, _)| *module);
+    let head = adapter.layers().iter().map(|(module, _)| module.as_str()).find(|module| *module == "lm_head");
+    embedding.into_iter().chain(head).map(|module| (module, format!("base_model.model.{module}.base_layer.weight"))).collect()
 }
 
-/// Fails where a file has another embedding than the base: PEFT would put it in the base's place.
-fn check_embedding(decoder: &Decoder, adapter: &Adapter, file: &Weights, path: &Path, both: &str) -> Result<()> {
-    let base = decoder.embedding().base();
-    let Some(name) = embedding_name(adapter).filter(|name| file.contains(name) && base.quantised().is_none()) else {
-        return Ok(());
-    };
-    let (shape, _) = file.shape_dtype(&name)?;
-    let same = shape == base.dims() && {
-        let stored = file.load(&name, Some(base.dtype()), &base.device())?;
-        let apart = (stored.as_tensor().to_dtype(DType::F32)? - base.value().to_dtype(DType::F32)?)?;
-        apart.abs()?.sum_all()?.to_scalar::<f32>()? == 0.0
-    };
-    match same {
-        true => Ok(()),
-        false => Err(Error::format(path, format!("was made with another embedding than this model's{both}"))),
+/// Fails where a file has another embedding or head than the base: PEFT would put it in the base's place.
+fn check_bases(decoder: &Decoder, adapter: &Adapter, file: &Weights, path: &Path, both: &str) -> Result<()> {
+    for (module, name) in base_names(adapter) {
+        let base = if module == "lm_head" { decoder.head().weight.base() } else { decoder.embedding().base() };
+        if !file.contains(&name) || base.quantised().is_some() {
+            continue;
+        }
+        let (shape, _) = file.shape_dtype(&name)?;
+        let same = shape == base.dims() && {
+            let stored = file.load(&name, Some(base.dtype()), &base.device())?;
+            let apart = (stored.as_tensor().to_dtype(DType::F32)? - base.value().to_dtype(DType::F32)?)?;
+            apart.abs()?.sum_all()?.to_scalar::<f32>()? == 0.0
+        };
+        if !same {
+            let what = if module == "lm_head" { "head" } else { "embedding" };
+            return Err(Error::format(path, format!("was made with another {what} than this model's{both}")));
+        }
     }
+    Ok(())
 }
 
 fn fill(adapter: &Adapter, file: &Weights, path: &Path, both: &str) -> Result<()> {
-    let own = adapter.own();
-    let base = embedding_name(adapter);
-    let base = base.as_deref();
-    if let Some(extra) = file.names().iter().find(|name| !own.iter().any(|own| own.file_name == **name) && Some(**name) != base) {
+    let own: Vec<(String, Stored)> = adapter.own().into_iter().map(stored).collect();
+    let bases = base_names(adapter);
+    let known: HashSet<&str> =
+        own.iter().map(|(name, _)| name).chain(bases.iter().map(|(_, name)| name)).map(String::as_str).collect();
+    if let Some(extra) = file.names().into_iter().find(|name| !known.contains(name)) {
         return Err(Error::format(
             path,
             format!(
@@ -178,23 +205,25 @@ fn fill(adapter: &Adapter, file: &Weights, path: &Path, both: &str) -> Result<()
             ),
         ));
     }
-    for own in &own {
-        let (name, parameter): (&str, &Parameter) = (&own.file_name, &own.parameter);
+    // All are looked at before one is changed.
+    for (name, stored) in &own {
         if !file.contains(name) {
             return Err(Error::format(path, format!("lacks the tensor \"{name}\" that adapter_config.json asks for{both}")));
         }
         let (shape, _) = file.shape_dtype(name)?;
-        if shape != parameter.dims() {
+        if shape != stored.dims() {
             return Err(Error::format(
                 path,
                 format!(
                     "tensor \"{name}\" has shape {shape:?}; this model needs {:?}: it is for another base model{both}",
-                    parameter.dims()
+                    stored.dims()
                 ),
             ));
         }
-        let value = file.load(name, Some(DType::F32), &Device::Cpu)?;
-        parameter.set(value.as_tensor())?;
+    }
+    for (name, Stored { parameter, transposed }) in &own {
+        let value = file.load(name, Some(DType::F32), &Device::Cpu)?.as_detached_tensor();
+        parameter.set(&if *transposed { value.t()?.contiguous()? } else { value })?;
     }
     Ok(())
 }

@@ -14,22 +14,22 @@ pub fn targets<'a>(config: &LoraConfig, names: &[&'a str], default: &[&str]) -> 
     let included = matcher(wanted)?;
     let excluded = config.exclude_modules.as_ref().map(matcher).transpose()?;
     let lists: &[String] = config.layers_pattern.as_ref().map_or(&[], OneOrMore::as_slice);
-    let in_block = |name: &str| match &config.layers_to_transform {
-        Some(layers) => block_index(name, lists).is_some_and(|i| layers.as_slice().contains(&i)),
-        None => true,
-    };
-    let found: Vec<&str> = names
-        .iter()
-        .copied()
-        .filter(|n| included(n) && in_block(n) && !excluded.as_ref().is_some_and(|excluded| excluded(n)))
-        .collect();
+    let layers: &[usize] = config.layers_to_transform.as_ref().map_or(&[], OneOrMore::as_slice);
+    // A module that is named in full is meant whatever block it is in.
+    let in_full = |name: &str| matches!(wanted, TargetModules::Names(wanted) if wanted.iter().any(|wanted| wanted == name));
+    let in_block =
+        |name: &str| layers.is_empty() || in_full(name) || block_index(name, lists).is_some_and(|index| layers.contains(&index));
+    // What is trained in full gets no adapter, as in PEFT.
+    let left_out = |name: &str| is_saved(config, name) || excluded.as_ref().is_some_and(|excluded| excluded(name));
+    let found: Vec<&str> = names.iter().copied().filter(|name| included(name) && in_block(name) && !left_out(name)).collect();
     if found.is_empty() {
         let mut kinds: Vec<&str> = names.iter().map(|n| n.rsplit('.').next().unwrap_or(n)).collect();
         kinds.sort_unstable();
         kinds.dedup();
         let wanted = serde_json::to_string(wanted).unwrap_or_default();
         return Err(Error::Argument(format!(
-            "target_modules {wanted} match no module of this model; there are {} (or use \"all-linear\")",
+            "target_modules {wanted} match no module of this model{}; there are {} (or use \"all-linear\")",
+            if config.modules_to_save.is_some() { " beside those in modules_to_save" } else { "" },
             kinds.join(", ")
         )));
     }
@@ -42,7 +42,13 @@ pub fn targets<'a>(config: &LoraConfig, names: &[&'a str], default: &[&str]) -> 
     Ok(found)
 }
 
-/// Whether a module's name is `wanted` or ends with it.
+/// Whether the adapter has a trained copy of a module in full. A name of `modules_to_save` is any ending, as in PEFT: "norm" means
+/// `input_layernorm` as well.
+pub fn is_saved(config: &LoraConfig, module: &str) -> bool {
+    config.modules_to_save.iter().flatten().any(|wanted| module.ends_with(wanted.as_str()))
+}
+
+/// Whether a module's name is `wanted`, or ends with it after a point.
 pub fn is_named(module: &str, wanted: &str) -> bool {
     module == wanted || module.strip_suffix(wanted).is_some_and(|rest| rest.ends_with('.'))
 }
@@ -62,12 +68,12 @@ fn matcher(modules: &TargetModules) -> Result<Matcher> {
     })
 }
 
-/// The number of the block that a module is in: the last number in its name that stands between two others parts, as PEFT finds it;
+/// The number of the block that a module is in: the first number in its name that stands between two other parts, as PEFT finds it;
 /// behind one of `lists`, if there are any.
 fn block_index(module: &str, lists: &[String]) -> Option<usize> {
     let parts: Vec<&str> = module.split('.').collect();
     let counts = |list: &str| lists.is_empty() || lists.iter().any(|wanted| wanted == list);
-    (2..parts.len().saturating_sub(1)).rev().filter(|place| counts(parts[place - 1])).find_map(|place| parts[place].parse().ok())
+    (2..parts.len().saturating_sub(1)).filter(|place| counts(parts[place - 1])).find_map(|place| parts[place].parse().ok())
 }
 
 #[cfg(test)]
@@ -104,7 +110,30 @@ mod tests {
         assert_eq!(block_index("transformer.h.2.attn.c_attn", &[]), Some(2));
         assert_eq!(block_index("transformer.h.2.attn.c_attn", &["layers".into(), "h".into()]), Some(2));
         assert_eq!(block_index("transformer.h.2.attn.c_attn", &["layers".into()]), None);
+        assert_eq!(block_index("model.layers.1.experts.3.up_proj", &[]), Some(1));
         assert_eq!(block_index("lm_head", &[]), None);
+    }
+
+    #[test]
+    fn blocks_are_chosen_of_names_that_are_not_in_full() {
+        let chosen = |layers: serde_json::Value| {
+            let names = ["model.layers.0.self_attn.q_proj", "up_proj", "q_proj"];
+            let config = serde_json::json!({ "target_modules": names, "layers_to_transform": layers });
+            targets(&serde_json::from_value(config).unwrap(), &NAMES, DEFAULT).unwrap()
+        };
+        assert_eq!(chosen(serde_json::json!([1])), NAMES[..3]);
+        assert_eq!(chosen(serde_json::json!(0)), NAMES[..1]);
+        assert_eq!(chosen(serde_json::json!([])), NAMES[..3]);
+    }
+
+    #[test]
+    fn what_is_trained_in_full_gets_no_adapter() {
+        let mut config = config(serde_json::json!(["q_proj", "lm_head"]));
+        config.modules_to_save = Some(vec!["head".into()]);
+        assert_eq!(targets(&config, &NAMES, DEFAULT).unwrap(), NAMES[..2]);
+        config.target_modules = Some(TargetModules::Names(vec!["lm_head".into()]));
+        let error = targets(&config, &NAMES, DEFAULT).unwrap_err().to_string();
+        assert!(error.contains("modules_to_save"), "{error}");
     }
 
     #[test]

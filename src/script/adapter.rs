@@ -25,7 +25,8 @@ mod functions {
     /// Options of a LoRA adapter, with PEFT's names and defaults: `r` (8), `lora_alpha` (8), `target_modules` (names, a regular
     /// expression, or "all-linear"; default q_proj and v_proj), `lora_dropout` (0), `bias` ("none", "all", "lora_only"), `use_rslora`,
     /// `use_dora`, `lora_bias`, `modules_to_save`, `init_lora_weights` (true, false, "gaussian", "orthogonal", "pissa", "pissa_niter_16",
-    /// "olora"), `layers_to_transform`, `layers_pattern`, `rank_pattern`, `alpha_pattern`, `exclude_modules`, `task_type`.
+    /// "olora"), `layers_to_transform`, `layers_pattern`, `rank_pattern`, `alpha_pattern`, `exclude_modules`, `trainable_token_indices`,
+    /// `task_type`.
     ///
     /// ```rhai
     /// let config = LoraConfig(#{ r: 16, lora_alpha: 32, target_modules: ["q_proj", "v_proj"], bias: "none" });

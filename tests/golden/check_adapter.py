@@ -74,6 +74,15 @@ KINDS += [
     ("qwen2", 'r: 4, target_modules: ["v_proj"], trainable_token_indices: #{ embed_tokens: [5], lm_head: [17, 40] }', {}),
     ("qwen3", 'r: 4, target_modules: ["v_proj"], trainable_token_indices: [5, 88]', {}),
     ("qwen3", 'r: 4, target_modules: ["v_proj", "embed_tokens"]', {"merge": "no"}),
+    ("qwen3", 'r: 4, target_modules: ["v_proj"], trainable_token_indices: #{ embed_tokens: [5], lm_head: [5] }', {}),
+    ("qwen2", 'r: 4, target_modules: ["q_proj", "lm_head"]', {}),
+    ("qwen3", 'r: 4, target_modules: ["q_proj", "lm_head"]', {"merge": "no"}),
+    ("qwen2", 'r: 4, target_modules: ["q_proj", "lm_head"], modules_to_save: ["norm", "lm_head"]', {}),
+    ("qwen3", 'r: 4, target_modules: ["q_proj"], modules_to_save: ["embed_tokens"]', {"merge": "no"}),
+    ("gpt2", 'r: 4, target_modules: ["c_attn"], modules_to_save: ["attn.c_proj", "c_fc", "ln_f"]', {}),
+    ("qwen2", 'r: 4, init_lora_weights: "pissa", target_modules: ["q_proj", "embed_tokens"]', {"convert": "yes"}),
+    ("qwen2", f'r: 4, init_lora_weights: "pissa", modules_to_save: ["lm_head"], bias: "all", {Q_V}', {"convert": "yes"}),
+    ("qwen2", 'r: 4, layers_to_transform: 1, target_modules: ["v_proj", "model.layers.0.self_attn.q_proj"]', {}),
 ]
 
 

@@ -44,9 +44,29 @@ VARIANTS = {
     "olora": ("qwen2", dict(target_modules=["q_proj", "down_proj"], init_lora_weights="olora")),
     "loraplus": ("qwen2", dict(target_modules=Q_V, bias="lora_only", modules_to_save=["lm_head"])),
     "loraplus_embedding": ("qwen2", dict(target_modules=["v_proj", "embed_tokens"])),
+    "head": ("qwen2", dict(target_modules=["q_proj", "lm_head"])),
+    "random_start": ("qwen2", dict(target_modules=Q_V, init_lora_weights=False)),
+    # "norm" is the ending of every norm's name; lm_head is in both lists, and then has no adapter
+    "saved_norms": ("qwen2", dict(target_modules=["q_proj", "lm_head"], modules_to_save=["norm", "lm_head"])),
+    "saved_gpt2": ("gpt2", dict(target_modules=["c_attn"], modules_to_save=["h.1.attn.c_proj", "h.1.mlp.c_fc"], fan_in_fan_out=True)),
 }
 LORAPLUS = dict(lr=1e-3, loraplus_lr_ratio=16, loraplus_weight_decay=0.01)
-COMBINATIONS = {"linear": {}, "cat": {}, "svd": dict(svd_rank=4), "ties": dict(density=0.5), "magnitude_prune": dict(density=0.5)}
+HALF, ALL = dict(density=0.5), dict(density=1.0)
+WEIGHTS = {"usual": [0.7, 0.3], "negative": [1.2, -0.5], "dare": [0.4, 0.9]}
+# name: kind, weights, settings. DARE drops values at random, which no two programs do alike: with density 1 it keeps all of them
+COMBINATIONS = {
+    "linear": ("linear", "usual", {}), "cat": ("cat", "usual", {}), "svd": ("svd", "usual", dict(svd_rank=4)),
+    "ties": ("ties", "usual", HALF), "magnitude_prune": ("magnitude_prune", "usual", HALF),
+    "negative.linear": ("linear", "negative", {}),
+    "ties_svd": ("ties_svd", "usual", dict(HALF, svd_rank=4)),
+    "magnitude_prune_svd": ("magnitude_prune_svd", "usual", dict(HALF, svd_rank=4)),
+    "negative.svd": ("svd", "negative", dict(svd_rank=8)),
+    "frequency.ties": ("ties", "usual", dict(HALF, majority_sign_method="frequency")),
+    "frequency.ties_svd": ("ties_svd", "usual", dict(HALF, svd_rank=4, majority_sign_method="frequency")),
+    "dare_linear": ("dare_linear", "dare", ALL), "dare_ties": ("dare_ties", "dare", ALL),
+    "dare_linear_svd": ("dare_linear_svd", "dare", dict(ALL, svd_rank=4)),
+    "dare_ties_svd": ("dare_ties_svd", "dare", dict(ALL, svd_rank=6)),
+}
 
 
 def base_inputs(base: str):
@@ -148,7 +168,7 @@ def trained_and_converted(model, target: Path, folder: Path, base: str, inputs) 
 
 
 def make_several() -> dict:
-    """Two adapters on qwen2 (different targets, alphas and scales) and every way of adding them that draws nothing at random."""
+    """Two adapters on qwen2 (different targets, alphas and scales) and every way of adding them."""
     folder, inputs, _ = base_inputs("qwen2")
     target = FOLDER / "several"
     shutil.rmtree(target, ignore_errors=True)
@@ -167,24 +187,29 @@ def make_several() -> dict:
     model.eval()
     assert all(torch.equal(p, made.get_parameter(n)) for n, p in model.named_parameters())
     tensors = dict(inputs, logits_base=masked_logits(load(folder), inputs))
-    weights = {"": [0.7, 0.3], "negative.": [1.2, -0.5]}
     for name in ("a", "b"):
         model.set_adapter(name)
         tensors[f"logits.{name}"] = masked_logits(model, inputs)
     model.base_model.set_adapter(["a", "b"])
     tensors["logits.a_and_b"] = masked_logits(model, inputs)
-    facts = {"weights": weights[""], "weights_negative": weights["negative."], "options": COMBINATIONS}
-    ways = [(kind, "", settings) for kind, settings in COMBINATIONS.items()] + [("linear", "negative.", {})]
-    for kind, prefix, settings in ways:
-        name = f"{prefix}{kind}".replace(".", "_")
-        model.add_weighted_adapter(["a", "b"], weights[prefix], name, combination_type=kind, **settings)
+    facts = {"ways": {}}
+    for way, (kind, weights, settings) in COMBINATIONS.items():
+        name = way.replace(".", "_")
+        model.add_weighted_adapter(["a", "b"], WEIGHTS[weights], name, combination_type=kind, **settings)
         model.set_adapter(name)
-        tensors[f"logits.{prefix}{kind}"] = masked_logits(model, inputs)
-        for parameter, p in model.named_parameters():      # of one layer: A and B, whose product alone is fixed for svd
-            if f".{name}." in parameter and ".layers.0." in parameter and kind != "svd":
-                tensors[f"{prefix}{kind}.{parameter.replace('.' + name, '')}"] = p
+        tensors[f"logits.{way}"] = masked_logits(model, inputs)
+        for module, layer in model.base_model.model.named_modules():      # of one block: A and B, of which svd fixes the product alone
+            if name not in getattr(layer, "lora_A", {}) or ".layers.0." not in module:
+                continue
+            a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
+            if kind.endswith("svd"):
+                tensors[f"product.{way}.{module}"] = b.double().matmul(a.double()).float()
+            else:
+                tensors[f"{way}.base_model.model.{module}.lora_A.weight"] = a
+                tensors[f"{way}.base_model.model.{module}.lora_B.weight"] = b
         entry = model.peft_config[name]
-        facts[f"{prefix}{kind}"] = {"r": entry.r, "lora_alpha": entry.lora_alpha, "target_modules": sorted(entry.target_modules)}
+        facts["ways"][way] = {"weights": WEIGHTS[weights], "options": {"combination_type": kind} | settings,
+                              "r": entry.r, "lora_alpha": entry.lora_alpha, "target_modules": sorted(entry.target_modules)}
     both = [k for k in tensors if k.startswith("logits.")]
     least = min((tensors[x] - tensors[y]).abs().max().item() for i, x in enumerate(both) for y in both[:i])
     assert least > 0.02, least

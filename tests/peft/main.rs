@@ -1,16 +1,19 @@
-//! What PEFT's LoRA can do besides, against its numbers: DoRA, biases, patterns, PiSSA, OLoRA, LoRA+, several adapters at once.
+//! What PEFT's LoRA can do besides, against its numbers: DoRA, biases, patterns, PiSSA, OLoRA, LoRA+; several adapters at once; files.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod apart;
+#[path = "../common/mod.rs"]
+mod common;
+mod files;
+mod merging;
+mod several;
 
-use apart::difference;
 use candle_core::{Device, Tensor};
+use common::{Batch, difference};
 use ftrepl::adapter::peft::Own;
-use ftrepl::adapter::{Adapter, AttachOptions, Combination, CombineOptions, LoraConfig, ModelHandle, SaveOptions, storage};
-use ftrepl::model::batch::shifted_targets;
+use ftrepl::adapter::{Adapter, LoraConfig, ModelHandle, storage};
 use ftrepl::model::lm::LanguageModel;
 use ftrepl::model::projection::Pass;
-use ftrepl::model::{Decoder, Source, TokenBatch};
+use ftrepl::model::{Decoder, Source};
 use ftrepl::ops::gpu::with_tensors_on_cpu;
 use ftrepl::ops::with_fused;
 use ftrepl::optim::{Adam, AdamWOptions, LoraPlusOptions, Optimizer, ParamGroup};
@@ -20,7 +23,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 /// Variants without a start of their own.
-const VARIANTS: [&str; 15] = [
+const VARIANTS: [&str; 19] = [
     "dora",
     "dora_gpt2",
     "lora_bias",
@@ -36,6 +39,10 @@ const VARIANTS: [&str; 15] = [
     "tokens",
     "tokens_both",
     "tokens_tied",
+    "head",
+    "random_start",
+    "saved_norms",
+    "saved_gpt2",
 ];
 
 /// Those that start as a part of the weight.
@@ -75,43 +82,26 @@ fn bits(t: &Tensor) -> Vec<u32> {
     t.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().map(|v| v.to_bits()).collect()
 }
 
-struct Batch {
-    tokens: TokenBatch,
-    targets: Vec<i64>,
-    lengths: Vec<usize>,
+fn strings(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| name.to_string()).collect()
 }
 
-impl Batch {
-    fn of(golden: &HashMap<String, Tensor>) -> Self {
-        let rows = |name: &str| golden[name].to_vec2::<i64>().unwrap();
-        let lengths: Vec<usize> = rows("attention_mask").iter().map(|mask| mask.iter().sum::<i64>() as usize).collect();
-        let ids: Vec<Vec<u32>> =
-            rows("input_ids").iter().zip(&lengths).map(|(row, n)| row[..*n].iter().map(|id| *id as u32).collect()).collect();
-        let labels = rows("labels");
-        let targets = shifted_targets(labels.iter().zip(&lengths).map(|(row, n)| &row[..*n]));
-        Self { tokens: TokenBatch::new(ids.iter().map(Vec::as_slice)), targets, lengths }
-    }
+/// The golden file of a variant.
+fn numbers(variant: &str) -> HashMap<String, Tensor> {
+    read(&folder(variant).join("golden.safetensors"))
+}
 
-    fn logits(&self, decoder: &Decoder) -> Tensor {
-        let hidden = decoder.hidden(&self.tokens, Pass::default()).unwrap();
-        decoder.logits(&hidden, Pass::default()).unwrap().detach()
-    }
+/// A value of a parameter's shape as PEFT has it.
+fn as_peft_has_it(own: &Own, value: &Tensor) -> Tensor {
+    if own.transposed { value.t().unwrap() } else { value.clone() }
+}
 
-    fn check_logits(&self, decoder: &Decoder, expected: &Tensor, what: &str, tolerance: f32) {
-        let logits = self.logits(decoder);
-        let mut start = 0;
-        for (row, length) in self.lengths.iter().enumerate() {
-            let expected = expected.get(row).unwrap().narrow(0, 0, *length).unwrap();
-            let d = difference(&logits.narrow(0, start, *length).unwrap(), &expected);
-            assert!(d < tolerance, "{what}, row {row}: logits differ by {d}");
-            start += length;
-        }
-    }
-
-    /// The loss; its gradients are added to the parameters.
-    fn loss(&self, decoder: &Decoder, checkpointing: bool) -> f64 {
-        let count = self.targets.iter().filter(|t| **t >= 0).count() as f64;
-        decoder.loss_backward(&self.tokens, &self.targets, count, Pass::default(), checkpointing).unwrap().value().unwrap()
+/// Moves every parameter of an adapter away from where it is.
+fn perturb(adapter: &Adapter) {
+    for (place, own) in adapter.own().into_iter().enumerate() {
+        let (value, mut random) = (own.parameter.value(), Random::new(place as u64));
+        let noise = Tensor::from_vec(random.randn(own.parameter.elem_count()), own.parameter.dims(), &Device::Cpu).unwrap();
+        own.parameter.set(&(value + (noise * 0.1).unwrap()).unwrap()).unwrap();
     }
 }
 
@@ -136,15 +126,15 @@ fn train(variant: &str, decoder: &Decoder, adapter: &Adapter, golden: &HashMap<S
         optimizer.step().unwrap();
         optimizer.zero_grad();
     }
-    for (name, parameter) in adapter.own_parameters().iter().filter(|_| values) {
-        let d = difference(&parameter.value(), &golden[&format!("after.{name}")]);
-        assert!(d < 1e-3, "{variant}: {name} differs by {d} after ten steps");
+    for own in adapter.own().iter().filter(|_| values) {
+        let d = difference(&as_peft_has_it(own, &own.parameter.value()), &golden[&format!("after.{}", own.name)]);
+        assert!(d < 1e-3, "{variant}: {} differs by {d} after ten steps", own.name);
     }
 }
 
 fn check(variant: &str, fused: bool) {
     with_fused(fused, || {
-        let golden = read(&folder(variant).join("golden.safetensors"));
+        let golden = numbers(variant);
         let batch = Batch::of(&golden);
         let decoder = decoder(variant);
         let before = batch.logits(&decoder);
@@ -154,13 +144,13 @@ fn check(variant: &str, fused: bool) {
             let loss = batch.loss(&decoder, checkpointing);
             let expected = f64::from(golden["loss"].to_vec1::<f32>().unwrap()[0]);
             assert!((loss - expected).abs() < 1e-5, "{variant}: loss {loss} {expected}");
-            let own = adapter.own_parameters();
+            let own = adapter.own();
             assert_eq!(golden.keys().filter(|key| key.starts_with("grad.")).count(), own.len(), "{variant}");
-            for (name, parameter) in own {
-                let gradient = parameter.grad().unwrap().unwrap_or_else(|| panic!("{variant}: no gradient of {name}"));
-                let d = difference(&gradient, &golden[&format!("grad.{name}")]);
-                assert!(d < 1e-4, "{variant}: gradient of {name} differs by {d}");
-                parameter.zero_grad();
+            for own in own {
+                let gradient = own.parameter.grad().unwrap().unwrap_or_else(|| panic!("{variant}: no gradient of {}", own.name));
+                let d = difference(&as_peft_has_it(&own, &gradient), &golden[&format!("grad.{}", own.name)]);
+                assert!(d < 1e-4, "{variant}: gradient of {} differs by {d}", own.name);
+                own.parameter.zero_grad();
             }
         }
         train(variant, &decoder, &adapter, &golden, true);
@@ -188,7 +178,7 @@ fn variants_on_tensors_give_pefts_numbers() {
 #[test]
 fn variants_are_saved_loaded_and_merged() {
     for variant in VARIANTS {
-        let golden = read(&folder(variant).join("golden.safetensors"));
+        let golden = numbers(variant);
         let batch = Batch::of(&golden);
         let decoder = decoder(variant);
         let adapter = storage::load(&decoder, &folder(variant), false).unwrap();
@@ -196,8 +186,8 @@ fn variants_are_saved_loaded_and_merged() {
         storage::save(&adapter, ours.path(), "base").unwrap();
         let (saved, original) = ("adapter_model.safetensors", read(&folder(variant).join("adapter_model.safetensors")));
         let written = read(&ours.path().join(saved));
-        // PEFT writes the embedding's own matrix beside an adapter on it.
-        let unchanged = original.keys().filter(|name| name.ends_with("embed_tokens.base_layer.weight")).count();
+        // PEFT writes the embedding's and the head's own matrix beside an adapter on them.
+        let unchanged = original.keys().filter(|name| name.ends_with(".base_layer.weight")).count();
         assert_eq!(written.len(), original.len() - unchanged, "{variant}");
         for (name, value) in written {
             assert_eq!(bits(&value), bits(&original[&name]), "{variant}: {name}");
@@ -213,7 +203,7 @@ fn variants_are_saved_loaded_and_merged() {
 #[test]
 fn magnitudes_start_as_the_norms_of_the_rows() {
     for variant in ["dora", "dora_gpt2"] {
-        let golden = read(&folder(variant).join("golden.safetensors"));
+        let golden = numbers(variant);
         let decoder = decoder(variant);
         let config: LoraConfig = serde_json::from_value(facts(variant)["options"].clone()).unwrap();
         let before = Batch::of(&golden).logits(&decoder);
@@ -228,7 +218,7 @@ fn magnitudes_start_as_the_norms_of_the_rows() {
 
 #[test]
 fn dropout_before_a_magnitude_is_the_same_fused_and_composed() {
-    let golden = read(&folder("dora").join("golden.safetensors"));
+    let golden = numbers("dora");
     let batch = Batch::of(&golden);
     let run = |fused| {
         with_fused(fused, || {
@@ -258,7 +248,7 @@ fn dropout_before_a_magnitude_is_the_same_fused_and_composed() {
 fn parts_of_the_weight_start_train_and_convert_as_in_peft() {
     for (variant, fused) in DECOMPOSED.into_iter().flat_map(|variant| [(variant, true), (variant, false)]) {
         with_fused(fused, || {
-            let golden = read(&folder(variant).join("golden.safetensors"));
+            let golden = numbers(variant);
             let batch = Batch::of(&golden);
             let decoder = decoder(variant);
             let before = batch.logits(&decoder);
@@ -300,6 +290,7 @@ fn loraplus_makes_pefts_groups() {
     let adapter = storage::load(&decoder, &folder("loraplus"), true).unwrap();
     let named = adapter.named_parameters(&decoder).into_iter().filter(|(_, p)| p.requires_grad()).collect::<Vec<_>>();
     let options = LoraPlusOptions { loraplus_weight_decay: 0.01, ..LoraPlusOptions::default() };
+    assert_eq!(options.groups(&named).len(), facts["groups"].as_array().unwrap().len());
     for (group, expected) in options.groups(&named).iter().zip(facts["groups"].as_array().unwrap()) {
         let names: Vec<&str> =
             group.parameters.iter().map(|p| named.iter().find(|(_, other)| other.same(p)).unwrap().0.as_str()).collect();
@@ -310,174 +301,9 @@ fn loraplus_makes_pefts_groups() {
     }
 }
 
-/// The handle with both of PEFT's adapters on it.
-fn several() -> ModelHandle {
-    let model = handle("several");
-    for name in ["a", "b"] {
-        let options = AttachOptions { name: name.into(), ..AttachOptions::default() };
-        model.load_adapter_as(&folder("several").join(name), &options).unwrap();
-    }
-    model
-}
-
-fn strings(names: &[&str]) -> Vec<String> {
-    names.iter().map(|name| name.to_string()).collect()
-}
-
-#[test]
-fn several_adapters_act_alone_and_together_fused_and_composed() {
-    for fused in [true, false] {
-        with_fused(fused, || {
-            let golden = read(&folder("several").join("golden.safetensors"));
-            let (batch, model) = (Batch::of(&golden), several());
-            let decoder = model.model().decoder();
-            assert_eq!((model.adapter_names(), model.active_adapters()), (strings(&["a", "b"]), strings(&["a"])));
-            for (active, expected) in [(vec!["a"], "a"), (vec!["b"], "b"), (vec!["a", "b"], "a_and_b")] {
-                model.set_adapter(&strings(&active)).unwrap();
-                batch.check_logits(decoder, &golden[&format!("logits.{expected}")], expected, 1e-5);
-                let trainable = model.trainable_parameters();
-                assert!(!trainable.is_empty());
-                let is_active = |name: &str| active.iter().any(|adapter| name.contains(&format!(".{adapter}.")));
-                assert!(trainable.iter().all(|(name, _)| is_active(name)), "{active:?}");
-                batch.loss(decoder, false);
-                for (name, parameter) in model.named_parameters() {
-                    assert_eq!(parameter.has_grad(), is_active(&name), "{name}");
-                    parameter.zero_grad();
-                }
-            }
-            let base = model.without_adapter(|| Ok::<_, ftrepl::Error>(batch.logits(decoder))).unwrap();
-            batch.check_logits(decoder, &golden["logits.a_and_b"], "again", 1e-5);
-            model.merge_adapter().unwrap();
-            batch.check_logits(decoder, &golden["logits.a_and_b"], "merged for a while", 1e-4);
-            assert!(model.set_adapter(&strings(&["a"])).is_err() && model.some_trainable_parameters().is_err());
-            model.unmerge_adapter().unwrap();
-            batch.check_logits(decoder, &golden["logits.a_and_b"], "unmerged", 1e-5);
-            model.unload().unwrap();
-            assert_eq!(bits(&batch.logits(decoder)), bits(&base));
-        });
-    }
-}
-
-#[test]
-fn adapters_are_combined_as_peft_combines_them() {
-    let golden = read(&folder("several").join("golden.safetensors"));
-    let (batch, model, facts) = (Batch::of(&golden), several(), facts("several"));
-    let decoder = model.model().decoder();
-    let kinds = [
-        ("linear", Combination::Linear),
-        ("cat", Combination::Cat),
-        ("svd", Combination::Svd),
-        ("ties", Combination::Ties),
-        ("magnitude_prune", Combination::MagnitudePrune),
-        ("negative.linear", Combination::Linear),
-    ];
-    for (expected, combination_type) in kinds {
-        let pruned = matches!(combination_type, Combination::Ties | Combination::MagnitudePrune);
-        let svd_rank = (combination_type == Combination::Svd).then_some(4);
-        let options = CombineOptions { combination_type, svd_rank, density: pruned.then_some(0.5), ..CombineOptions::default() };
-        let weights = if expected == "negative.linear" { [1.2, -0.5] } else { [0.7, 0.3] };
-        let name = expected.replace('.', "_");
-        model.add_weighted_adapter(&strings(&["a", "b"]), &weights, &name, &options, &mut Random::new(0)).unwrap();
-        model.set_adapter(std::slice::from_ref(&name)).unwrap();
-        batch.check_logits(decoder, &golden[&format!("logits.{expected}")], expected, 2e-5);
-        for (parameter, value) in model.named_parameters().iter().filter(|(n, _)| n.contains(&format!(".{name}."))) {
-            let key = format!("{expected}.{}", parameter.replace(&format!(".{name}."), "."));
-            if let Some(wanted) = golden.get(&key) {
-                assert!(difference(&value.value(), wanted) < 1e-5, "{key}");
-            }
-        }
-        let config = model.with_adapter(|adapter| Ok(adapter.config().clone())).unwrap();
-        let config = serde_json::to_value(config).unwrap();
-        assert_eq!(config["r"], facts[expected]["r"], "{expected}");
-        assert_eq!(config["lora_alpha"].as_f64(), facts[expected]["lora_alpha"].as_f64(), "{expected}");
-        assert_eq!(config["target_modules"], facts[expected]["target_modules"], "{expected}");
-    }
-}
-
-#[test]
-fn several_adapters_are_saved_and_loaded_again() {
-    let golden = read(&folder("several").join("golden.safetensors"));
-    let (batch, model, out) = (Batch::of(&golden), several(), tempfile::tempdir().unwrap());
-    model.save_pretrained(out.path()).unwrap();
-    assert!(out.path().join("a/adapter_config.json").is_file() && out.path().join("b/adapter_model.safetensors").is_file());
-    let only = SaveOptions { selected_adapters: Some(strings(&["b"])), ..SaveOptions::default() };
-    let chosen = tempfile::tempdir().unwrap();
-    model.save_adapters(chosen.path(), &only).unwrap();
-    assert!(!chosen.path().join("a").exists() && chosen.path().join("b").exists());
-    let fresh = handle("several");
-    fresh.load_adapter(&out.path().join("b"), false).unwrap();
-    batch.check_logits(fresh.model().decoder(), &golden["logits.b"], "b", 1e-5);
-    // The remaining one acts when the other is deleted.
-    model.delete_adapter("a").unwrap();
-    assert_eq!(model.active_adapters(), ["b"]);
-    batch.check_logits(model.model().decoder(), &golden["logits.b"], "b remains", 1e-5);
-    model.merge_and_unload().unwrap();
-    batch.check_logits(model.model().decoder(), &golden["logits.b"], "merged", 1e-4);
-    assert!(!model.has_adapter());
-}
-
-/// What a refusal says of an adapter in this folder on the base of `variant`.
-fn refusal(variant: &str, folder: &Path) -> String {
-    let model = handle(variant);
-    let error = model.load_adapter(folder, false).unwrap_err().to_string();
-    assert!(!model.has_adapter());
-    error
-}
-
-#[test]
-fn an_adapter_for_another_base_is_refused_with_both_names_or_warned_of() {
-    let error = refusal("dora", &folder("dora_gpt2"));
-    assert!(error.contains("\"gpt2\"") && error.contains("\"qwen2\", a qwen2 model") && error.contains("c_attn"), "{error}");
-    // Another model of the same family: the shapes do not fit.
-    let error = refusal("tokens_tied", &folder("dora"));
-    assert!(error.contains("shape") && error.contains("another base model"), "{error}");
-    // A name alone is no reason to refuse.
-    let copy = tempfile::tempdir().unwrap();
-    for file in ["adapter_config.json", "adapter_model.safetensors"] {
-        std::fs::copy(folder("dora").join(file), copy.path().join(file)).unwrap();
-    }
-    let path = copy.path().join("adapter_config.json");
-    let text = std::fs::read_to_string(&path).unwrap().replace("\"qwen2\"", "\"someone/other-model\"");
-    std::fs::write(&path, text).unwrap();
-    let model = handle("dora");
-    let warning = model.load_adapter_as(copy.path(), &AttachOptions::default()).unwrap().unwrap();
-    assert!(warning.contains("other-model") && warning.contains("qwen2"), "{warning}");
-    // An embedding that is not the base's would have to take its place.
-    let other = tempfile::tempdir().unwrap();
-    std::fs::copy(folder("loraplus_embedding").join("adapter_config.json"), other.path().join("adapter_config.json")).unwrap();
-    let mut tensors = read(&folder("loraplus_embedding").join("adapter_model.safetensors"));
-    let name = "base_model.model.model.embed_tokens.base_layer.weight";
-    tensors.insert(name.into(), (&tensors[name] * 2.0).unwrap());
-    candle_core::safetensors::save(&tensors, other.path().join("adapter_model.safetensors")).unwrap();
-    assert!(refusal("dora", other.path()).contains("another embedding"));
-}
-
-#[test]
-fn shards_are_read_and_pickles_are_refused_with_the_way_out() {
-    let golden = read(&folder("dora").join("golden.safetensors"));
-    let out = tempfile::tempdir().unwrap();
-    std::fs::copy(folder("dora").join("adapter_config.json"), out.path().join("adapter_config.json")).unwrap();
-    std::fs::write(out.path().join("adapter_model.bin"), "pickle").unwrap();
-    let error = refusal("dora", out.path());
-    assert!(error.contains("adapter_model.bin") && error.contains("safetensors.torch.save_file"), "{error}");
-    let mut tensors: Vec<(String, Tensor)> = read(&folder("dora").join("adapter_model.safetensors")).into_iter().collect();
-    tensors.sort_by(|a, b| a.0.cmp(&b.0));
-    let half = tensors.len() / 2;
-    let mut map = serde_json::Map::new();
-    for (file, part) in [("first.safetensors", &tensors[..half]), ("second.safetensors", &tensors[half..])] {
-        candle_core::safetensors::save(&part.iter().cloned().collect(), out.path().join(file)).unwrap();
-        part.iter().for_each(|(name, _)| drop(map.insert(name.clone(), file.into())));
-    }
-    let index = serde_json::json!({ "metadata": {}, "weight_map": map });
-    std::fs::write(out.path().join("adapter_model.safetensors.index.json"), index.to_string()).unwrap();
-    let decoder = decoder("dora");
-    storage::load(&decoder, out.path(), false).unwrap();
-    Batch::of(&golden).check_logits(&decoder, &golden["logits"], "shards", 1e-5);
-}
-
 #[test]
 fn quantised_and_half_bases_take_every_kind_of_adapter() {
-    let golden = read(&folder("dora").join("golden.safetensors"));
+    let golden = numbers("dora");
     let batch = Batch::of(&golden);
     let starts = [
         r#"{"use_dora": true}"#,
@@ -508,10 +334,8 @@ fn quantised_and_half_bases_take_every_kind_of_adapter() {
                     let dtypes: Vec<String> = adapter.own_parameters().iter().map(|(_, p)| p.dtype_name()).collect();
                     assert!(dtypes.iter().all(|name| name == if autocast { "f32" } else { "bf16" }), "{dtype} {dtypes:?}");
                     let starting = batch.logits(&decoder);
-                    if !start.contains("orthogonal") {
-                        let tolerance = if dtype == "bf16" { 2e-2 } else { 1e-4 };
-                        assert!(difference(&starting, &before) < tolerance, "{dtype} {start}");
-                    }
+                    let tolerance = if dtype == "bf16" { 2e-2 } else { 1e-4 };
+                    assert!(difference(&starting, &before) < tolerance, "{dtype} {start}");
                     let loss = batch.loss(&decoder, false);
                     let gradients: Vec<Tensor> =
                         adapter.own_parameters().iter().map(|(_, p)| p.grad().unwrap().unwrap()).collect();
