@@ -183,7 +183,7 @@ mod tests {
     }
 
     fn exact(found: impl IntoIterator<Item = f64>, expected: &Value, what: &str) {
-        // As f32: the JSON's digits are those of the f32, and its parser is not exact to the last f64 bit.
+        // As f32: the JSON's digits are those of the f32.
         let narrow = |values: Vec<f64>| values.into_iter().map(|v| v as f32).collect::<Vec<_>>();
         assert_eq!(narrow(found.into_iter().collect()), narrow(numbers(expected)), "{what}");
     }

@@ -1,90 +1,28 @@
 //! The trainer against transformers' Trainer: every step's loss, gradient norm and learning rate, and the order of the rows.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod tiny_trainer;
+
 use candle_core::Device;
 use ftrepl::adapter::ModelHandle;
-use ftrepl::control::Control;
+use ftrepl::control::{Control, ProgressSink, ProgressUpdate};
 use ftrepl::data::{Encoded, pack};
 use ftrepl::model::lm::LanguageModel;
-use ftrepl::optim::Ema;
+use ftrepl::optim::{Ema, Schedule};
 use ftrepl::session::Session;
 use ftrepl::train::arguments::{EvalStrategy, OptimizerKind};
+use ftrepl::train::optimizer::decays;
 use ftrepl::train::trainer::mean_loss;
-use ftrepl::train::{StepState, TrainResult, Trainer, TrainingArguments};
-use serde_json::{Value, json};
-use std::path::PathBuf;
-
-fn golden(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/trainer").join(name)
-}
-
-fn json(name: &str) -> Value {
-    serde_json::from_str(&std::fs::read_to_string(golden(name)).unwrap()).unwrap()
-}
-
-fn model() -> ModelHandle {
-    ModelHandle::new(LanguageModel::load("base", &golden("base"), None, &Device::Cpu).unwrap())
-}
-
-fn rows() -> Vec<Encoded> {
-    let data = json("data.json");
-    let rows = data.as_array().or_else(|| data["rows"].as_array()).unwrap();
-    rows.iter()
-        .map(|row| Encoded {
-            input_ids: row["input_ids"].as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u32).collect(),
-            labels: row["labels"].as_array().unwrap().iter().map(|v| v.as_i64().unwrap()).collect(),
-            truncated: false,
-        })
-        .collect()
-}
-
-fn numbers(value: &Value) -> Vec<f64> {
-    value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()
-}
-
-/// The options of a golden run, with every step logged.
-fn arguments(run: &Value) -> TrainingArguments {
-    let mut options = run["training_arguments"].clone();
-    let fields = options.as_object_mut().unwrap();
-    fields.retain(|key, _| {
-        !["report_to", "use_cpu", "disable_tqdm", "remove_unused_columns", "save_strategy"].contains(&key.as_str())
-    });
-    serde_json::from_value(options).unwrap()
-}
-
-/// Every parameter's name and elements.
-fn values(model: &ModelHandle) -> Vec<(String, Vec<f32>)> {
-    let elements = |p: &ftrepl::nn::Parameter| p.value().flatten_all().unwrap().to_vec1::<f32>().unwrap();
-    model.named_parameters().iter().map(|(name, p)| (name.clone(), elements(p))).collect()
-}
-
-fn lengths(rows: &[Encoded]) -> Vec<usize> {
-    rows.iter().map(|row| row.input_ids.len()).collect()
-}
-
-fn train(model: &ModelHandle, args: TrainingArguments, rows: Vec<Encoded>) -> (TrainResult, Vec<StepState>) {
-    // The golden runs evaluate on the first eight rows, if at all.
-    let eval: Vec<Encoded> = rows.iter().take(8).cloned().collect();
-    let trainer = Trainer { model: model.clone(), args, train: rows.into(), eval: eval.into(), regularizer: None };
-    let mut states = Vec::new();
-    let result = trainer
-        .train(
-            &Control::default(),
-            None,
-            Some(&mut |state| {
-                states.push(state.clone());
-                Ok(true)
-            }),
-        )
-        .unwrap();
-    (result, states)
-}
+use ftrepl::train::{TrainResult, Trainer, TrainingArguments};
+use serde_json::json;
+use std::sync::{Arc, Mutex};
+use tiny_trainer::{arguments, golden, json, lengths, model, numbers, rows, train, trainer, values};
 
 fn check(name: &str, checkpointing: bool) {
     let run = json(&format!("run_{name}.json"));
     let model = model();
-    if run["kind"] == "lora" {
-        model.load_adapter(&golden("lora_init"), true).unwrap();
+    if let Some(adapter) = run["adapter"].as_str() {
+        model.load_adapter(&golden(adapter), true).unwrap();
     }
     let mut args = arguments(&run);
     args.gradient_checkpointing = checkpointing;
@@ -124,7 +62,7 @@ fn check(name: &str, checkpointing: bool) {
 
 #[test]
 fn every_golden_run_is_reproduced_step_by_step() {
-    for name in ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m"] {
+    for name in ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o"] {
         check(name, false);
     }
 }
@@ -133,69 +71,49 @@ fn every_golden_run_is_reproduced_step_by_step() {
 fn gradient_checkpointing_changes_no_number() {
     check("c", true);
     check("d", true);
+    check("n", true);
 }
 
-/// Trains straight through, and once more from the checkpoint after 7 of 12 steps: both must give the same model and log.
-fn resume_gives_the_same_bits(args: TrainingArguments, lora: bool) {
-    let start = || {
-        let model = model();
-        if lora {
-            model.load_adapter(&golden("lora_init"), true).unwrap();
+#[test]
+fn weight_decay_is_for_the_parameters_that_transformers_decays() {
+    let facts = json("facts.json");
+    for model in ["llama_bias", "gpt2"] {
+        for (list, expected) in [("decay", true), ("no_decay", false)] {
+            let names = facts[format!("{model}_{list}")].as_array().unwrap();
+            assert!(!names.is_empty());
+            for name in names {
+                assert_eq!(decays(name.as_str().unwrap()), expected, "{name}");
+            }
         }
-        model
-    };
-    let folder = tempfile::tempdir().unwrap();
-    let args = TrainingArguments {
-        max_steps: 12,
-        per_device_train_batch_size: 4,
-        save_steps: 7,
-        output_dir: folder.path().into(),
-        ..args
-    };
-    let what = serde_json::to_string(&args).unwrap();
-    let whole = start();
-    let (straight, _) = train(&whole, args.clone(), rows());
-    let resumed = start();
-    let eval: Vec<Encoded> = rows().into_iter().take(8).collect();
-    let trainer = Trainer { model: resumed.clone(), args, train: rows().into(), eval: eval.into(), regularizer: None };
-    let checkpoint = folder.path().join("checkpoint-7");
-    let result = trainer.train(&Control::default(), Some(&checkpoint), None).unwrap();
-    assert_eq!(result.log_history, straight.log_history, "{what}");
-    for ((name, a), (_, b)) in values(&whole).iter().zip(&values(&resumed)) {
-        assert_eq!(a, b, "{name} (lora {lora}, {what})");
+    }
+}
+
+#[derive(Default)]
+struct Warnings(Mutex<Vec<String>>);
+
+impl ProgressSink for Warnings {
+    fn update(&self, _: &ProgressUpdate) {}
+    fn warn(&self, message: &str) {
+        self.0.lock().unwrap().push(message.to_string());
     }
 }
 
 #[test]
-fn a_run_that_was_stopped_and_resumed_gives_the_same_bits() {
-    for (lora, packing) in [(false, false), (true, false), (false, true)] {
-        let args = TrainingArguments { learning_rate: 1e-2, packing, max_length: Some(40), ..TrainingArguments::default() };
-        resume_gives_the_same_bits(args, lora);
-    }
-}
-
-#[test]
-fn every_optimiser_schedule_and_average_is_resumed() {
-    for options in [
-        json!({ "optim": "lion", "learning_rate": 1e-3, "lr_scheduler_type": "cosine_with_restarts", "lr_scheduler_kwargs": { "num_cycles": 2 } }),
-        json!({ "optim": "adafactor", "learning_rate": 1e-2, "optim_args": "beta1=0.9", "ema_decay": 0.8 }),
-        json!({ "optim": "muon", "learning_rate": 1e-2, "lr_scheduler_type": "inverse_sqrt", "warmup_steps": 3 }),
-        // The embedding has more than 4096 elements only with a smaller limit.
-        json!({ "optim": "adamw_8bit", "learning_rate": 1e-2, "optim_args": { "min_8bit_size": 256 } }),
-        json!({
-            "optim": "schedule_free_adamw", "learning_rate": 1e-2, "lr_scheduler_type": "constant", "warmup_steps": 3,
-            "eval_strategy": "steps", "eval_steps": 3,
-        }),
-        json!({
-            "learning_rate": 5e-2, "lr_scheduler_type": "reduce_lr_on_plateau", "lr_scheduler_kwargs": { "factor": 0.5, "patience": 0 },
-            "eval_strategy": "steps", "eval_steps": 1, "ema_decay": 0.9,
-        }),
+fn a_warm_up_that_is_not_what_it_seems_is_warned_of() {
+    for (options, words) in [
+        (json!({ "warmup_steps": 9 }), "the warm-up of 9 steps is longer than the training of 2"),
+        (json!({ "warmup_ratio": 0.5, "lr_scheduler_type": "constant" }), "\"constant\" has no warm-up"),
+        (json!({ "warmup_steps": 1, "optim": "schedule_free_adamw" }), "lr_scheduler_type: \"constant\""),
+        (json!({ "warmup_steps": 1, "optim": "schedule_free_adamw", "lr_scheduler_type": "constant" }), ""),
+        (json!({ "warmup_steps": 2 }), ""),
     ] {
-        resume_gives_the_same_bits(serde_json::from_value(options).unwrap(), false);
+        let args = TrainingArguments { max_steps: 2, ..serde_json::from_value(options.clone()).unwrap() };
+        let warnings = Arc::new(Warnings::default());
+        let control = Control::new(Arc::default(), warnings.clone());
+        trainer(&model(), args, rows()).train(&control, None, None).unwrap();
+        let said = warnings.0.lock().unwrap().clone();
+        assert!(said.len() == usize::from(!words.is_empty()) && said.concat().contains(words), "{options}: {said:?}");
     }
-    let args =
-        serde_json::from_value(json!({ "optim": "schedule_free_adamw", "learning_rate": 1e-2, "lr_scheduler_type": "constant" }));
-    resume_gives_the_same_bits(args.unwrap(), true);
 }
 
 #[test]
@@ -306,6 +224,7 @@ fn settings_that_do_not_go_together_are_refused_in_words() {
         ("TrainingArguments(#{ lr_scheduler_kwargs: #{ num_cycles: 2 } })", "\"linear\" does not take \"num_cycles\""),
         ("TrainingArguments(#{ lr_scheduler_type: \"reduce_lr_on_plateau\" })", "eval_strategy"),
         ("TrainingArguments(#{ ema_decay: 1 })", "below 1, got 1"),
+        ("TrainingArguments(#{ optim: \"lion\", loraplus_lr_ratio: 4 })", "got it with optim \"lion_32bit\""),
         ("TrainingArguments(#{ ema_decay: 0.9, optim: \"schedule_free_adamw\" })", "averages the weights itself"),
     ] {
         let error = session.eval_line(code).unwrap_err();
@@ -315,6 +234,12 @@ fn settings_that_do_not_go_together_are_refused_in_words() {
     let code = format!("{trainer}(#{{ lr_scheduler_type: \"reduce_lr_on_plateau\", eval_strategy: \"epoch\" }}) }}).train()");
     let error = session.eval_line(&code).unwrap_err().to_string();
     assert!(error.contains("eval_dataset"), "{error}");
+    let code = format!("{trainer}(#{{ eval_strategy: \"steps\" }}) }}).train()");
+    let error = session.eval_line(&code).unwrap_err().to_string();
+    assert!(error.contains("eval_dataset") && error.contains("eval_strategy: \"no\""), "{error}");
+    let code = format!("{trainer}(#{{ loraplus_lr_ratio: 4 }}) }}).train()");
+    let error = session.eval_line(&code).unwrap_err().to_string();
+    assert!(error.contains("get_peft_model"), "{error}");
     let code = "let a = TrainingArguments(#{ optim: \"sgd\", optim_args: \"momentum=0.9\", lr_scheduler_type: \"polynomial\",
         lr_scheduler_kwargs: #{ power: 2, lr_end: 0 } }); [a.optim_args.momentum, a.lr_scheduler_kwargs.power, a.optim]";
     assert_eq!(session.eval_line(code).unwrap().to_string(), "[0.9, 2.0, \"sgd\"]");
@@ -471,13 +396,13 @@ fn a_loss_that_is_no_number_stops_with_the_last_good_model() {
     let args = TrainingArguments {
         max_steps: 50,
         learning_rate: 1e30,
+        lr_scheduler_type: Schedule::Constant,
         optim: OptimizerKind::Sgd,
         max_grad_norm: 0.0,
         ..TrainingArguments::default()
     };
-    let trainer = Trainer { model: model.clone(), args, train: rows().into(), eval: vec![].into(), regularizer: None };
     let mut last = 0;
-    let error = trainer
+    let error = trainer(&model, args.clone(), rows())
         .train(
             &Control::default(),
             None,
@@ -489,7 +414,22 @@ fn a_loss_that_is_no_number_stops_with_the_last_good_model() {
         .unwrap_err()
         .to_string();
     assert!(error.contains(&format!("step {}", last + 1)), "{error}");
+    assert!(error.contains(&format!("the model is as it was after step {last}; ")), "{error}");
     assert!(model.named_parameters().iter().all(|(_, p)| !p.has_grad()));
+    let again = self::model();
+    train(&again, TrainingArguments { max_steps: last as i64, ..args }, rows());
+    assert!(values(&again) == values(&model) && values(&again) != values(&self::model()));
+}
+
+#[test]
+fn weights_that_went_to_pieces_are_told_of() {
+    let model = model();
+    // Infinite at once: the first step's loss is still that of the weights before it.
+    let options =
+        json!({ "max_steps": 9, "learning_rate": 1e38, "optim": "lion", "lr_scheduler_type": "constant", "weight_decay": 1e3 });
+    let args = serde_json::from_value(options).unwrap();
+    let error = trainer(&model, args, rows()).train(&Control::default(), None, None).unwrap_err().to_string();
+    assert!(error.contains("after step 1, with weights that are NaN or infinite: load it again"), "{error}");
 }
 
 #[test]

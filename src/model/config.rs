@@ -184,9 +184,6 @@ impl ModelConfig {
     }
 }
 
-/// More layers than any model has: a damaged number must not ask for the memory of so many.
-const MOST_LAYERS: usize = 10_000;
-
 /// Everything but the JSON itself.
 fn read(f: &Fields<'_>, family: Family) -> Result<ModelConfig> {
     use Family::{Gemma, Gemma2, Gemma3, Gpt2, Granite, Llama, Mistral, Olmo2, Phi3, Qwen2, Qwen3, SmolLm3};

@@ -195,6 +195,9 @@ impl Optimizer for Adafactor {
             Ok(name == "lr")
         };
         host::read_state(state, parameters.len(), top, |at, key, value| states[at].load(key, &parameters[at], value))?;
+        for (at, (state, parameter)) in states.iter().zip(&parameters).enumerate() {
+            state.check_complete(at, parameter)?;
+        }
         if let Some(lr) = lr {
             self.set_lr(lr)?;
         }
@@ -214,6 +217,18 @@ impl State {
             ("exp_avg", &self.momentum, dims.to_vec()),
             ("master", &self.master, dims.to_vec()),
         ]
+    }
+
+    /// Fails where a parameter with a past lacks an average, which would begin at 0 in the middle of the training.
+    fn check_complete(&self, at: usize, parameter: &Parameter) -> Result<()> {
+        let dims = parameter.dims();
+        let needed: &[&str] = if dims.len() > 1 { &["exp_avg_sq_row", "exp_avg_sq_col"] } else { &["exp_avg_sq"] };
+        let parts = self.named(&dims);
+        let lacks = |name: &&&str| parts.iter().any(|(part, values, _)| part == *name && values.is_empty());
+        match needed.iter().find(lacks) {
+            Some(name) if self.step > 0 && parameter.elem_count() > 0 => Err(host::lacking(at, name)),
+            _ => Ok(()),
+        }
     }
 
     fn load(&mut self, key: &str, parameter: &Parameter, value: &Tensor) -> Result<()> {

@@ -207,7 +207,7 @@ impl Optimizer for Adam {
         if self.decoupled { "AdamW" } else { "Adam" }
     }
 
-    host::state_in_slots!(NAMES);
+    host::state_in_slots!(NAMES, 2);
 }
 
 /// p *= shrink;  g += decay p;  m += enter1 (g - m);  v = beta2 v + enter2 g^2;  p -= step_size m / (sqrt(v) / root_correction + eps).

@@ -2,6 +2,7 @@
 //! every block of 256 elements is widened, updated as AdamW does, and quantised again. The state takes a quarter of AdamW's memory.
 //!
 //! Parameters with fewer than `min_8bit_size` elements keep 32-bit moments: there is nothing to save, and norms and biases are sensitive.
+//! So do groups with `wide_moments`, for embeddings.
 
 use super::adam::{AdamWOptions, Update};
 use super::dynamic_map::{BLOCK, SIGNED, UNSIGNED};
@@ -85,8 +86,17 @@ struct Moment {
 }
 
 impl State {
-    fn new(parameter: &Parameter, options: &AdamW8bitOptions) -> Self {
-        if parameter.elem_count() < options.min_8bit_size { Self::Wide(Slot::default()) } else { Self::Narrow(Narrow::default()) }
+    fn new(parameter: &Parameter, wide: bool, options: &AdamW8bitOptions) -> Self {
+        let wide = wide || parameter.elem_count() < options.min_8bit_size;
+        if wide { Self::Wide(Slot::default()) } else { Self::Narrow(Narrow::default()) }
+    }
+
+    /// New ones for all parameters.
+    fn all(groups: &[ParamGroup], options: &AdamW8bitOptions) -> Vec<Self> {
+        let of = |group: &ParamGroup| -> Vec<Self> {
+            group.parameters.iter().map(|parameter| Self::new(parameter, group.wide_moments, options)).collect()
+        };
+        groups.iter().flat_map(of).collect()
     }
 }
 
@@ -98,7 +108,7 @@ impl AdamW8bit {
     pub fn new(groups: Vec<ParamGroup>, options: AdamW8bitOptions) -> Result<Self> {
         options.validate()?;
         check_groups(&groups)?;
-        let states = groups.iter().flat_map(|group| &group.parameters).map(|p| State::new(p, &options)).collect();
+        let states = State::all(&groups, &options);
         Ok(Self { options, groups, states })
     }
 }
@@ -148,7 +158,7 @@ impl Optimizer for AdamW8bit {
 
     fn load_state_dict(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
         let parameters = self.parameters();
-        let mut states: Vec<State> = parameters.iter().map(|p| State::new(p, &self.options)).collect();
+        let mut states = State::all(&self.groups, &self.options);
         let mut lr = self.options.lr;
         let top = |name: &str, value: &Tensor| {
             if name == "lr" {
@@ -161,6 +171,12 @@ impl Optimizer for AdamW8bit {
             State::Narrow(state) => state.load(key, &parameters[at].dims(), value),
         };
         host::read_state(state, parameters.len(), top, own)?;
+        for (at, (state, parameter)) in states.iter().zip(&parameters).enumerate() {
+            match state {
+                State::Wide(slot) => slot.check_complete(at, parameter, NAMES, 2)?,
+                State::Narrow(state) => state.check_complete(at)?,
+            }
+        }
         self.set_lr(lr)?;
         self.states = states;
         Ok(())
@@ -203,6 +219,20 @@ impl Narrow {
             add("master", Tensor::from_slice(&self.master, dims, &Device::Cpu))?;
         }
         Ok(())
+    }
+
+    /// Fails where a parameter with a past lacks a part of a moment.
+    fn check_complete(&self, at: usize) -> Result<()> {
+        let parts = [
+            ("state1", self.first.codes.is_empty()),
+            ("absmax1", self.first.largest.is_empty()),
+            ("state2", self.second.codes.is_empty()),
+            ("absmax2", self.second.largest.is_empty()),
+        ];
+        match parts.iter().find(|(_, empty)| *empty) {
+            Some((name, _)) if self.step > 0 => Err(host::lacking(at, name)),
+            _ => Ok(()),
+        }
     }
 
     fn load(&mut self, key: &str, dims: &[usize], value: &Tensor) -> Result<()> {

@@ -91,8 +91,11 @@ impl Ema {
     /// Keeps a copy of the parameters for [`Self::restore`].
     ///
     /// # Errors
-    /// Out of memory.
+    /// There is one already, which would be lost; or out of memory.
     pub fn store(&mut self) -> Result<()> {
+        if self.stored.is_some() {
+            return Err(Error::argument("the parameters are stored already: call restore before they are stored again"));
+        }
         let copies: candle_core::Result<Vec<Tensor>> = self.parameters.iter().map(|p| p.value().copy()).collect();
         self.stored = Some(copies?);
         Ok(())
@@ -147,7 +150,7 @@ impl Ema {
     /// Restores what [`Self::state_dict`] gave, except for the decay, which stays as it was set.
     ///
     /// # Errors
-    /// Unknown names or other shapes.
+    /// Unknown or missing names, or other shapes; nothing has changed then.
     pub fn load_state_dict(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
         let mut updates = self.updates;
         let top = |name: &str, value: &Tensor| {
@@ -157,7 +160,22 @@ impl Ema {
             Ok(matches!(name, "num_updates" | "decay"))
         };
         let averages = &self.averages;
-        read_state(state, averages.len(), top, |at, key, value| averages[at].set(&shaped(key, value, &averages[at].dims())?))?;
+        let mut read = Vec::new();
+        read_state(state, averages.len(), top, |at, key, value| {
+            if key != "average" {
+                return Err(Error::argument(format!("unknown state \"{key}\"; an average of weights keeps average")));
+            }
+            read.push((at, shaped(key, value, &averages[at].dims())?));
+            Ok(())
+        })?;
+        if read.len() < averages.len() {
+            return Err(Error::argument(format!(
+                "the state dict has the averages of {} parameters, but there are {}",
+                read.len(),
+                averages.len()
+            )));
+        }
+        read.iter().try_for_each(|(at, value)| averages[*at].set(value))?;
         self.updates = updates;
         Ok(())
     }

@@ -85,6 +85,16 @@ impl Slot {
         Ok(())
     }
 
+    /// Fails where a parameter with a past lacks one of its first `count` state vectors, as in the state of another optimiser, which
+    /// would begin at 0 in the middle of the training.
+    pub fn check_complete(&self, at: usize, parameter: &Parameter, names: [&str; 2], count: usize) -> Result<()> {
+        let lacks = |which: &usize| self.host[*which].is_empty() && self.device[*which].is_none();
+        match (0..count).find(lacks) {
+            Some(which) if self.step > 0 && parameter.elem_count() > 0 => Err(lacking(at, names[which])),
+            _ => Ok(()),
+        }
+    }
+
     /// Sets one entry from a state dict.
     pub fn load(&mut self, key: &str, parameter: &Parameter, names: [&str; 2], value: &Tensor) -> Result<()> {
         if key == "step" {
@@ -93,7 +103,8 @@ impl Slot {
         }
         let which = names.iter().position(|name| *name == key);
         if which.is_none() && key != "master" {
-            return Err(Error::argument(format!("unknown state \"{key}\"; this optimizer keeps step, {}", names.join(", "))));
+            let known: Vec<&str> = names.into_iter().filter(|name| !name.is_empty()).collect();
+            return Err(Error::argument(format!("unknown state \"{key}\"; this optimizer keeps step, {}", known.join(", "))));
         }
         let wide = shaped(key, value, &parameter.dims())?;
         match which {
@@ -126,15 +137,16 @@ macro_rules! rate_in_options {
 }
 pub(super) use rate_in_options;
 
-/// The state of an optimiser that keeps nothing but a slot a parameter, whose state vectors have these names.
+/// The state of an optimiser that keeps nothing but a slot a parameter, whose state vectors have these names; the first `needed` of them
+/// are there whatever the options.
 macro_rules! state_in_slots {
-    ($names:expr) => {
+    ($names:expr, $needed:expr) => {
         fn state_dict(&self) -> Result<BTreeMap<String, Tensor>> {
             host::save_all(self.options.lr, &self.slots, &self.parameters(), $names)
         }
 
         fn load_state_dict(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
-            let (lr, slots) = host::load_all(state, &self.parameters(), $names)?;
+            let (lr, slots) = host::load_all(state, &self.parameters(), $names, $needed)?;
             self.set_lr(lr.unwrap_or(self.options.lr))?;
             self.slots = slots;
             Ok(())
@@ -152,11 +164,12 @@ pub(super) fn save_all(lr: f64, slots: &[Slot], parameters: &[Parameter], names:
     Ok(state)
 }
 
-/// The slots and the learning rate (if there) of a state dict.
+/// The slots and the learning rate (if there) of a state dict. Each slot must have its first `needed` state vectors.
 pub(super) fn load_all(
     state: &BTreeMap<String, Tensor>,
     parameters: &[Parameter],
     names: [&str; 2],
+    needed: usize,
 ) -> Result<(Option<f64>, Vec<Slot>)> {
     let mut slots: Vec<Slot> = parameters.iter().map(|_| Slot::default()).collect();
     let mut lr = None;
@@ -167,6 +180,9 @@ pub(super) fn load_all(
         Ok(name == "lr")
     };
     read_state(state, parameters.len(), top, |at, key, value| slots[at].load(key, &parameters[at], names, value))?;
+    for (at, (slot, parameter)) in slots.iter().zip(parameters).enumerate() {
+        slot.check_complete(at, parameter, names, needed)?;
+    }
     Ok((lr, slots))
 }
 
@@ -194,6 +210,11 @@ pub(super) fn read_state(
         }
     }
     Ok(())
+}
+
+/// A state dict without an entry that it must have.
+pub(super) fn lacking(at: usize, name: &str) -> Error {
+    Error::argument(format!("the optimizer's state dict lacks \"state.{at}.{name}\"; is it that of another optimizer?"))
 }
 
 /// The one value of an entry.

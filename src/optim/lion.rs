@@ -99,7 +99,7 @@ impl Optimizer for Lion {
         "Lion"
     }
 
-    host::state_in_slots!(NAMES);
+    host::state_in_slots!(NAMES, 1);
 }
 
 struct Update {

@@ -1,7 +1,8 @@
 //! Optimisers with PyTorch's formulas and defaults, learning-rate schedules as transformers has them, clipping.
 //!
 //! Gradients are read from [`Parameter`]'s `.grad`; a parameter without one is skipped, as in PyTorch. State is f32 whatever the
-//! parameter's dtype; bf16 and f16 parameters get an f32 master copy, so that small updates are not rounded away.
+//! parameter's dtype; bf16 and f16 parameters on the CPU get an f32 master copy, so that small updates are not rounded away. On other
+//! devices they are updated in f32 and rounded after every step.
 
 mod adafactor;
 mod adam;
@@ -49,12 +50,15 @@ pub struct ParamGroup {
     pub lr_scale: f64,
     /// For [`Muon`] alone: whether the group's matrices are hidden ones (`Some(false)`: AdamW trains them). Default: they are.
     pub use_muon: Option<bool>,
+    /// For [`AdamW8bit`] alone: whether the moments keep 32 bits however large a parameter is, as bitsandbytes and transformers have it
+    /// for embeddings. Default false.
+    pub wide_moments: bool,
 }
 
 impl ParamGroup {
     /// A group with the optimiser's settings.
     pub fn new(parameters: Vec<Parameter>) -> Self {
-        Self { parameters, weight_decay: None, lr_scale: 1.0, use_muon: None }
+        Self { parameters, weight_decay: None, lr_scale: 1.0, use_muon: None, wide_moments: false }
     }
 
     /// The same group with a weight decay of its own (0 for biases and norms).
@@ -135,6 +139,12 @@ pub trait Optimizer {
     fn parameters(&self) -> Vec<Parameter> {
         self.groups().iter().flat_map(|group| group.parameters.iter().cloned()).collect()
     }
+}
+
+/// Whether a parameter of this name belongs to an `nn.LayerNorm`, which transformers and PEFT tell by its class: in GPT-2 `ln_1`, `ln_2`
+/// and `ln_f`. The other families' norms are no such modules.
+pub(crate) fn is_layer_norm(name: &str) -> bool {
+    name.split('.').any(|part| part.starts_with("ln_"))
 }
 
 /// Checks what every optimiser is given.

@@ -227,6 +227,10 @@ impl Optimizer for Muon {
         };
         let own = |at: usize, key: &str, value: &Tensor| slots[at].load(key, &parameters[at], names[at], value);
         host::read_state(state, parameters.len(), top, own)?;
+        for (at, ((slot, parameter), names)) in slots.iter().zip(&parameters).zip(names).enumerate() {
+            let count = names.iter().filter(|name| !name.is_empty()).count();
+            slot.check_complete(at, parameter, names, count)?;
+        }
         self.set_lr(lr)?;
         self.slots = slots;
         Ok(())

@@ -195,6 +195,9 @@ impl Optimizer for AdamWScheduleFree {
         };
         let own = |at: usize, key: &str, value: &Tensor| slots[at].load(key, &parameters[at], NAMES, value);
         host::read_state(state, parameters.len(), top, own)?;
+        for (at, (slot, parameter)) in slots.iter().zip(&parameters).enumerate() {
+            slot.check_complete(at, parameter, NAMES, 2)?;
+        }
         self.set_lr(lr)?;
         (self.slots, self.progress) = (slots, progress);
         Ok(())

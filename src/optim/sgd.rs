@@ -102,7 +102,7 @@ impl Optimizer for Sgd {
         "SGD"
     }
 
-    host::state_in_slots!(NAMES);
+    host::state_in_slots!(NAMES, 0);
 }
 
 /// d = g + decay p;  m = momentum m + entering d;  p -= lr (nesterov ? d + momentum m : m).

@@ -27,12 +27,13 @@ pub struct OptimizerValue(pub Rc<RefCell<dyn library::Optimizer>>);
 
 /// Options of an optimiser.
 trait OptimizerOptions: Validate {
-    /// The learning rate, against which a group's own is measured; 0 where there is none.
-    fn rate(&self) -> f64;
+    /// The learning rates against which a group's own is measured, 0 where there is none: that of most groups, and that of a group with
+    /// `use_muon: false`.
+    fn rates(&self) -> [f64; 2];
 }
 
 macro_rules! optimizer_options {
-    ($($options:ty: |$given:ident| $rate:expr;)*) => {
+    ($($options:ty: |$given:ident| $rates:expr;)*) => {
         $(
             impl Validate for $options {
                 fn validate(&self) -> Result<()> {
@@ -41,9 +42,9 @@ macro_rules! optimizer_options {
             }
 
             impl OptimizerOptions for $options {
-                fn rate(&self) -> f64 {
+                fn rates(&self) -> [f64; 2] {
                     let $given = self;
-                    $rate
+                    $rates
                 }
             }
         )*
@@ -51,14 +52,14 @@ macro_rules! optimizer_options {
 }
 
 optimizer_options! {
-    SgdOptions: |given| given.lr;
-    AdamOptions: |given| given.lr;
-    AdamWOptions: |given| given.lr;
-    AdamW8bitOptions: |given| given.lr;
-    AdafactorOptions: |given| given.lr.unwrap_or(0.0);
-    LionOptions: |given| given.lr;
-    MuonOptions: |given| given.lr;
-    ScheduleFreeOptions: |given| given.lr;
+    SgdOptions: |given| [given.lr; 2];
+    AdamOptions: |given| [given.lr; 2];
+    AdamWOptions: |given| [given.lr; 2];
+    AdamW8bitOptions: |given| [given.lr; 2];
+    AdafactorOptions: |given| [given.lr.unwrap_or(0.0); 2];
+    LionOptions: |given| [given.lr; 2];
+    MuonOptions: |given| [given.lr, given.adamw_lr.unwrap_or(given.lr)];
+    ScheduleFreeOptions: |given| [given.lr; 2];
 }
 
 fn parameter(function: &str, at: &str, value: &Dynamic) -> Result<Parameter> {
@@ -88,49 +89,67 @@ pub(super) fn parameters(function: &str, values: &Dynamic) -> Result<Vec<Paramet
 }
 
 /// Groups from tensors, or from an array of maps with `params` and settings of their own, as PyTorch takes them.
-fn groups(function: &str, values: &Dynamic, lr: f64) -> Result<Vec<ParamGroup>> {
+fn groups(function: &str, values: &Dynamic, rates: [f64; 2]) -> Result<Vec<ParamGroup>> {
     if let Some(maps) = values.read_lock::<Array>()
         && maps.first().is_some_and(Dynamic::is_map)
     {
-        return maps.iter().map(|map| group(function, map, lr)).collect();
+        return maps.iter().map(|map| group(function, map, rates)).collect();
     }
     Ok(vec![ParamGroup::new(parameters(function, values)?)])
 }
 
-fn group(function: &str, value: &Dynamic, lr: f64) -> Result<ParamGroup> {
+fn group(function: &str, value: &Dynamic, rates: [f64; 2]) -> Result<ParamGroup> {
     let Some(map) = value.read_lock::<Map>() else {
         return Err(Error::argument(format!("{function}: parameter groups are maps, found {}", kind(value))));
     };
     let mut made = None;
-    let (mut weight_decay, mut lr_scale, mut use_muon) = (None, 1.0, None);
+    let (mut weight_decay, mut lr, mut use_muon, mut wide_moments) = (None, None, None, false);
     for (key, value) in map.iter() {
         match key.as_str() {
             "params" => made = Some(parameters(function, value)?),
             "weight_decay" => weight_decay = Some(super::tensor_data::number(value)?),
-            "lr" if lr > 0.0 => lr_scale = super::tensor_data::number(value)? / lr,
-            "lr" => {
-                return Err(Error::argument(format!(
-                    "{function}: a group can have its own lr only if the optimizer's is above 0"
-                )));
-            }
+            "lr" => lr = Some(super::tensor_data::number(value)?),
             "use_muon" if function == "optim::Muon" => {
                 let hidden = value
                     .as_bool()
                     .map_err(|_| Error::argument(format!("{function}: use_muon must be true or false, got {}", kind(value))))?;
                 use_muon = Some(hidden);
             }
+            "optim_bits" if function == "optim::AdamW8bit" => {
+                wide_moments = match value.as_int() {
+                    Ok(8) => false,
+                    Ok(32) => true,
+                    _ => return Err(Error::argument(format!("{function}: optim_bits must be 8 or 32, got {value}"))),
+                };
+            }
             _ => {
-                let muon = if function == "optim::Muon" { ", use_muon" } else { "" };
+                let own = match function {
+                    "optim::Muon" => ", use_muon",
+                    "optim::AdamW8bit" => ", optim_bits",
+                    _ => "",
+                };
                 return Err(Error::argument(format!(
-                    "{function}: unknown key \"{key}\" in a parameter group; there are params, lr, weight_decay{muon}"
+                    "{function}: unknown key \"{key}\" in a parameter group; there are params, lr, weight_decay{own}"
                 )));
             }
         }
     }
+    let lr_scale = lr.map_or(Ok(1.0), |lr| scale(function, lr, rates[usize::from(use_muon == Some(false))]))?;
     match made {
-        Some(parameters) => Ok(ParamGroup { parameters, weight_decay, lr_scale, use_muon }),
+        Some(parameters) => Ok(ParamGroup { parameters, weight_decay, lr_scale, use_muon, wide_moments }),
         None => Err(Error::argument(format!("{function}: a parameter group needs the key params"))),
     }
+}
+
+/// A group's own learning rate as a multiple of the optimiser's.
+fn scale(function: &str, lr: f64, of: f64) -> Result<f64> {
+    if !lr.is_finite() || lr < 0.0 {
+        return Err(Error::argument(format!("{function}: the lr of a parameter group must be a finite number >= 0, got {lr}")));
+    }
+    if of > 0.0 {
+        return Ok(lr / of);
+    }
+    Err(Error::argument(format!("{function}: a group can have its own lr only if the optimizer's is above 0")))
 }
 
 fn handle(optimizer: impl library::Optimizer + 'static) -> Optimizer {
@@ -152,7 +171,7 @@ macro_rules! optimizer {
             pub fn with_options(call: NativeCallContext, params: Dynamic, given: Map) -> ScriptResult<Optimizer> {
                 let build = || {
                     let given: $options = options(concat!("optim::", $name), given)?;
-                    let groups = groups(concat!("optim::", $name), &params, given.rate()).script()?;
+                    let groups = groups(concat!("optim::", $name), &params, given.rates()).script()?;
                     $build(groups, given).map(handle).script()
                 };
                 positioned(&call, build())
@@ -188,7 +207,8 @@ optimizer! { adamw_functions, "AdamW", AdamWOptions, Adam::adamw,
 
 optimizer! { adamw8bit_functions, "AdamW8bit", AdamW8bitOptions, AdamW8bit::new,
     /// AdamW whose two moments take 8 bits each, a quarter of the memory, as bitsandbytes has it (arXiv:2110.02861). Options: lr (default
-    /// 0.001), betas, eps, weight_decay (default 0.01), min_8bit_size (4096: smaller parameters keep 32-bit moments).
+    /// 0.001), betas, eps, weight_decay (default 0.01), min_8bit_size (4096: smaller parameters keep 32-bit moments). Embeddings are better given
+    /// as a group with optim_bits: 32, as the Trainer does.
     /// ```rhai
     /// let w = ones([64, 64], #{ requires_grad: true }); let o = optim::AdamW8bit([w], #{ lr: 0.5, weight_decay: 0 });
     /// w.sum().backward(); o.step(); o.state_dict()["state.0.state1"].dtype == "u8"      // => true
@@ -215,6 +235,7 @@ optimizer! { muon_functions, "Muon", MuonOptions, Muon::new,
     /// so should embeddings and the head: give them as a group with use_muon: false. Options: lr (default 0.001), weight_decay (0.1),
     /// momentum (0.95), nesterov (true), ns_coefficients, ns_steps (5), eps, adjust_lr_fn ("original", "match_rms_adamw": updates as large as
     /// AdamW's, "spectral_unclamped"); for AdamW adamw_lr (default lr), adamw_betas, adamw_eps, adamw_weight_decay (default weight_decay).
+    /// The lr of a group is that of its matrices; vectors beside them have as much more or less of adamw_lr.
     /// ```rhai
     /// let m = #{ embedding: nn::Embedding(9, 4), hidden: nn::Linear(4, 4) };
     /// let groups = [#{ params: m.hidden.parameters() }, #{ params: m.embedding.parameters(), use_muon: false }];

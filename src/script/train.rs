@@ -87,15 +87,18 @@ mod functions {
     /// `optim_args` (a map, or a text such as "momentum=0.9"), `ema_decay` (0), `seed` (42),
     /// `data_seed`, `logging_steps` (10), `save_steps` (0: no checkpoints), `save_total_limit`, `eval_strategy` ("no"), `eval_steps` (100),
     /// `gradient_checkpointing` (false), `max_length` (the model's context), `packing` (false), `adam_beta1`, `adam_beta2`, `adam_epsilon`.
+    /// For LoRA+ there are `loraplus_lr_ratio` (B's learning rate as a multiple of A's) and `loraplus_lr_embedding` (1e-6).
     /// With `packing: true` short rows are laid together into rows of up to `max_length` tokens, which must then be given: a step has
     /// few, full rows, and no row sees another. Steps and `per_device_train_batch_size` then count packed rows.
     ///
     /// `optim` is "adamw_torch", "sgd", "adafactor", "lion_32bit", "adamw_8bit", "schedule_free_adamw" or "muon", or another name of
     /// transformers for one of these. "lion_32bit" takes its betas from `adam_beta1` and `adam_beta2`; "adafactor" uses `learning_rate`
-    /// (scale_parameter and relative_step are off); "schedule_free_adamw" wants `lr_scheduler_type: "constant"` and leaves the averaged weights in
-    /// the model; "muon" trains embeddings, head and vectors by AdamW, and has adjust_lr_fn "match_rms_adamw", so that one `learning_rate`
-    /// serves both. `lr_scheduler_type` is any of `get_scheduler`; "reduce_lr_on_plateau" follows the loss on `eval_dataset`. With `ema_decay`
-    /// above 0 evaluation, and the model after training, have a moving average of the weights; checkpoints keep both.
+    /// (scale_parameter and relative_step are off); "adamw_8bit" keeps 32 bits for embeddings; "schedule_free_adamw" wants
+    /// `lr_scheduler_type: "constant"` and leaves the averaged weights in the model; "muon" trains embeddings, head and vectors by AdamW, and
+    /// has adjust_lr_fn "match_rms_adamw", so that one `learning_rate` serves both. `lr_scheduler_type` is any of `get_scheduler`;
+    /// "reduce_lr_on_plateau" follows the loss on `eval_dataset`, which `eval_strategy` "steps" or "epoch" has computed every `eval_steps`
+    /// steps or every epoch, and after the last step. With `ema_decay` above 0 evaluation, and the model after training, have a moving
+    /// average of the weights; checkpoints keep both.
     ///
     /// ```rhai
     /// let args = TrainingArguments(#{ num_train_epochs: 3, learning_rate: 2e-5, lr_scheduler_type: "cosine" });

@@ -15,9 +15,9 @@ pub enum EvalStrategy {
     /// Never.
     #[default]
     No,
-    /// Every `eval_steps` optimiser steps.
+    /// Every `eval_steps` optimiser steps, and after the last one.
     Steps,
-    /// After every epoch.
+    /// After every epoch, and after the last step where it ends within one.
     Epoch,
 }
 
@@ -79,7 +79,7 @@ pub struct TrainingArguments {
     pub save_total_limit: Option<usize>,
     /// When to evaluate: "no" (default), "steps", "epoch".
     pub eval_strategy: EvalStrategy,
-    /// Steps between evaluations with "steps". Default 100.
+    /// Steps between evaluations with "steps"; the last step is evaluated in any case. Default 100.
     pub eval_steps: u64,
     /// Keep only the blocks' inputs and compute each block again in the backward pass: less memory, a third more time.
     pub gradient_checkpointing: bool,
@@ -90,7 +90,7 @@ pub struct TrainingArguments {
     /// and the loss is still the mean over the step's target tokens. Steps, epochs and `per_device_train_batch_size` count packed
     /// rows. Evaluation does not pack. Default false.
     pub packing: bool,
-    /// LoRA+: B's learning rate as a multiple of `learning_rate`, which is A's; for "adamw_torch". Default: all learn alike.
+    /// LoRA+: B's learning rate as a multiple of `learning_rate`, which is A's; for adapters, with "adamw_torch". Default: all learn alike.
     pub loraplus_lr_ratio: Option<f64>,
     /// LoRA+: the learning rate of adapters on embeddings. Default 1e-6.
     pub loraplus_lr_embedding: f64,
@@ -196,7 +196,8 @@ impl TrainingArguments {
             return refuse("max_length", &"nothing", "given where packing is true, as it is the length of a packed row");
         }
         if self.loraplus_lr_ratio.is_some() && self.optim != OptimizerKind::AdamwTorch {
-            return refuse("loraplus_lr_ratio", &"with optim \"sgd\"", "left out or go with optim \"adamw_torch\"");
+            let given = format!("it with optim \"{}\"", self.optim.name());
+            return refuse("loraplus_lr_ratio", &given, "left out or go with optim \"adamw_torch\"");
         }
         let counts = [
             ("per_device_train_batch_size", self.per_device_train_batch_size),

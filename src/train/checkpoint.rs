@@ -7,6 +7,7 @@ use crate::adapter::ModelHandle;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::model::Source;
+use crate::optim::Schedule;
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -48,9 +49,11 @@ pub fn save(args: &TrainingArguments, progress: &Progress, model: &ModelHandle, 
     let folder = folder.keep();
     std::fs::rename(&folder, &target).map_err(|e| Error::io("write", &target, e))?;
     if let Some(limit) = args.save_total_limit {
-        let mut all = list(root)?;
-        while all.len() > limit {
-            let (_, oldest) = all.remove(0);
+        // Checkpoints of an earlier, longer run may have higher numbers: the one just written stays.
+        let mut others = list(root)?;
+        others.retain(|(_, path)| *path != target);
+        let surplus = (others.len() + 1).saturating_sub(limit);
+        for (_, oldest) in others.into_iter().take(surplus) {
             std::fs::remove_dir_all(&oldest).map_err(|e| Error::io("remove", &oldest, e))?;
         }
     }
@@ -78,10 +81,11 @@ pub fn latest(root: &Path) -> Result<PathBuf> {
     })
 }
 
-/// Restores model, optimiser, schedule, average and progress from a checkpoint.
+/// Restores model, optimiser, schedule, average and progress from a checkpoint; the model last, so that it stays as it is where the rest
+/// does not fit.
 ///
 /// # Errors
-/// A file is missing or damaged, or belongs to another model.
+/// A file is missing or damaged, or belongs to another model or to a run with other arguments.
 pub fn resume(folder: &Path, model: &ModelHandle, updater: &mut Updater, args: &TrainingArguments) -> Result<Progress> {
     if !folder.join(STATE).is_file() {
         return Err(Error::Missing(format!("{} is no checkpoint: it has no {STATE}", folder.display())));
@@ -91,16 +95,8 @@ pub fn resume(folder: &Path, model: &ModelHandle, updater: &mut Updater, args: &
     let text = files::read_text(&folder.join("training_args.json"))?;
     let saved: TrainingArguments =
         serde_json::from_str(&text).map_err(|e| Error::format(folder.join("training_args.json"), e.to_string()))?;
-    let order = |a: &TrainingArguments| {
-        let packed = a.packing.then_some(a.max_length);
-        (a.data_seed.unwrap_or(a.seed), a.per_device_train_batch_size, a.gradient_accumulation_steps, packed)
-    };
-    if order(&saved) != order(args) {
-        return Err(Error::argument(format!(
-            "{} was made with another seed, batch size, gradient_accumulation_steps or packing; resume with the same ones",
-            folder.display()
-        )));
-    }
+    check_same_run(folder, &saved, args)?;
+    updater.load(folder)?;
     if model.has_adapter() {
         model.restore_adapters(folder)?;
     } else {
@@ -116,6 +112,31 @@ pub fn resume(folder: &Path, model: &ModelHandle, updater: &mut Updater, args: &
             parameter.set(value.as_tensor())?;
         }
     }
-    updater.load(folder)?;
     Ok(progress)
+}
+
+/// Refuses to resume with arguments under which what was saved would be taken for something else, or other rows would come next.
+fn check_same_run(folder: &Path, saved: &TrainingArguments, args: &TrainingArguments) -> Result<()> {
+    let refuse = |made: String| Err(Error::argument(format!("{} was made with {made}", folder.display())));
+    let order = |a: &TrainingArguments| {
+        let packed = a.packing.then_some(a.max_length);
+        (a.seed, a.data_seed.unwrap_or(a.seed), a.per_device_train_batch_size, a.gradient_accumulation_steps, packed)
+    };
+    if order(saved) != order(args) {
+        return refuse("another seed, batch size, gradient_accumulation_steps or packing; resume with the same ones".to_string());
+    }
+    if saved.optim != args.optim {
+        return refuse(format!("optim \"{}\", not \"{}\"; resume with the same", saved.optim.name(), args.optim.name()));
+    }
+    if saved.loraplus_lr_ratio.is_some() != args.loraplus_lr_ratio.is_some() {
+        let with = if saved.loraplus_lr_ratio.is_some() { "with" } else { "without" };
+        return refuse(format!("optim \"{}\" {with} loraplus_lr_ratio; resume {with} it", saved.optim.name()));
+    }
+    // This schedule counts evaluations, the others steps.
+    let plateau = |a: &TrainingArguments| a.lr_scheduler_type == Schedule::ReduceLrOnPlateau;
+    if plateau(saved) != plateau(args) {
+        let (before, now) = (saved.lr_scheduler_type.name(), args.lr_scheduler_type.name());
+        return refuse(format!("lr_scheduler_type \"{before}\", after which \"{now}\" cannot go on; resume with the same"));
+    }
+    Ok(())
 }

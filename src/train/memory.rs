@@ -2,13 +2,14 @@
 
 use super::Trainer;
 use super::feed::Feed;
-use super::optimizer::OptimizerKind;
+use super::optimizer::kept_vectors;
 use crate::error::Result;
 use crate::model::memory::{Outline, Plan, Work, check_training};
+use crate::nn::Parameter;
 
 /// Refuses a training whose largest batch does not fit. Where rows are tokenised as they are needed nobody knows it, and nothing is
 /// refused.
-pub(super) fn check(trainer: &Trainer<'_>, feed: &Feed<'_>) -> Result<()> {
+pub(super) fn check(trainer: &Trainer<'_>, feed: &Feed<'_>, trainable: &[(String, Parameter)]) -> Result<()> {
     let decoder = trainer.model.model().decoder();
     if !decoder.device().is_cpu() {
         return Ok(());
@@ -16,13 +17,7 @@ pub(super) fn check(trainer: &Trainer<'_>, feed: &Feed<'_>) -> Result<()> {
     let args = &trainer.args;
     // Batches are drawn: some day the longest rows meet.
     let Some(lengths) = feed.largest_batch() else { return Ok(()) };
-    let averages = match args.optim {
-        OptimizerKind::AdamwTorch | OptimizerKind::ScheduleFreeAdamw => 2,
-        // Two moments of one byte each are less than one of four.
-        OptimizerKind::Lion32bit | OptimizerKind::Muon | OptimizerKind::Adamw8bit => 1,
-        OptimizerKind::Sgd | OptimizerKind::Adafactor => 0,
-    };
-    let averages = averages + u64::from(args.ema_decay > 0.0);
+    let averages = kept_vectors(args, trainable)? + u64::from(args.ema_decay > 0.0);
     let adapter_dropout = trainer.model.has_adapter() && trainer.model.with_adapter(|a| Ok(a.config().lora_dropout > 0.0))?;
     let work = Work::Training {
         averages,

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::nn::Parameter;
 use crate::optim::{
     Adafactor, AdafactorOptions, Adam, AdamW8bit, AdamW8bitOptions, AdamWOptions, AdamWScheduleFree, AdjustLr, Lion, LionOptions,
-    LoraPlusOptions, Muon, MuonOptions, Optimizer, ParamGroup, ScheduleFreeOptions, Sgd, SgdOptions,
+    LoraPlusOptions, Muon, MuonOptions, Optimizer, ParamGroup, ScheduleFreeOptions, Sgd, SgdOptions, is_layer_norm,
 };
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -26,13 +26,20 @@ pub enum OptimizerKind {
     /// Lion, with `adam_beta1` and `adam_beta2` as its betas.
     #[serde(rename = "lion_32bit", alias = "lion", alias = "paged_lion_32bit")]
     Lion32bit,
-    /// AdamW with moments in 8 bits.
+    /// AdamW with moments in 8 bits; those of embeddings keep 32, as in transformers.
     #[serde(rename = "adamw_8bit", alias = "adamw_bnb_8bit", alias = "paged_adamw_8bit")]
     Adamw8bit,
     /// AdamW that averages the weights instead of lowering the learning rate.
     ScheduleFreeAdamw,
     /// Muon for the hidden matrices, AdamW for the rest.
     Muon,
+}
+
+impl OptimizerKind {
+    /// Its name.
+    pub fn name(self) -> String {
+        serde_json::to_value(self).ok().and_then(|name| name.as_str().map(str::to_string)).unwrap_or_default()
+    }
 }
 
 /// Options of the optimiser beside those that `TrainingArguments` has: a map, or transformers' text "a=1,b=2".
@@ -164,23 +171,60 @@ pub(super) fn check(args: &TrainingArguments) -> Result<()> {
 /// # Errors
 /// As [`check`], or nothing to train.
 pub(super) fn build(args: &TrainingArguments, trainable: &[(String, Parameter)], warmup: u64) -> Result<Box<dyn Optimizer>> {
-    let groups = groups(trainable, args);
+    let all = || groups(trainable, args);
     Ok(match choose(args, warmup)? {
-        Chosen::Adamw(options) => Box::new(Adam::adamw(groups, options)?),
-        Chosen::Sgd(options) => Box::new(Sgd::new(groups, options)?),
-        Chosen::Adafactor(options) => Box::new(Adafactor::new(groups, options)?),
-        Chosen::Lion(options) => Box::new(Lion::new(groups, options)?),
-        Chosen::Adamw8bit(options) => Box::new(AdamW8bit::new(groups, options)?),
-        Chosen::ScheduleFree(options) => Box::new(AdamWScheduleFree::new(groups, options)?),
+        Chosen::Adamw(options) => Box::new(Adam::adamw(all(), options)?),
+        Chosen::Sgd(options) => Box::new(Sgd::new(all(), options)?),
+        Chosen::Adafactor(options) => Box::new(Adafactor::new(all(), options)?),
+        Chosen::Lion(options) => Box::new(Lion::new(all(), options)?),
+        Chosen::Adamw8bit(options) => {
+            let groups = groups_with_some_marked(trainable, args, is_embedding, |group| group.wide_moments = true);
+            Box::new(AdamW8bit::new(groups, options)?)
+        }
+        Chosen::ScheduleFree(options) => Box::new(AdamWScheduleFree::new(all(), options)?),
         Chosen::Muon(options) => {
-            let (hidden, other): (Vec<_>, Vec<_>) = trainable.iter().cloned().partition(|(name, _)| is_hidden(name));
-            let mut outer = self::groups(&other, args);
-            outer.iter_mut().for_each(|group| group.use_muon = Some(false));
-            let mut all = self::groups(&hidden, args);
-            all.append(&mut outer);
-            Box::new(Muon::new(all, options)?)
+            let outer = |name: &str| !is_hidden(name);
+            let groups = groups_with_some_marked(trainable, args, outer, |group| group.use_muon = Some(false));
+            Box::new(Muon::new(groups, options)?)
         }
     })
+}
+
+/// Vectors of the trained parameters' size that the optimiser keeps, to the nearest whole number: for what memory a training needs.
+pub(super) fn kept_vectors(args: &TrainingArguments, trainable: &[(String, Parameter)]) -> Result<u64> {
+    let chosen = choose(args, 0)?;
+    let of = |name: &str| match &chosen {
+        Chosen::Adamw(_) | Chosen::ScheduleFree(_) => 2.0,
+        Chosen::Sgd(options) => f64::from(u8::from(options.momentum != 0.0)),
+        Chosen::Adafactor(options) => f64::from(u8::from(options.beta1.is_some())),
+        Chosen::Lion(_) => 1.0,
+        // Two moments of a byte an element.
+        Chosen::Adamw8bit(_) if !is_embedding(name) => 0.5,
+        Chosen::Muon(_) if is_hidden(name) => 1.0,
+        Chosen::Adamw8bit(_) | Chosen::Muon(_) => 2.0,
+    };
+    let (mut kept, mut elements) = (0.0, 0.0);
+    for (name, parameter) in trainable {
+        let count = parameter.elem_count() as f64;
+        elements += count;
+        kept += count * of(name);
+    }
+    Ok((kept / f64::max(elements, 1.0)).round() as u64)
+}
+
+/// The groups of these parameters; those whose names are wanted are in groups of their own, which are marked.
+fn groups_with_some_marked(
+    trainable: &[(String, Parameter)],
+    args: &TrainingArguments,
+    wanted: fn(&str) -> bool,
+    mark: fn(&mut ParamGroup),
+) -> Vec<ParamGroup> {
+    let (some, other): (Vec<_>, Vec<_>) = trainable.iter().cloned().partition(|(name, _)| wanted(name));
+    let mut marked = groups(&some, args);
+    marked.iter_mut().for_each(mark);
+    let mut all = groups(&other, args);
+    all.append(&mut marked);
+    all
 }
 
 /// Weight decay is for matrices: biases and norms are left out, as transformers does. With LoRA+, its groups.
@@ -206,7 +250,13 @@ fn groups(trainable: &[(String, Parameter)], args: &TrainingArguments) -> Vec<Pa
 pub fn decays(name: &str) -> bool {
     let name = name.to_lowercase();
     let norm_part = name.split('.').any(|part| part == "norm" || part.ends_with("_norm"));
-    !(name.contains("bias") || name.contains("layernorm") || name.contains("rmsnorm") || norm_part)
+    !(name.contains("bias") || name.contains("layernorm") || name.contains("rmsnorm") || norm_part || is_layer_norm(&name))
+}
+
+/// Whether this is the name of an embedding's matrix or of a trained copy of it, not of an adapter on it.
+fn is_embedding(name: &str) -> bool {
+    let embedding = name.split('.').any(|part| part == "wte" || part == "wpe" || part.contains("embed"));
+    embedding && name.ends_with("weight") && !name.contains("lora_")
 }
 
 /// Whether a matrix of this name is inside the network: neither an embedding nor the head, which have a row a token of the vocabulary.
@@ -273,5 +323,38 @@ mod tests {
             assert!(!is_hidden(name), "{name}");
         }
         assert!(is_hidden("model.layers.0.self_attn.q_proj.weight"));
+        for name in [
+            "model.embed_tokens.weight",
+            "transformer.wpe.weight",
+            "base_model.model.model.embed_tokens.modules_to_save.default.weight",
+        ] {
+            assert!(is_embedding(name), "{name}");
+        }
+        for name in ["lm_head.weight", "base_model.model.model.embed_tokens.lora_embedding_A.default", "model.norm.weight"] {
+            assert!(!is_embedding(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_memory_of_an_optimiser_is_that_of_its_options() {
+        let parameter = |name: &str, count: usize| {
+            (name.to_string(), Parameter::from_vec(vec![0.0; count], &[count], &candle_core::Device::Cpu).unwrap())
+        };
+        let (small, large) = (parameter("model.embed_tokens.weight", 10), parameter("model.embed_tokens.weight", 200));
+        let matrix = parameter("model.layers.0.mlp.up_proj.weight", 100);
+        for (optim, given, with_small, with_large) in [
+            ("adamw_torch", "", 2, 2),
+            ("sgd", "", 0, 0),
+            ("sgd", "momentum=0.9", 1, 1),
+            ("adafactor", "", 0, 0),
+            ("adafactor", "beta1=0.9", 1, 1),
+            ("lion", "", 1, 1),
+            ("muon", "", 1, 2),
+            ("adamw_8bit", "", 1, 2),
+        ] {
+            let args = args(optim, given.into()).unwrap();
+            assert_eq!(kept_vectors(&args, &[small.clone(), matrix.clone()]).unwrap(), with_small, "{optim} {given}");
+            assert_eq!(kept_vectors(&args, &[large.clone(), matrix.clone()]).unwrap(), with_large, "{optim} {given}");
+        }
     }
 }

@@ -48,9 +48,8 @@ impl Step {
         };
         if !norm.is_finite() {
             return Err(Error::Training(format!(
-                "step {number}: the norm of the gradient is {norm}; training stopped and the model is as it was after step {}. Lower \
-                 learning_rate, or set max_grad_norm and a warm-up",
-                number - 1
+                "the norm of the gradient is {norm} in step {number} at learning rate {rate:.3e}. Lower learning_rate, or set \
+                 max_grad_norm and a warm-up"
             )));
         }
         Ok(Measured { number, epoch, rate, tokens, loss, norm })
@@ -63,9 +62,6 @@ pub(super) fn finite_loss(loss: f64, step: u64, rate: f64) -> Result<f64> {
         return Ok(loss);
     }
     Err(Error::Training(format!(
-        "the loss is {loss} in step {step} at learning rate {rate:.3e}; training stopped and the model is as it was \
-         after step {}. Lower learning_rate, or set max_grad_norm and a warm-up; if earlier steps did damage too, \
-         load the model again",
-        step - 1
+        "the loss is {loss} in step {step} at learning rate {rate:.3e}. Lower learning_rate, or set max_grad_norm and a warm-up"
     )))
 }

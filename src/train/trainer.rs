@@ -125,29 +125,19 @@ impl Trainer<'_> {
     /// Trains. With `resume`, continues from that checkpoint folder as if it had never stopped.
     ///
     /// # Errors
-    /// Arguments out of range, nothing to train, more memory needed than there is, a row too long to be packed, a missing or non-finite gradient, a loss that is
-    /// not finite (the parameters are then those after the last good step), a checkpoint that cannot be written or read, Ctrl-C.
+    /// Arguments out of range or at odds with model and data, nothing to train, more memory needed than there is, a row too long to be
+    /// packed, a missing or non-finite gradient, a loss that is not finite (the parameters are then those after the last step, which the
+    /// message says), a checkpoint that cannot be written or read, Ctrl-C.
     pub fn train(&self, control: &Control, resume: Option<&Path>, callback: Callback<'_>) -> Result<TrainResult> {
         self.args.validate()?;
-        let schedule = self.args.lr_scheduler_type;
-        if schedule == Schedule::ReduceLrOnPlateau && self.eval.known_len() == Some(0) {
-            return Err(Error::argument(
-                "lr_scheduler_type \"reduce_lr_on_plateau\" follows the loss on an eval_dataset; there is none",
-            ));
-        }
-        if self.args.optim == OptimizerKind::ScheduleFreeAdamw && schedule != Schedule::Constant {
-            control.warn(format!(
-                "schedule_free_adamw does without a schedule and has a warm-up of its own; lr_scheduler_type \"{}\" lowers its learning \
-                 rate too. Set lr_scheduler_type: \"constant\"",
-                schedule.name()
-            ));
-        }
+        self.check_settings()?;
         let feed = Feed::new(self, control)?;
         let trainable = self.model.some_trainable_parameters()?;
-        memory::check(self, &feed)?;
+        memory::check(self, &feed, &trainable)?;
         let parameters: Vec<Parameter> = trainable.iter().map(|(_, p)| p.clone()).collect();
         parameters.iter().for_each(Parameter::zero_grad);
         let (steps_per_epoch, total) = (feed.steps_per_epoch(), feed.total_steps());
+        self.warn_of_settings(total, control);
         let mut updater = Updater::new(&self.args, &trainable, total)?;
         let mut progress = match resume {
             Some(folder) => checkpoint::resume(folder, &self.model, &mut updater, &self.args)?,
@@ -161,7 +151,8 @@ impl Trainer<'_> {
         // Activations are not needed any more, whatever the outcome.
         release_buffers();
         let finished = updater.finish();
-        outcome.and(finished)?;
+        let averaged = self.args.ema_decay > 0.0 || self.args.optim == OptimizerKind::ScheduleFreeAdamw;
+        outcome.map_err(|error| stopped(error, progress.step, averaged, &run.parameters)).and(finished)?;
         let seconds = run.start.elapsed().as_secs_f64();
         Ok(TrainResult {
             train_loss: if progress.step == 0 { 0.0 } else { progress.loss_sum / progress.step as f64 },
@@ -171,6 +162,47 @@ impl Trainer<'_> {
             seconds,
             log_history: progress.log_history,
         })
+    }
+
+    /// Refuses arguments that do not suit the model or the data.
+    fn check_settings(&self) -> Result<()> {
+        if self.args.eval_strategy != EvalStrategy::No && self.eval.known_len() == Some(0) {
+            let by_loss = match self.args.lr_scheduler_type {
+                Schedule::ReduceLrOnPlateau => ", whose loss lr_scheduler_type \"reduce_lr_on_plateau\" follows",
+                _ => "; give one, or set eval_strategy: \"no\"",
+            };
+            return Err(Error::argument(format!("eval_strategy needs an eval_dataset{by_loss}")));
+        }
+        if self.args.loraplus_lr_ratio.is_some() && !self.model.has_adapter() {
+            return Err(Error::argument(
+                "loraplus_lr_ratio is for a LoRA adapter, and the model has none; put one on with get_peft_model, or leave it out",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Says which arguments will not do what they seem to, in a run of so many steps.
+    fn warn_of_settings(&self, total: u64, control: &Control) {
+        let (schedule, warmup) = (self.args.lr_scheduler_type, self.args.warmup(total));
+        let schedule_free = self.args.optim == OptimizerKind::ScheduleFreeAdamw;
+        if schedule_free && schedule != Schedule::Constant {
+            control.warn(format!(
+                "schedule_free_adamw does without a schedule and has a warm-up of its own; lr_scheduler_type \"{}\" lowers its learning \
+                 rate too. Set lr_scheduler_type: \"constant\"",
+                schedule.name()
+            ));
+        }
+        if warmup > 0 && !schedule_free && matches!(schedule, Schedule::Constant | Schedule::ReduceLrOnPlateau) {
+            control.warn(format!(
+                "lr_scheduler_type \"{}\" has no warm-up, so that warmup_steps and warmup_ratio count for nothing",
+                schedule.name()
+            ));
+        } else if warmup > total {
+            control.warn(format!(
+                "the warm-up of {warmup} steps is longer than the training of {total}: the learning rate stays below {}",
+                self.args.learning_rate
+            ));
+        }
     }
 
     /// The steps that are left, epoch by epoch.
@@ -201,7 +233,7 @@ impl Trainer<'_> {
                 let done = (progress.step - 1) % steps_per_epoch + 1;
                 let epoch = epoch as f64 + done as f64 / steps_per_epoch as f64;
                 pending.push(Step { number: progress.step, epoch, rate, tokens: run.tokens, loss, norm });
-                let evaluates = self.evaluates(progress.step, epoch);
+                let evaluates = self.evaluates(progress.step, epoch, total);
                 let saves =
                     self.args.save_steps > 0 && (progress.step.is_multiple_of(self.args.save_steps) || progress.step == total);
                 // Numbers on a device are waited for only where they are wanted.
@@ -212,7 +244,9 @@ impl Trainer<'_> {
                 }
                 let mut measured = Vec::new();
                 for step in pending.drain(..) {
-                    let step = step.measure()?;
+                    let before = step.number - 1;
+                    // From a step on that went wrong a device has changed nothing.
+                    let step = step.measure().inspect_err(|_| progress.step = before)?;
                     self.record(progress, &step, total);
                     measured.push(step);
                 }
@@ -331,11 +365,11 @@ impl Trainer<'_> {
     }
 
     /// Whether an evaluation is due after a step.
-    fn evaluates(&self, step: u64, epoch: f64) -> bool {
+    fn evaluates(&self, step: u64, epoch: f64, total: u64) -> bool {
         let due = match self.args.eval_strategy {
             EvalStrategy::No => false,
-            EvalStrategy::Steps => step.is_multiple_of(self.args.eval_steps),
-            EvalStrategy::Epoch => epoch.fract() == 0.0,
+            EvalStrategy::Steps => step.is_multiple_of(self.args.eval_steps) || step == total,
+            EvalStrategy::Epoch => epoch.fract() == 0.0 || step == total,
         };
         due && self.eval.known_len() != Some(0)
     }
@@ -355,6 +389,25 @@ impl Trainer<'_> {
             });
         }
     }
+}
+
+/// Adds to the error of a training that went wrong what the model is like now, after `step` steps.
+fn stopped(error: Error, step: u64, averaged: bool, parameters: &[Parameter]) -> Error {
+    let message = match error {
+        Error::Training(message) => message,
+        other => return other,
+    };
+    // A sum is finite only where every element is.
+    let finite = |parameter: &Parameter| {
+        let sum = parameter.value().to_dtype(DType::F32).and_then(|value| value.sum_all()?.to_scalar::<f32>());
+        sum.is_ok_and(f32::is_finite)
+    };
+    let weights = if averaged { "has the average of the weights" } else { "is as it was" };
+    let advice = match parameters.iter().all(finite) {
+        true => "; if earlier steps did damage too, load it again",
+        false => ", with weights that are NaN or infinite: load it again",
+    };
+    Error::Training(format!("{message}. Training stopped; the model {weights} after step {step}{advice}"))
 }
 
 fn at_step(step: u64, error: Error) -> Error {

@@ -124,22 +124,50 @@ impl Updater {
         self.optimizer.train_mode()
     }
 
-    /// Restores what [`Self::save`] wrote; the parameters hold what `save_model` saved.
+    /// Restores what [`Self::save`] wrote. The parameters are not touched: they are to get what `save_model` saved, and then to be put into
+    /// training by [`Self::begin`].
     ///
     /// # Errors
     /// A file is missing or damaged, or belongs to another run.
     pub fn load(&mut self, folder: &Path) -> Result<()> {
-        let read = |name: &str| -> Result<BTreeMap<String, Tensor>> {
-            Ok(candle_core::safetensors::load(folder.join(name), &Device::Cpu)?.into_iter().collect())
-        };
-        self.optimizer.load_state_dict(&read(OPTIMIZER)?)?;
-        self.scheduler.load_state_dict(&read(SCHEDULER)?, self.optimizer.as_mut())?;
-        if let Some(ema) = &mut self.ema {
-            if !folder.join(EMA).is_file() {
+        match (&self.ema, folder.join(EMA).is_file()) {
+            (Some(_), false) => {
                 return Err(Error::Missing(format!("{} was made without ema_decay; resume without it", folder.display())));
             }
-            ema.load_state_dict(&read(EMA)?)?;
+            (None, true) => {
+                return Err(Error::Missing(format!("{} was made with ema_decay; resume with it", folder.display())));
+            }
+            _ => {}
         }
-        self.optimizer.train_mode()
+        let state = read(folder, OPTIMIZER)?;
+        // In the step of a checkpoint every parameter had a gradient.
+        let count = self.optimizer.parameters().len();
+        if let Some(at) = (0..count).find(|at| !state.contains_key(&format!("state.{at}.step"))) {
+            let message = format!("it has no state of parameter {at} of {count}; resume with the same parameters trainable");
+            return Err(Error::format(folder.join(OPTIMIZER), message));
+        }
+        let of_file = |name: &str, error: Error| Error::format(folder.join(name), error.to_string());
+        self.optimizer.load_state_dict(&state).map_err(|error| of_file(OPTIMIZER, error))?;
+        let state = read(folder, SCHEDULER)?;
+        self.scheduler.load_state_dict(&state, self.optimizer.as_mut()).map_err(|error| of_file(SCHEDULER, error))?;
+        match &mut self.ema {
+            Some(ema) => ema.load_state_dict(&read(folder, EMA)?).map_err(|error| of_file(EMA, error)),
+            None => Ok(()),
+        }
     }
+}
+
+/// The state in a checkpoint's file.
+fn read(folder: &Path, name: &str) -> Result<BTreeMap<String, Tensor>> {
+    let path = folder.join(name);
+    if !path.is_file() {
+        return Err(Error::Missing(format!(
+            "{} has no {name}: it is incomplete or of an older version, and cannot be resumed from; take another checkpoint or train anew",
+            folder.display()
+        )));
+    }
+    let state = candle_core::safetensors::load(&path, &Device::Cpu).map_err(|error| {
+        Error::format(&path, format!("it is damaged ({}); resume from another checkpoint", Error::from(error)))
+    })?;
+    Ok(state.into_iter().collect())
 }

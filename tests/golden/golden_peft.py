@@ -88,7 +88,8 @@ def loraplus_optimizer(model):
 
 
 def groups_of(model) -> list[dict]:
-    """LoRA+'s parameter groups by name: A (with saved modules), embeddings, B, and B without decay (everything of one dimension)."""
+    """LoRA+'s parameter groups by name: A (with saved modules), embeddings, B with everything of one dimension, and of these what does not
+    decay (biases, nn.LayerNorm)."""
     names = {id(p): n for n, p in model.named_parameters()}
     return [{"lr": g["lr"], "weight_decay": g["weight_decay"], "parameters": [names[id(p)] for p in g["params"]]}
             for g in loraplus_optimizer(model).param_groups]

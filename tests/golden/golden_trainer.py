@@ -1,8 +1,8 @@
 """Runs of transformers' Trainer, 20 optimiser steps each, on a tiny SmolLM2-shaped model and 40 fixed token sequences.
 
 usage: python tests/golden/make_golden.py trainer
-Makes trainer/base/ (the model), trainer/lora_init/ (the adapter that run d starts from), trainer/data.json, one trainer/run_<letter>.json a run
-and trainer/facts.json. The Trainer is the real one; a subclass only takes the `index` column out of each micro batch and notes it, in the
+Makes trainer/base/ (the model), trainer/lora_init/ and trainer/loraplus_init/ (the adapters that runs d and n start from), trainer/data.json, one
+trainer/run_<letter>.json a run and trainer/facts.json. The Trainer is the real one; a subclass only takes the `index` column out of each micro batch and notes it, in the
 order in which batches are trained on."""
 import inspect
 import math
@@ -13,7 +13,8 @@ import tempfile
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
+from peft.optimizers import create_loraplus_optimizer
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 from golden_common import HERE, versions, write_json
 from golden_tiny import load, randomise, save_as_hub
@@ -37,7 +38,7 @@ RUNS = {
     # epochs instead of max_steps, no clipping, data_seed apart from seed
     "h": ("full", 37, dict(learning_rate=2e-3, lr_scheduler_type="constant_with_warmup", per_device_train_batch_size=4, warmup_steps=0.15,
                            num_train_epochs=2, max_steps=-1, max_grad_norm=0.0, data_seed=7)),
-    # the other optimisers, each with another schedule; j needs bitsandbytes, k schedulefree
+    # the other optimisers, each with another schedule; j and o need bitsandbytes, k schedulefree
     "i": ("full", None, dict(learning_rate=5e-3, optim="adafactor", lr_scheduler_type="cosine_with_restarts", lr_scheduler_kwargs=dict(num_cycles=3),
                              per_device_train_batch_size=4, weight_decay=0.1)),
     "j": ("full", None, dict(learning_rate=1e-3, optim="lion_32bit", lr_scheduler_type="polynomial", lr_scheduler_kwargs=dict(lr_end=1e-4, power=2.0),
@@ -49,7 +50,19 @@ RUNS = {
     "m": ("full", None, dict(learning_rate=2e-2, optim="sgd", optim_args="momentum=0.9,nesterov=true", lr_scheduler_type="warmup_stable_decay",
                              lr_scheduler_kwargs=dict(num_decay_steps=8, decay_type="1-sqrt", min_lr_ratio=0.1), per_device_train_batch_size=4,
                              warmup_steps=4)),
+    # LoRA+ by PEFT's create_loraplus_optimizer: A and a saved matrix, an embedding, B and norms; the last step is evaluated too
+    "n": ("loraplus", None, dict(learning_rate=2e-3, lr_scheduler_type="cosine", per_device_train_batch_size=4, gradient_accumulation_steps=2,
+                                 warmup_steps=3, weight_decay=0.1, eval_strategy="steps", eval_steps=8)),
+    # every matrix is too small for 8 bits but the embedding (4096 elements), which the Trainer leaves in 32; 14 steps an epoch, so that the
+    # last epoch ends early
+    "o": ("full", None, dict(learning_rate=5e-3, optim="adamw_8bit", lr_scheduler_type="constant", per_device_train_batch_size=3,
+                             weight_decay=0.1, eval_strategy="epoch")),
 }
+ADAPTERS = {
+    "lora": ("lora_init", dict(target_modules=["q_proj", "v_proj"])),
+    "loraplus": ("loraplus_init", dict(target_modules=["v_proj", "embed_tokens"], modules_to_save=["model.norm", "up_proj"])),
+}
+LORAPLUS = dict(loraplus_lr_ratio=8.0, loraplus_lr_embedding=5e-3)
 
 
 def rows() -> list[dict]:
@@ -108,21 +121,26 @@ def run(letter: str, data: list[dict]) -> dict:
     kind, limit, given = RUNS[letter]
     options = {**COMMON, **given}
     model = load(FOLDER / "base")
-    if kind == "lora":
-        model = PeftModel.from_pretrained(model, FOLDER / "lora_init", is_trainable=True)
+    if kind in ADAPTERS:
+        model = PeftModel.from_pretrained(model, FOLDER / ADAPTERS[kind][0], is_trainable=True)
+    optimizer = None
+    if kind == "loraplus":
+        optimizer = create_loraplus_optimizer(model, torch.optim.AdamW, lr=options["learning_rate"], loraplus_weight_decay=options["weight_decay"],
+                                              **LORAPLUS)
     train = data[:limit] if limit else data
     norms = Norms()
     with tempfile.TemporaryDirectory() as out:
         arguments = TrainingArguments(output_dir=out, report_to="none", disable_tqdm=True, use_cpu=True, remove_unused_columns=False,
                                       save_strategy="no", dataloader_pin_memory=False, **options)
         trainer = RecordingTrainer(model=model, args=arguments, train_dataset=train, eval_dataset=data[:8], data_collator=collate,
-                                   callbacks=[norms])
+                                   callbacks=[norms], optimizers=(optimizer, None))
         trainer.noted = []
         result = trainer.train()
         evaluations = [h["eval_loss"] for h in trainer.state.log_history if "eval_loss" in h]
         evaluation = trainer.evaluate()["eval_loss"]
         evaluation_all = trainer.evaluate(eval_dataset=data)["eval_loss"]
-    groups = [[n for n, p in model.named_parameters() if any(p is q for q in group["params"])] for group in trainer.optimizer.param_groups]
+    names = {id(p): n for n, p in model.named_parameters()}
+    groups = [[names[id(p)] for p in group["params"]] for group in trainer.optimizer.param_groups]
     steps = [h for h in trainer.state.log_history if "loss" in h]
     micro = trainer.noted
     model.eval()
@@ -134,7 +152,8 @@ def run(letter: str, data: list[dict]) -> dict:
     print(letter, kind, f"loss {steps[0]['loss']:.5f} -> {steps[-1]['loss']:.5f}, eval {evaluation:.5f}, steps {len(steps)}, lr {steps[0]['learning_rate']}"
           f" .. {steps[-1]['learning_rate']}, grad norm {max(s['grad_norm'] for s in steps):.3f} max")
     return {
-        "made_with": versions(), "kind": kind, "rows_used": len(train), "training_arguments": options,
+        "made_with": versions(), "kind": kind, **({"adapter": ADAPTERS[kind][0]} if kind in ADAPTERS else {}), "rows_used": len(train),
+        "training_arguments": options, **({"loraplus": LORAPLUS} if optimizer else {}),
         "optimizer": {"class": type(trainer.optimizer.optimizer).__name__,
                       "settings": {k: v for k, v in trainer.optimizer.defaults.items() if k not in ("lr", "weight_decay") and isinstance(v, (int, float, tuple, bool))}},
         "warmup_steps": arguments.get_warmup_steps(trainer.state.max_steps), "total_steps": trainer.state.max_steps,
@@ -143,10 +162,16 @@ def run(letter: str, data: list[dict]) -> dict:
         **({"eval_loss": evaluations} if evaluations else {}),
         "eval_loss_rows_0_to_7": evaluation, "eval_loss_all_rows_batch_8": evaluation_all,
         "tokens": sum(m["tokens"] for m in micro), "target_tokens": sum(m["targets"] for m in micro),
-        "decay": groups[0], "no_decay": groups[1],
+        **(loraplus_groups(trainer.optimizer, groups) if optimizer else {"decay": groups[0], "no_decay": groups[1]}),
         "final_norms": {n: p.detach().double().norm().item() for n, p in model.named_parameters() if p.requires_grad},
         "micro_batches": micro,
     }
+
+
+def loraplus_groups(optimizer, names: list[list[str]]) -> dict:
+    """LoRA+'s groups that hold a parameter: the rate that the schedule multiplies, the decay, the names."""
+    return {"groups": [{"lr": group["initial_lr"], "weight_decay": group["weight_decay"], "parameters": parameters}
+                       for group, parameters in zip(optimizer.param_groups, names) if parameters]}
 
 
 def check_order(micro, count, arguments) -> bool:
@@ -176,14 +201,15 @@ def make(args) -> None:
     model = LlamaForCausalLM(LlamaConfig(**CONFIG))
     randomise(model, 77, std=0.1)
     save_as_hub(model, FOLDER / "base", keep_head_dim=False)
-    torch.manual_seed(2)
-    base = load(FOLDER / "base")
-    base.config._name_or_path = base.name_or_path = "trainer/base"
-    lora = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], lora_dropout=0.0))
-    lora.peft_config["default"].target_modules = ["q_proj", "v_proj"]
-    lora.save_pretrained(FOLDER / "lora_init")
-    (FOLDER / "lora_init" / "README.md").unlink(missing_ok=True)
-    os.chmod(FOLDER / "lora_init" / "adapter_model.safetensors", 0o644)
+    for seed, (folder, given) in enumerate(ADAPTERS.values(), 2):
+        torch.manual_seed(seed)
+        base = load(FOLDER / "base")
+        base.config._name_or_path = base.name_or_path = "trainer/base"
+        lora = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, lora_dropout=0.0, **given))
+        lora.peft_config["default"].target_modules = given["target_modules"]
+        lora.save_pretrained(FOLDER / folder)
+        (FOLDER / folder / "README.md").unlink(missing_ok=True)
+        os.chmod(FOLDER / folder / "adapter_model.safetensors", 0o644)
     data = rows()
     write_json(FOLDER / "data.json", data)
     results = {letter: run(letter, data) for letter in RUNS}
@@ -191,10 +217,14 @@ def make(args) -> None:
         write_json(FOLDER / f"run_{letter}.json", result)
     apart = max(abs(x - y) for x, y in zip(results["e"]["loss"], results["f"]["loss"]))
     print("e and f: losses apart by at most", apart)
-    bias = load(HERE / "tiny" / "llama_bias")
-    with tempfile.TemporaryDirectory() as out:
-        trainer = Trainer(model=bias, args=TrainingArguments(output_dir=out, report_to="none", use_cpu=True))
-        decay = set(trainer.get_decay_parameter_names(bias))
+    decay = {}
+    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=16, n_positions=8, n_embd=8, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0))
+    for name, model in (("llama_bias", load(HERE / "tiny" / "llama_bias")), ("gpt2", gpt2)):
+        with tempfile.TemporaryDirectory() as out:
+            trainer = Trainer(model=model, args=TrainingArguments(output_dir=out, report_to="none", use_cpu=True))
+            decayed = set(trainer.get_decay_parameter_names(model))
+        decay[f"{name}_decay"] = [n for n, _ in model.named_parameters() if n in decayed]
+        decay[f"{name}_no_decay"] = [n for n, _ in model.named_parameters() if n not in decayed]
     accepted = inspect.signature(TrainingArguments.__init__).parameters
     with tempfile.TemporaryDirectory() as out:
         ratios = {}
@@ -209,7 +239,5 @@ def make(args) -> None:
                                                                                                     "save_strategy", "logging_strategy")}
     write_json(FOLDER / "facts.json", {
         "made_with": versions(), "e_f_largest_loss_difference": apart, "warmup_ratio_is_an_argument": "warmup_ratio" in accepted,
-        "defaults": defaults, "warmup_steps_used": ratios,
-        "llama_bias_decay": [n for n, _ in bias.named_parameters() if n in decay],
-        "llama_bias_no_decay": [n for n, _ in bias.named_parameters() if n not in decay],
+        "defaults": defaults, "warmup_steps_used": ratios, **decay,
     })
