@@ -1,1 +1,1 @@
-"""What benches/compare consists of."""
+"""What benches/compare and benches/gpu consist of."""

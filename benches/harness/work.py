@@ -23,6 +23,13 @@ def output_of(command):
         return ""
 
 
+def plain(text, names):
+    """A text with paths by their names, and with nothing that would break a table."""
+    for path, name in (names | {ROOT: ".", Path.home(): "~"}).items():
+        text = text.replace(str(path), name)
+    return " ".join(text.split()).replace("|", "\\|")
+
+
 def run(command, environment):
     """Runs a process to its end. Gives the JSON it printed with `wall`, `first_step` (seconds from its start) and `peak_mb`, or
     `error`."""
@@ -89,9 +96,7 @@ class Machine:
 
     def plain(self, text):
         """A text without this machine's paths and with nothing that would break a table."""
-        for path, name in ((self.folder, "TMP"), (self.peer, "PEER"), (ROOT, "."), (Path.home(), "~")):
-            text = text.replace(str(path), name)
-        return " ".join(text.split()).replace("|", "\\|")
+        return plain(text, {self.folder: "TMP", self.peer: "PEER"})
 
     def warm(self):
         """Reads the large files once and imports the peer's libraries, so that no first run waits for the disk."""

@@ -21,11 +21,18 @@ def rows(path):
         return [json.loads(line) for line in file]
 
 
-def load_model(name, dtype):
+def training_rows(path, tokenizer, seq):
+    """The token ids of the rows of a file, with the end token and cut to `seq`, in the order in which ours trains on them."""
+    import torch
+    encoded = [(tokenizer(row["text"]).input_ids + [tokenizer.eos_token_id])[:seq] for row in rows(path)]
+    return [encoded[i] for i in torch.randperm(len(encoded), generator=torch.Generator().manual_seed(42)).tolist()]
+
+
+def load_model(name, dtype, **options):
     """A causal language model on the CPU; dtype is "f32" or "bf16"."""
     import torch
     from transformers import AutoModelForCausalLM
-    return AutoModelForCausalLM.from_pretrained(name, dtype={"f32": torch.float32, "bf16": torch.bfloat16}[dtype])
+    return AutoModelForCausalLM.from_pretrained(name, dtype={"f32": torch.float32, "bf16": torch.bfloat16}[dtype], **options)
 
 
 def answer(model, tokenizer, question, max_new_tokens):

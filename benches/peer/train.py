@@ -8,7 +8,7 @@ import time
 import torch
 from transformers import AutoTokenizer
 
-from common import arguments, finish, load_model, rows
+from common import arguments, finish, load_model, training_rows
 
 given = arguments(model="", data="", method="lora", dtype="f32", rank=16, batch=4, seq=128, steps=6, threads=2)
 torch.set_num_threads(given.threads)
@@ -24,13 +24,12 @@ parameters = [p for p in model.parameters() if p.requires_grad]
 optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.0, fused=True)
 model.train()
 
-encoded = [(tokenizer(row["text"]).input_ids + [tokenizer.eos_token_id])[:given.seq] for row in rows(given.data)]
-order = torch.randperm(len(encoded), generator=torch.Generator().manual_seed(42)).tolist()
+encoded = training_rows(given.data, tokenizer, given.seq)
 
 seconds, tokens, losses = [], [], []
 for step in range(given.steps):
     start = time.perf_counter()
-    batch = [encoded[i] for i in order[step * given.batch:(step + 1) * given.batch]]
+    batch = encoded[step * given.batch:(step + 1) * given.batch]
     longest = max(map(len, batch))
     ids = torch.tensor([row + [tokenizer.eos_token_id] * (longest - len(row)) for row in batch])
     mask, labels = None, ids

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Writes a model of some 100 million parameters with random weights in bfloat16, for measuring memory; it answers nonsense.
+"""Writes a model with random weights in bfloat16, for measuring memory; it answers nonsense.
 
-    python3 make_random.py qwen2|gemma3 FOLDER
+    python3 make_random.py qwen2|gemma3|llama-3.2-1b|llama-3.2-3b FOLDER
 
-qwen2 has most of its parameters in the embedding and the head, which are two; gemma3 in the blocks, which have norms everywhere. The
-tokenizer is that of tiny-random, which `ftrepl model path tiny-random` makes, with more tokens. Needs Python's standard library alone.
+qwen2 and gemma3 have some 100 million parameters: qwen2 most of them in the embedding and the head, which are two; gemma3 in the
+blocks, which have norms everywhere. The others have the published models' shapes (minutes; with PyTorch seconds, see
+benches/peer/random_model.py, which takes names and shapes from here). The tokenizer is that of tiny-random, which `ftrepl model path
+tiny-random` makes, with more tokens. Needs Python's standard library alone.
 """
 
 import json
@@ -15,6 +17,7 @@ import sys
 from pathlib import Path
 from statistics import NormalDist
 
+from make_llama32_3b import CONFIG as LLAMA_3B
 from make_llama32_3b import bf16, write_shard
 
 COMMON = {"torch_dtype": "bfloat16", "bos_token_id": 1, "pad_token_id": 0, "max_position_embeddings": 2048, "rms_norm_eps": 1e-6}
@@ -48,6 +51,8 @@ CONFIGS = {
         "rope_theta": 1000000.0,
         "rope_local_base_freq": 10000.0,
     },
+    "llama-3.2-1b": LLAMA_3B | {"head_dim": 64, "hidden_size": 2048, "num_attention_heads": 32, "num_hidden_layers": 16},
+    "llama-3.2-3b": LLAMA_3B,
 }
 
 
@@ -56,13 +61,13 @@ def shapes(config):
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     head = config.get("head_dim", hidden // config["num_attention_heads"])
     queries, keys = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
-    gemma = config["model_type"] == "gemma3_text"
+    biases, gemma = config["model_type"] == "qwen2", config["model_type"] == "gemma3_text"
     yield "model.embed_tokens.weight", [config["vocab_size"], hidden]
     for i in range(config["num_hidden_layers"]):
         attention, mlp = f"model.layers.{i}.self_attn", f"model.layers.{i}.mlp"
         for name, width in [("q", queries), ("k", keys), ("v", keys)]:
             yield f"{attention}.{name}_proj.weight", [width, hidden]
-            if not gemma:
+            if biases:
                 yield f"{attention}.{name}_proj.bias", [width]
         yield f"{attention}.o_proj.weight", [hidden, queries]
         yield f"{mlp}.gate_proj.weight", [inner, hidden]

@@ -83,7 +83,7 @@ impl Module {
 
 /// What a kernel is given.
 #[derive(Clone, Copy)]
-pub(super) enum Argument {
+pub(in crate::ops::gpu) enum Argument {
     /// An address in the device's memory; 0 for none.
     Pointer(u64),
     Int(i32),
@@ -93,7 +93,7 @@ pub(super) enum Argument {
 
 /// How many blocks of how many threads, with how many bytes of shared memory.
 #[derive(Clone, Copy)]
-pub(super) struct Shape {
+pub(in crate::ops::gpu) struct Shape {
     pub blocks: (u32, u32),
     pub threads: (u32, u32),
     pub shared: u32,
@@ -114,12 +114,12 @@ impl Shape {
 }
 
 /// The CUDA device of a tensor.
-pub(super) fn device(tensor: &Tensor) -> Result<&CudaDevice> {
+pub(in crate::ops::gpu) fn device(tensor: &Tensor) -> Result<&CudaDevice> {
     tensor.device().as_cuda_device()
 }
 
 /// Launches a kernel. The arguments' memory must be alive until the call returns; what is freed later is freed in the stream's order.
-pub(super) fn launch(device: &CudaDevice, module: Module, kernel: &str, shape: Shape, arguments: &[Argument]) -> Result<()> {
+pub(in crate::ops::gpu) fn launch(device: &CudaDevice, module: Module, kernel: &str, shape: Shape, arguments: &[Argument]) -> Result<()> {
     let stream = device.cuda_stream();
     let (major, minor) = stream.context().compute_capability().map_err(Error::wrap)?;
     let ptx = module.compiled((10 * major + minor) as u32)?;
@@ -150,17 +150,17 @@ pub(super) fn launch(device: &CudaDevice, module: Module, kernel: &str, shape: S
 }
 
 /// The address of a tensor's first element; the tensor must be contiguous.
-pub(super) fn pointer(tensor: &Tensor) -> Result<Argument> {
+pub(in crate::ops::gpu) fn pointer(tensor: &Tensor) -> Result<Argument> {
     address(tensor).map(Argument::Pointer)
 }
 
 /// The address of a tensor, or 0.
-pub(super) fn optional(tensor: Option<&Tensor>) -> Result<Argument> {
+pub(in crate::ops::gpu) fn optional(tensor: Option<&Tensor>) -> Result<Argument> {
     tensor.map_or(Ok(Argument::Pointer(0)), pointer)
 }
 
 /// As [`pointer`], as a number.
-pub(super) fn address(tensor: &Tensor) -> Result<u64> {
+pub(in crate::ops::gpu) fn address(tensor: &Tensor) -> Result<u64> {
     let (storage, layout) = tensor.storage_and_layout();
     let Storage::Cuda(storage) = &*storage else { bail!("a kernel got a tensor that is not on a CUDA device") };
     if !layout.is_contiguous() {
@@ -180,7 +180,7 @@ pub(super) fn address(tensor: &Tensor) -> Result<u64> {
 }
 
 /// A tensor whose elements a kernel will write, all of them.
-pub(super) fn unwritten(shape: impl Into<candle_core::Shape>, dtype: DType, device: &Device) -> Result<Tensor> {
+pub(in crate::ops::gpu) fn unwritten(shape: impl Into<candle_core::Shape>, dtype: DType, device: &Device) -> Result<Tensor> {
     let shape = shape.into();
     let bytes = shape.elem_count() * dtype.size_in_bytes();
     // SAFETY: callers write all elements before anybody reads one.
@@ -188,7 +188,7 @@ pub(super) fn unwritten(shape: impl Into<candle_core::Shape>, dtype: DType, devi
 }
 
 /// The end of a kernel's name for a dtype.
-pub(super) fn suffix(dtype: DType) -> Result<&'static str> {
+pub(in crate::ops::gpu) fn suffix(dtype: DType) -> Result<&'static str> {
     match dtype {
         DType::F32 => Ok("f32"),
         DType::BF16 => Ok("bf16"),
