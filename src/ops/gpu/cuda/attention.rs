@@ -2,10 +2,13 @@
 
 use super::{Argument, Module, Shape, launch, pointer, suffix, unwritten};
 use crate::ops::attention::AttentionSpec;
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Result, Tensor, bail};
 
 /// Queries, or keys, of a block.
 const TILE: usize = 64;
+
+/// The widest head that the general kernels take.
+const MOST_WIDTH: usize = 256;
 
 /// Which kernels serve a call.
 struct Kernels {
@@ -23,6 +26,9 @@ impl Kernels {
         if q.dtype() == DType::BF16 && matches!(width, 64 | 128) {
             let names = PASSES.map(|pass| format!("attention_mma_{pass}_{width}"));
             return Ok(Self { module: Module::AttentionMma, shared: mma_shared(width), threads: 128, names });
+        }
+        if width > MOST_WIDTH {
+            bail!("attention on a GPU is for heads of at most {MOST_WIDTH} elements, not {width}");
         }
         let end = suffix(q.dtype())?;
         let names = PASSES.map(|pass| format!("attention_{pass}_{end}"));
@@ -98,10 +104,12 @@ pub(in crate::ops::gpu) fn attention_backward(
     Ok([dq, dk, dv])
 }
 
+/// As the kernels' sources say.
 fn mma_shared(_: usize) -> [u32; 3] {
     [0; 3]
 }
 
-fn general_shared(_: usize) -> [u32; 3] {
-    [0; 3]
+/// Two tiles of 32 rows of f32, for each of the widths that the kernels know.
+fn general_shared(width: usize) -> [u32; 3] {
+    [256 * width.next_power_of_two().max(32) as u32; 3]
 }

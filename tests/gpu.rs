@@ -1,0 +1,205 @@
+//! The same numbers on a CUDA device: models, adapters, training and evaluation against PyTorch's golden files, and every operation against
+//! the CPU's. Without a device each test says that it is skipped; that the kernels compile is tested without one.
+#![cfg(feature = "cuda")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+mod tiny_trainer;
+
+use candle_core::{DType, Device, Tensor};
+use common::{Batch, difference};
+use ftrepl::adapter::ModelHandle;
+use ftrepl::control::Control;
+use ftrepl::model::generate::{Generation, generate};
+use ftrepl::model::lm::LanguageModel;
+use ftrepl::model::projection::Pass;
+use ftrepl::model::sampling::Sampling;
+use ftrepl::model::{Decoder, Source};
+use ftrepl::ops::gpu::Module;
+use ftrepl::session::Session;
+use ftrepl::train::Trainer;
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+/// The first card; says in words where there is none.
+fn device() -> Option<Device> {
+    match ftrepl::device::parse("cuda") {
+        Ok(device) => Some(device),
+        Err(error) => {
+            eprintln!("skipped: {error}");
+            None
+        }
+    }
+}
+
+fn folder(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+fn golden(name: &str) -> HashMap<String, Tensor> {
+    candle_core::safetensors::load(folder(name).join("golden.safetensors"), &Device::Cpu).unwrap()
+}
+
+fn decoder(name: &str, dtype: Option<DType>, device: &Device) -> Decoder {
+    Decoder::load(&Source::open(&folder(name)).unwrap(), dtype, device).unwrap()
+}
+
+/// Every folder of golden models.
+fn models() -> Vec<String> {
+    let of_kind = |kind: &str| {
+        let entries = std::fs::read_dir(folder(kind)).unwrap().map(|entry| entry.unwrap());
+        let names = entries.filter(|entry| entry.path().is_dir()).map(|entry| entry.file_name().to_string_lossy().to_string());
+        names.map(|name| format!("{kind}/{name}")).collect::<Vec<_>>()
+    };
+    [of_kind("tiny"), of_kind("families")].concat()
+}
+
+fn on_cpu(tensor: &Tensor) -> Tensor {
+    tensor.to_device(&Device::Cpu).unwrap().to_dtype(DType::F32).unwrap()
+}
+
+/// Needs CUDA's run-time compiler, but no card.
+#[test]
+fn every_kernel_compiles() {
+    for capability in [80, 90] {
+        for module in Module::ALL {
+            let ptx = module.compiled(capability).unwrap_or_else(|error| panic!("{module:?}: {error}"));
+            assert!(ptx.contains(".visible .entry"), "{module:?} has no kernel");
+        }
+    }
+}
+
+fn check(name: &str, dtype: Option<DType>, device: &Device, [of_logits, of_loss, of_gradients]: [f32; 3]) {
+    let golden = golden(name);
+    let decoder = decoder(name, dtype, device);
+    let batch = Batch::of(&golden);
+    let logits = on_cpu(&batch.logits(&decoder));
+    let mut start = 0;
+    for (row, length) in batch.lengths().iter().enumerate() {
+        let expected = golden["logits"].get(row).unwrap().narrow(0, 0, *length).unwrap();
+        let apart = difference(&logits.narrow(0, start, *length).unwrap(), &expected);
+        assert!(apart < of_logits, "{name} {dtype:?} row {row}: logits differ by {apart}");
+        start += length;
+    }
+    let expected = golden["loss"].to_vec1::<f32>().unwrap()[0];
+    for checkpointing in [false, true] {
+        let loss = batch.loss(&decoder, checkpointing) as f32;
+        assert!((loss - expected).abs() < of_loss * expected, "{name} {dtype:?}: loss {loss}, expected {expected}");
+        for (parameter_name, slot) in decoder.slots() {
+            let parameter = slot.current();
+            let gradient = parameter.grad().unwrap().unwrap_or_else(|| panic!("{name}: no gradient of {parameter_name}"));
+            let gradient = on_cpu(&if slot.transposed() { gradient.t().unwrap() } else { gradient });
+            let apart = difference(&gradient, &golden[&format!("grad.{parameter_name}")]);
+            assert!(apart < of_gradients, "{name} {dtype:?}: gradient of {parameter_name} differs by {apart}");
+            parameter.zero_grad();
+        }
+    }
+}
+
+#[test]
+fn every_family_gives_pytorchs_numbers() {
+    let Some(device) = device() else { return };
+    for name in models() {
+        check(&name, None, &device, [1e-4, 1e-5, 1e-3]);
+        // What rounding to eight bits of mantissa leaves of models this small.
+        check(&name, Some(DType::BF16), &device, [0.1, 0.02, 0.25]);
+    }
+}
+
+#[test]
+fn greedy_continuations_equal_transformers() {
+    let Some(device) = device() else { return };
+    for name in models() {
+        let golden = golden(&name);
+        let decoder = decoder(&name, None, &device);
+        let prompt = |i: usize| -> Vec<u32> {
+            golden[&format!("prompt.{i}")].to_vec1::<i64>().unwrap().iter().map(|id| *id as u32).collect()
+        };
+        let generation = Generation {
+            max_new_tokens: 12,
+            sampling: Sampling::default(),
+            stop_tokens: vec![],
+            batch_size: 2,
+            seed: 0,
+            prompt_lookup_num_tokens: None,
+        };
+        let out = generate(&decoder, &[prompt(0), prompt(1)], &generation, &Control::default(), &|_| false).unwrap();
+        for (row, expected) in golden["greedy"].to_vec2::<i64>().unwrap().iter().enumerate().take(2) {
+            let ids: Vec<i64> = out[row].iter().map(|id| i64::from(*id)).collect();
+            assert_eq!(&ids, expected, "{name}, prompt {row}");
+        }
+    }
+}
+
+#[test]
+fn training_gives_transformers_losses_and_norms() {
+    let Some(device) = device() else { return };
+    for name in ["a", "b", "c", "d"] {
+        let run = tiny_trainer::json(&format!("run_{name}.json"));
+        let model = ModelHandle::new(LanguageModel::load("base", &tiny_trainer::golden("base"), None, &device).unwrap());
+        if run["kind"] == "lora" {
+            model.load_adapter(&tiny_trainer::golden("lora_init"), true).unwrap();
+        }
+        let used = run["rows_used"].as_u64().unwrap() as usize;
+        let (_, states) = tiny_trainer::train(&model, tiny_trainer::arguments(&run), tiny_trainer::rows()[..used].to_vec());
+        for (state, (loss, norm)) in
+            states.iter().zip(tiny_trainer::numbers(&run["loss"]).iter().zip(tiny_trainer::numbers(&run["grad_norm"])))
+        {
+            assert!((state.loss - loss).abs() < 1e-3, "run {name} step {}: loss {} instead of {loss}", state.step, state.loss);
+            assert!((state.grad_norm - norm).abs() < 1e-2 * norm, "run {name} step {}: {} instead of {norm}", state.step, state.grad_norm);
+        }
+    }
+}
+
+/// Without a callback nobody waits for the device: the log and the model are the same all the same.
+#[test]
+fn a_run_that_nobody_listens_to_gives_the_same_log() {
+    let Some(device) = device() else { return };
+    let run = tiny_trainer::json("run_a.json");
+    let start = || ModelHandle::new(LanguageModel::load("base", &tiny_trainer::golden("base"), None, &device).unwrap());
+    let mut args = tiny_trainer::arguments(&run);
+    args.logging_steps = 4;
+    let (heard, unheard) = (start(), start());
+    let (with, _) = tiny_trainer::train(&heard, args.clone(), tiny_trainer::rows());
+    let trainer = Trainer { model: unheard.clone(), args, train: tiny_trainer::rows().into(), eval: vec![].into(), regularizer: None };
+    let without = trainer.train(&Control::default(), None, None).unwrap();
+    let trained = |log: &[ftrepl::train::trainer::LogEntry]| log.iter().filter(|e| e.loss.is_some()).cloned().collect::<Vec<_>>();
+    assert_eq!(trained(&with.log_history), trained(&without.log_history));
+    assert_eq!(tiny_trainer::values(&heard), tiny_trainer::values(&unheard));
+}
+
+#[test]
+fn scripts_run_on_the_card() {
+    if device().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let script = r#"
+        let model = AutoModelForCausalLM::from_pretrained("tiny-random", #{ device: "cuda" });
+        let rows = [#{ text: "on the hill" }, #{ text: "by the sea" }];
+        let before = compute_perplexity(model, "on the hill");
+        let ewc = EWCRegularizer(model, #{ importance: 10.0 });
+        ewc.compute_fisher(rows);
+        let args = TrainingArguments(#{ num_train_epochs: 3, learning_rate: 1e-2, logging_steps: 1 });
+        Trainer(#{ model: model, args: args, train_dataset: rows, regularizer: ewc }).train();
+        let lora = get_peft_model(model, LoraConfig(#{ task_type: "CAUSAL_LM", r: 4, lora_dropout: 0.1 }));
+        Trainer(#{ model: lora, args: args, train_dataset: rows }).train();
+        [model.device, compute_perplexity(model, "on the hill") < before, model.generate("on the", #{ max_new_tokens: 4 }).len() > 0]
+    "#;
+    let mut session = Session::builder().device("cuda").out(folder.path()).build().unwrap();
+    let value = session.eval_line(script).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(value.to_string(), r#"["cuda:0", true, true]"#);
+}
+
+/// More than any card has.
+#[test]
+fn a_full_device_is_told_and_survived() {
+    let Some(device) = device() else { return };
+    let decoder = decoder("tiny/llama", None, &device);
+    let error = Tensor::zeros((1 << 21, 1 << 21), DType::F32, &device).map_err(ftrepl::Error::from).unwrap_err().to_string();
+    assert!(error.contains("out of memory") && error.contains("free now"), "{error}");
+    let golden = golden("tiny/llama");
+    let batch = Batch::of(&golden);
+    let hidden = decoder.hidden(&batch.tokens, Pass::default()).unwrap();
+    assert!(on_cpu(&hidden).sum_all().unwrap().to_scalar::<f32>().unwrap().is_finite());
+}
