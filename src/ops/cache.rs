@@ -9,14 +9,23 @@ use candle_core::{Result, Tensor};
 /// The keys and values of one sequence, layer by layer, each `[tokens, kv_heads * head_dim]`.
 #[derive(Debug, Clone, Default)]
 pub struct KvCache {
+    /// Where blocks are computed on the CPU.
     layers: Vec<(Vec<f32>, Vec<f32>)>,
+    /// Where they are computed on a CUDA device.
+    #[cfg(feature = "cuda")]
+    on_device: Vec<super::gpu::CachedRows>,
     tokens: usize,
 }
 
 impl KvCache {
     /// An empty cache for a model with this many layers.
     pub fn new(layers: usize) -> Self {
-        Self { layers: vec![(Vec::new(), Vec::new()); layers], tokens: 0 }
+        Self {
+            layers: vec![(Vec::new(), Vec::new()); layers],
+            #[cfg(feature = "cuda")]
+            on_device: vec![super::gpu::CachedRows::default(); layers],
+            tokens: 0,
+        }
     }
 
     /// Number of tokens that have been through all layers.
@@ -34,6 +43,8 @@ impl KvCache {
             keys.truncate(tokens * width);
             values.truncate(tokens * width);
         }
+        #[cfg(feature = "cuda")]
+        self.on_device.iter_mut().for_each(|rows| rows.truncate(tokens));
         self.tokens = tokens;
     }
 
@@ -58,6 +69,16 @@ pub fn cached_attention(
     spec.check(q, k, v)?;
     if caches.len() != spec.segments.len() {
         candle_core::bail!("attention: {} caches for {} sequences", caches.len(), spec.segments.len());
+    }
+    #[cfg(feature = "cuda")]
+    if super::gpu::serves(q) && q.device().is_cuda() {
+        let last = caches.first().is_some_and(|cache| layer + 1 == cache.layers.len());
+        let mut rows: Vec<&mut super::gpu::CachedRows> = caches.iter_mut().map(|cache| &mut cache.on_device[layer]).collect();
+        let out = super::gpu::attend_with_rows([q, k, v], spec, &mut rows)?;
+        for (cache, new) in caches.iter_mut().zip(&spec.segments).filter(|_| last) {
+            cache.tokens += new;
+        }
+        return Ok(out);
     }
     // The cache lives on the host in f32: on other devices this costs a transfer a step, and nothing else.
     let host = |t: &Tensor| t.to_device(&candle_core::Device::Cpu)?.to_dtype(candle_core::DType::F32)?.contiguous();

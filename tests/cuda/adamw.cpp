@@ -98,7 +98,7 @@ template <class G, class N, class S> void check_norm(const std::string& name, N 
     const double norm = std::sqrt(sum) * grad_scale, factor = grad_scale * (max_norm > 0 ? std::min(1.0, max_norm / (norm + 1e-6)) : 1.0);
     in_all_orders(name, {output(partial)}, [&] { launch(all.blocks(), 256, 0, squared_norm, all.tensors->get(), all.chunks->get(), partial.get()); });
     for (unsigned threads : {32u, 256u, 1024u}) {
-        in_all_orders(name, {output(result)}, [&] { launch(1, threads, 0, norm_finish, partial.get(), static_cast<int>(all.blocks()), max_norm, grad_scale, result.get()); });
+        in_all_orders(name, {output(result)}, [&] { launch(1, threads, 0, norm_finish, partial.get(), static_cast<int>(all.blocks()), max_norm, grad_scale, result.get(), nullptr); });
         compare(join(name, "threads", threads), result.values(), {norm, factor}, 1e-6, 1e-9);
     }
     std::vector<Output> gradients;
@@ -106,6 +106,18 @@ template <class G, class N, class S> void check_norm(const std::string& name, N 
     in_all_orders(name, gradients, [&] { launch(all.blocks(), 256, 0, scale_gradients, all.tensors->get(), all.chunks->get(), result.get()); });
     for (double& x : g) x *= factor;
     compare(name + " scaled", all.joined(all.g), g, sizeof(G) == 4 ? 1e-6 : NameOf<G>::rounding * 1.02, sizeof(G) == 4 ? 1.0 : 0.01);
+}
+
+// A factor that is no number leaves all as it is.
+void check_skipped()
+{
+    Parameters<bf16, bf16> all(true);
+    Buffer<float> clipping(2);
+    clipping[0] = clipping[1] = NAN;
+    const auto state = [&] { return std::vector<std::vector<double>>{all.joined(all.p), all.joined(all.m), all.joined(all.v), all.joined(all.master)}; };
+    const auto before = state();
+    launch(all.blocks(), 256, 0, adamw_bf16_bf16, all.tensors->get(), all.chunks->get(), clipping.get(), 0.01f, 0.9f, 0.999f, 1e-8f, 0.1f, 0.1f, 0.03f);
+    expect("adamw: a factor of NaN changes nothing", state() == before);
 }
 
 int main()
@@ -126,13 +138,25 @@ int main()
     Buffer<float> result(2), bad(3);
     double sum = 0;
     for (double x : partial->values()) sum += x;
-    in_all_orders("norm_finish", {output(result)}, [&] { launch(1, 1024, 0, norm_finish, partial->get(), 5000, 2.0f, 1.0f, result.get()); });
+    in_all_orders("norm_finish", {output(result)}, [&] { launch(1, 1024, 0, norm_finish, partial->get(), 5000, 2.0f, 1.0f, result.get(), nullptr); });
     compare("norm_finish count=5000", result.values(), {std::sqrt(sum), 2 / (std::sqrt(sum) + 1e-6)}, 1e-6, 1e-9);
     for (float x : {INFINITY, NAN}) {
         bad[0] = bad[2] = 1;
         bad[1] = x;
-        in_all_orders("norm_finish", {output(result)}, [&] { launch(1, 256, 0, norm_finish, bad.get(), 3, 0.0f, 1.0f, result.get()); });
+        in_all_orders("norm_finish", {output(result)}, [&] { launch(1, 256, 0, norm_finish, bad.get(), 3, 0.0f, 1.0f, result.get(), nullptr); });
         expect("norm_finish: of a norm that is not finite the factor is NaN", !std::isfinite(result[0]) && std::isnan(result[1]));
     }
+    // A norm that was not finite is remembered, and changes nothing from then on.
+    Buffer<float> broken(1);
+    broken[0] = 0;
+    bad[1] = 1;
+    launch(1, 32, 0, norm_finish, bad.get(), 3, 0.0f, 1.0f, result.get(), broken.get());
+    expect("norm_finish: a finite norm breaks nothing", broken[0] == 0 && result[1] == 1);
+    for (float x : {INFINITY, 1.0f}) {
+        bad[1] = x;
+        launch(1, 32, 0, norm_finish, bad.get(), 3, 0.0f, 1.0f, result.get(), broken.get());
+        expect("norm_finish: what broke stays broken", broken[0] == 1 && std::isnan(result[1]));
+    }
+    check_skipped();
     return finish();
 }

@@ -6,6 +6,8 @@
 
 mod block;
 #[cfg(feature = "cuda")]
+mod cached;
+#[cfg(feature = "cuda")]
 mod cuda;
 mod layer;
 mod loss;
@@ -17,6 +19,10 @@ mod stack;
 #[cfg(feature = "cuda")]
 pub(crate) mod update;
 
+#[cfg(feature = "cuda")]
+pub(crate) use cached::{CachedRows, attend_with_rows};
+#[cfg(feature = "cuda")]
+pub use cuda::Module;
 pub(crate) use loss::loss_and_gradient;
 pub(super) use parts::{gated, normalised, rotated};
 pub use stack::apply_blocks;

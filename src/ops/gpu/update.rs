@@ -39,8 +39,8 @@ pub(crate) struct Numbers {
 pub(crate) struct Tables {
     /// By the tensors' sizes: of every block the tensor and the piece of it.
     chunks: HashMap<Vec<usize>, (Tensor, usize)>,
-    /// Norm, factor, and whether a norm was not finite: then nothing is changed any more.
-    result: Option<Tensor>,
+    /// 1 where a norm was not finite: then nothing is changed any more.
+    broken: Option<Tensor>,
 }
 
 impl Tables {
@@ -56,7 +56,7 @@ impl Tables {
         Ok((table, blocks))
     }
 
-    /// The norm of all gradients together and the factor that clips them to `max_norm` (0: as they are): `[norm, factor, broken]`.
+    /// The norm of all gradients together and the factor that clips them to `max_norm` (0: as they are): `[norm, factor]`.
     pub fn norm(&mut self, entries: &[Entry], max_norm: f64) -> Result<Tensor> {
         let Some(device) = entries.first().map(|entry| entry.gradient.device().clone()) else { bail!("there are no gradients") };
         let mut launches = Vec::new();
@@ -76,21 +76,22 @@ impl Tables {
             launch(cuda, Module::AdamW, &format!("squared_norm_{}", suffix(*dtype)?), Shape::each(*blocks, THREADS), &arguments)?;
             at += blocks;
         }
-        let broken = match self.result.take().filter(|result| result.device().same_device(&device)) {
-            Some(result) => result,
-            None => Tensor::zeros(3, DType::F32, &device)?,
+        let broken = match self.broken.take().filter(|broken| broken.device().same_device(&device)) {
+            Some(broken) => broken,
+            None => Tensor::zeros(1, DType::F32, &device)?,
         };
         // A tensor of its own for every step, so that it can be read later.
-        let result = broken.copy()?;
+        let result = unwritten(2, DType::F32, &device)?;
         let arguments = [
             pointer(&partial)?,
             Argument::Int(total as i32),
             Argument::Float(max_norm as f32),
             Argument::Float(1.0),
             pointer(&result)?,
+            pointer(&broken)?,
         ];
         launch(cuda, Module::AdamW, "norm_finish", Shape::each(1, 1024), &arguments)?;
-        self.result = Some(result.clone());
+        self.broken = Some(broken);
         Ok(result)
     }
 

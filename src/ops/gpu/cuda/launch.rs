@@ -20,6 +20,8 @@ pub enum Module {
     Attention,
     /// Attention by tensor cores.
     AttentionMma,
+    /// Attention of new tokens to cached ones.
+    AttentionCached,
     /// Cross-entropy of rows.
     CrossEntropy,
     /// Norms of gradients, and AdamW.
@@ -32,12 +34,13 @@ const COMMON: &str = include_str!("../kernels/common.cuh");
 
 impl Module {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Norm,
         Self::Rope,
         Self::Gated,
         Self::Attention,
         Self::AttentionMma,
+        Self::AttentionCached,
         Self::CrossEntropy,
         Self::AdamW,
         Self::Elementwise,
@@ -50,6 +53,7 @@ impl Module {
             Self::Gated => ("gated", include_str!("../kernels/gated.cu")),
             Self::Attention => ("attention", include_str!("../kernels/attention.cu")),
             Self::AttentionMma => ("attention_mma", include_str!("../kernels/attention_mma.cu")),
+            Self::AttentionCached => ("attention_cached", include_str!("../kernels/attention_cached.cu")),
             Self::CrossEntropy => ("cross_entropy", include_str!("../kernels/cross_entropy.cu")),
             Self::AdamW => ("adamw", include_str!("../kernels/adamw.cu")),
             Self::Elementwise => ("elementwise", include_str!("../kernels/elementwise.cu")),

@@ -56,8 +56,10 @@ template <typename G> __device__ __forceinline__ void squared_norm(const Tensor_
     if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }
 
-// launch: grid 1, any whole number of warps up to 1024 threads (1024 is best). result: norm times grad_scale, factor for gradients.
-extern "C" __global__ void __launch_bounds__(1024) norm_finish(const float* partial, int count, float max_norm, float grad_scale, float* result)
+// launch: grid 1, any whole number of warps up to 1024 threads (1024 is best). result: norm times grad_scale, factor for gradients. broken, which
+// may be null, is 0 before the first step and stays 1 from the first norm on that is not finite: the factor is NaN then.
+extern "C" __global__ void __launch_bounds__(1024)
+    norm_finish(const float* partial, int count, float max_norm, float grad_scale, float* result, float* broken)
 {
     float sum = 0.0f;
     for (int i = threadIdx.x; i < count; i += blockDim.x) sum += partial[i];
@@ -66,8 +68,10 @@ extern "C" __global__ void __launch_bounds__(1024) norm_finish(const float* part
     const float norm = sqrtf(sum) * fabsf(grad_scale);
     float factor = grad_scale;
     if (max_norm > 0.0f) factor *= fminf(1.0f, max_norm / (norm + 1e-6f));
-    // Of an infinite or undefined norm no step is taken in silence.
-    if (!(norm < INFINITE)) factor = NOT_A_NUMBER;
+    // Nobody waits for the norm: whoever reads it later finds the parameters as they were before the step that went wrong.
+    const bool bad = !(norm < INFINITE) || (broken != nullptr && broken[0] != 0.0f);
+    if (bad) factor = NOT_A_NUMBER;
+    if (bad && broken != nullptr) broken[0] = 1.0f;
     result[0] = norm;
     result[1] = factor;
 }
@@ -104,11 +108,12 @@ template <typename P, typename G> struct Step {
     }
 };
 
-// launch: grid chunks, 256 threads. clip: the result of norm_finish, or null.
+// launch: grid chunks, 256 threads. clip: the result of norm_finish, or null. A factor of NaN changes nothing.
 template <typename P, typename G>
 __device__ __forceinline__ void adamw(const Tensor_* tensors, const Chunk* chunks, const float* clip, float lr, float beta1, float beta2, float eps,
                                       float weight_decay, float correction1, float correction2)
 {
+    if (clip != nullptr && !(clip[1] == clip[1])) return;
     const Chunk chunk = chunks[blockIdx.x];
     const Tensor_ t = tensors[chunk.tensor];
     Step<P, G> step{static_cast<P*>(t.p), static_cast<const G*>(t.g), t.m, t.v, t.master, clip != nullptr ? clip[1] : 1.0f,
