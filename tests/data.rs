@@ -193,6 +193,20 @@ fn parquet_rows() {
     assert_eq!(value, r#"[#{ n: 7, score: 0.5, text: "one" }, #{ n: (), score: 1.5, text: "zwölf" }]"#);
 }
 
+#[test]
+fn an_error_among_skipped_rows_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("bad.jsonl"), "{\"n\": 0}\n{\"n\": oops}\n").unwrap();
+    std::fs::write(folder.path().join("good.jsonl"), "{\"n\": 10}\n{\"n\": 11}\n").unwrap();
+    let files = "data_files: [\"bad.jsonl\", \"good.jsonl\"], streaming: true";
+    let list = |steps: &str| eval_in(folder.path(), &format!("load_dataset(\"json\", #{{ {files} }}){steps}.to_list()")).0;
+    for steps in [".skip(3)", ".skip(1)", ".filter(|row| row.n > 5).skip(1)"] {
+        let got = list(steps);
+        assert!(got.contains("bad.jsonl: line 2, column 7"), "{steps}: {got}");
+    }
+    assert_eq!(list(".take(1)"), "[#{ n: 0 }]");
+}
+
 /// Bytes as tokens; 256 starts, 257 ends.
 struct Bytes;
 

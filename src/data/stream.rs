@@ -232,7 +232,15 @@ impl Stage {
                 held: Vec::new(),
                 last: false,
             }),
-            Self::Skip(count) => Box::new(rows.skip(*count)),
+            Self::Skip(count) => {
+                let mut left = *count;
+                // Only rows are skipped: an error among them is one.
+                Box::new(rows.filter(move |row| {
+                    let skipped = left > 0 && row.is_ok();
+                    left -= usize::from(skipped);
+                    !skipped
+                }))
+            }
             Self::Take(count) => Box::new(rows.take(*count)),
             Self::Columns(change) => {
                 let change = change.clone();
