@@ -207,6 +207,25 @@ fn an_error_among_skipped_rows_is_told() {
     assert_eq!(list(".take(1)"), "[#{ n: 0 }]");
 }
 
+/// Lines of JSON that make a file longer than the 8 MB from which on files are indexed.
+fn many_lines() -> String {
+    format!("{{\"text\": \"{}\"}}\n", "x".repeat(1000)).repeat(9000)
+}
+
+#[test]
+fn what_no_row_can_hold_is_told_when_a_long_file_is_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let deep = format!("{{\"a\": {}{}}}", "[".repeat(200), "]".repeat(200));
+    for line in [r#"{"a": "\ud800 x"}"#, "{\"a\": 1e999}", deep.as_str()] {
+        std::fs::write(folder.path().join("long.jsonl"), many_lines() + line + "\n").unwrap();
+        let error = eval_in(folder.path(), "load_dataset(\"long.jsonl\").len()").0;
+        assert!(error.contains("long.jsonl: line 9001, column"), "{line}: {error}");
+    }
+    let good = r#"{"a": ["\ud83d\ude00\n", 1e300, -0.5, 18446744073709551615, true, null, {"b": {}}], "c": ""}"#;
+    std::fs::write(folder.path().join("long.jsonl"), many_lines() + good + "\n").unwrap();
+    assert_eq!(eval_in(folder.path(), "load_dataset(\"long.jsonl\")[-1].a[0].len()").0, "2");
+}
+
 /// Bytes as tokens; 256 starts, 257 ends.
 struct Bytes;
 
