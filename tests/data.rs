@@ -226,6 +226,15 @@ fn what_no_row_can_hold_is_told_when_a_long_file_is_loaded() {
     assert_eq!(eval_in(folder.path(), "load_dataset(\"long.jsonl\")[-1].a[0].len()").0, "2");
 }
 
+#[test]
+fn numbers_keep_their_last_digit() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = "{\"x\":9.385958677423489e-21}\n{\"x\":2.3308445025757262e-7}\n{\"x\":0.1}\n";
+    std::fs::write(folder.path().join("x.jsonl"), rows).unwrap();
+    eval_in(folder.path(), "load_dataset(\"x.jsonl\").to_json(\"y.jsonl\")");
+    assert_eq!(std::fs::read_to_string(folder.path().join("y.jsonl")).unwrap(), rows);
+}
+
 /// Bytes as tokens; 256 starts, 257 ends.
 struct Bytes;
 
