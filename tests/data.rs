@@ -233,6 +233,37 @@ fn numbers_keep_their_last_digit() {
     std::fs::write(folder.path().join("x.jsonl"), rows).unwrap();
     eval_in(folder.path(), "load_dataset(\"x.jsonl\").to_json(\"y.jsonl\")");
     assert_eq!(std::fs::read_to_string(folder.path().join("y.jsonl")).unwrap(), rows);
+    // More digits than a number holds, and zeros in front, are a code and stay text.
+    std::fs::write(folder.path().join("x.csv"), "id,phone,n\n12345678901234567890,+0049,1\n2,+1,-2\n").unwrap();
+    assert_eq!(
+        eval_in(folder.path(), "load_dataset(\"x.csv\").to_list()").0,
+        r##"[#{ id: "12345678901234567890", n: 1, phone: "+0049" }, #{ id: "2", n: -2, phone: "+1" }]"##
+    );
+}
+
+#[test]
+fn quotes_in_csv_must_be_closed() {
+    let folder = tempfile::tempdir().unwrap();
+    let read = |text: &str| {
+        std::fs::write(folder.path().join("x.csv"), text).unwrap();
+        eval_in(folder.path(), "load_dataset(\"x.csv\").to_list()").0
+    };
+    for (text, line) in [
+        ("a,b\n1,\"x\n2,y\n3,z\n", 2),
+        ("a,b\n\"1\n2\",3\n\"x\n2,y\n3,z\n", 4),
+        ("a,\"b\n1,2\n", 1),
+        ("a,b\r\n1,2\r\n3,\"x \"\" y", 3),
+    ] {
+        let error = read(text);
+        assert!(error.contains(&format!("x.csv: line {line}: the quotes that open here are never closed")), "{text}: {error}");
+    }
+    assert_eq!(
+        read("a,b\n\"x, \"\"q\"\"\nline\",2\n5\" pipe,\"\"\n"),
+        r##"[#{ a: "x, \"q\"\nline", b: 2 }, #{ a: "5\" pipe", b: () }]"##
+    );
+    std::fs::write(folder.path().join("x.csv"), b"a,b\n1,\xe9\n").unwrap();
+    let error = eval_in(folder.path(), "load_dataset(\"x.csv\")").0;
+    assert!(error.contains("x.csv: line 2: not valid UTF-8; save the file as UTF-8"), "{error}");
 }
 
 /// Bytes as tokens; 256 starts, 257 ends.

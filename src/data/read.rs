@@ -85,7 +85,7 @@ pub(super) type FileRows = Box<dyn Iterator<Item = Result<FileRow>>>;
 /// JSON Lines files from this size on are not read but indexed.
 const INDEXED: u64 = 8 << 20;
 /// Rows between two looks at the interrupt flag.
-const OFTEN: usize = 1024;
+pub(super) const OFTEN: usize = 1024;
 
 /// Reads files one after the other into one data set.
 ///
@@ -126,7 +126,7 @@ pub(super) fn file_rows(format: FileFormat, path: &Path, options: &ReadOptions) 
         FileFormat::Json => json::rows(path),
         FileFormat::Csv => {
             let tabs = input::inner_name(path).extension().is_some_and(|suffix| suffix.eq_ignore_ascii_case("tsv"));
-            delimited::rows(path, options.delimiter.unwrap_or(if tabs { b'\t' } else { b',' }))
+            delimited::rows(path, options.delimiter.unwrap_or(if tabs { b'\t' } else { b',' }), &options.control)
         }
         FileFormat::Parquet => parquet::rows(path),
         FileFormat::Text => text::rows(path, options.sample_by),
