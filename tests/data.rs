@@ -266,6 +266,47 @@ fn quotes_in_csv_must_be_closed() {
     assert!(error.contains("x.csv: line 2: not valid UTF-8; save the file as UTF-8"), "{error}");
 }
 
+/// A file with these columns, each of one value a row.
+fn parquet_of_integers(path: &Path, schema: &str, columns: &[i64]) {
+    use parquet::data_type::{Int32Type, Int64Type};
+    use parquet::file::writer::SerializedFileWriter;
+    let schema = Arc::new(parquet::schema::parser::parse_message_type(schema).unwrap());
+    let mut writer = SerializedFileWriter::new(std::fs::File::create(path).unwrap(), schema, Arc::default()).unwrap();
+    if !columns.is_empty() {
+        let mut group = writer.next_row_group().unwrap();
+        for value in columns {
+            let mut column = group.next_column().unwrap().unwrap();
+            match i32::try_from(*value) {
+                Ok(value) => column.typed::<Int32Type>().write_batch(&[value], None, None).unwrap(),
+                Err(_) => column.typed::<Int64Type>().write_batch(&[*value], None, None).unwrap(),
+            };
+            column.close().unwrap();
+        }
+        group.close().unwrap();
+    }
+    writer.close().unwrap();
+}
+
+#[test]
+fn parquet_times_that_no_calendar_has_are_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.parquet");
+    let read = "load_dataset(\"x.parquet\").to_list()";
+    let schema = "message rows { required int32 day (DATE); required int32 far (DATE); required int64 time (TIMESTAMP(MILLIS,true)); \
+        required int64 late (TIMESTAMP(MILLIS,true)); required int64 last (TIMESTAMP(MICROS,true)); }";
+    parquet_of_integers(&path, schema, &[1, i64::from(i32::MAX), 86_400_000_000, i64::MAX / 2, i64::MAX]);
+    let late = i64::MAX / 2;
+    let row = format!(
+        "[#{{ day: \"1970-01-02\", far: {}, last: {}, late: {late}, time: \"1972-09-27 00:00:00.000 +00:00\" }}]",
+        i32::MAX,
+        i64::MAX
+    );
+    assert_eq!(eval_in(folder.path(), read).0, row);
+    parquet_of_integers(&path, "message rows { required fixed_len_byte_array(12) wait (INTERVAL); }", &[]);
+    let error = eval_in(folder.path(), read).0;
+    assert!(error.contains("x.parquet: column `wait` holds intervals"), "{error}");
+}
+
 /// Bytes as tokens; 256 starts, 257 ends.
 struct Bytes;
 
