@@ -7,6 +7,7 @@ use ftrepl::data::*;
 use ftrepl::script::display;
 use ftrepl::session::Session;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 #[derive(Default)]
@@ -305,6 +306,25 @@ fn parquet_times_that_no_calendar_has_are_numbers() {
     parquet_of_integers(&path, "message rows { required fixed_len_byte_array(12) wait (INTERVAL); }", &[]);
     let error = eval_in(folder.path(), read).0;
     assert!(error.contains("x.parquet: column `wait` holds intervals"), "{error}");
+}
+
+#[test]
+fn reading_a_long_file_can_be_interrupted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    std::fs::write(path("long.jsonl"), many_lines()).unwrap();
+    std::fs::write(path("x.csv"), "a,b\n1,2\n").unwrap();
+    let control = Control::default();
+    let options = ReadOptions { control: control.clone(), ..ReadOptions::default() };
+    let data = read_files(FileFormat::Json, &[path("long.jsonl")], &options).unwrap();
+    let stream = IterableDataset::of_files(FileFormat::Csv, vec![path("x.csv")], options).unwrap();
+    control.flag().store(true, Ordering::Relaxed);
+    assert!(matches!(data.to_json(&path("out.jsonl")), Err(ftrepl::Error::Interrupted)));
+    assert!(!path("out.jsonl").exists());
+    assert!(matches!(data.column("text"), Err(ftrepl::Error::Interrupted)));
+    assert!(matches!(stream.rows(0).next(), Some(Err(ftrepl::Error::Interrupted))));
+    control.flag().store(false, Ordering::Relaxed);
+    assert_eq!(data.column("text").unwrap().len(), 9000);
 }
 
 /// Bytes as tokens; 256 starts, 257 ends.

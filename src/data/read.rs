@@ -109,7 +109,7 @@ fn read_file(format: FileFormat, path: &Path, options: &ReadOptions) -> Result<D
         let origin = Origin { path: path.to_path_buf(), lines: Lines::Counted };
         return Ok(Dataset::of_table(Table::of_lines(LineFile::index(path, &options.control)?).read_from(origin)));
     }
-    let mut writer = RowWriter::default();
+    let mut writer = RowWriter::new(options.control.clone());
     for (i, row) in file_rows(format, path, options)?.enumerate() {
         if i % OFTEN == 0 {
             options.control.check()?;

@@ -197,8 +197,9 @@ fn rows_of_file(format: FileFormat, path: &Path, options: &ReadOptions) -> Resul
     if rows.peek().is_none() {
         return Err(no_rows(path));
     }
-    let path: Rc<Path> = Rc::from(path);
+    let (path, control) = (Rc::<Path>::from(path), options.control.clone());
     Ok(Box::new(rows.map(move |(number, row)| {
+        control.check()?;
         row.map(|found| StreamedRow { row: found.row, place: StreamPlace { number, file: Some((path.clone(), found.line)) } })
     })))
 }
