@@ -396,6 +396,10 @@ fn what_a_data_set_holds() {
         &["row 0 has the fields q"],
     );
     folder.gives("Dataset::from_list([]).describe().rows", "0");
+    let mut session = Session::builder().out(folder.0.path()).device("cpu").output(|_| {}).build().unwrap();
+    let empty = session.run_script("Dataset::from_list([]).describe()", "test").unwrap();
+    let shown = format!("{:?}", ftrepl::script::result::blocks(&empty).unwrap());
+    assert!(shown.contains("0 rows, 0 duplicates"), "{shown}");
 }
 
 #[test]
