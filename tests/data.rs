@@ -194,79 +194,6 @@ fn parquet_rows() {
     assert_eq!(value, r#"[#{ n: 7, score: 0.5, text: "one" }, #{ n: (), score: 1.5, text: "zwölf" }]"#);
 }
 
-#[test]
-fn an_error_among_skipped_rows_is_told() {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("bad.jsonl"), "{\"n\": 0}\n{\"n\": oops}\n").unwrap();
-    std::fs::write(folder.path().join("good.jsonl"), "{\"n\": 10}\n{\"n\": 11}\n").unwrap();
-    let files = "data_files: [\"bad.jsonl\", \"good.jsonl\"], streaming: true";
-    let list = |steps: &str| eval_in(folder.path(), &format!("load_dataset(\"json\", #{{ {files} }}){steps}.to_list()")).0;
-    for steps in [".skip(3)", ".skip(1)", ".filter(|row| row.n > 5).skip(1)"] {
-        let got = list(steps);
-        assert!(got.contains("bad.jsonl: line 2, column 7"), "{steps}: {got}");
-    }
-    assert_eq!(list(".take(1)"), "[#{ n: 0 }]");
-}
-
-/// Lines of JSON that make a file longer than the 8 MB from which on files are indexed.
-fn many_lines() -> String {
-    format!("{{\"text\": \"{}\"}}\n", "x".repeat(1000)).repeat(9000)
-}
-
-#[test]
-fn what_no_row_can_hold_is_told_when_a_long_file_is_loaded() {
-    let folder = tempfile::tempdir().unwrap();
-    let deep = format!("{{\"a\": {}{}}}", "[".repeat(200), "]".repeat(200));
-    for line in [r#"{"a": "\ud800 x"}"#, "{\"a\": 1e999}", deep.as_str()] {
-        std::fs::write(folder.path().join("long.jsonl"), many_lines() + line + "\n").unwrap();
-        let error = eval_in(folder.path(), "load_dataset(\"long.jsonl\").len()").0;
-        assert!(error.contains("long.jsonl: line 9001, column"), "{line}: {error}");
-    }
-    let good = r#"{"a": ["\ud83d\ude00\n", 1e300, -0.5, 18446744073709551615, true, null, {"b": {}}], "c": ""}"#;
-    std::fs::write(folder.path().join("long.jsonl"), many_lines() + good + "\n").unwrap();
-    assert_eq!(eval_in(folder.path(), "load_dataset(\"long.jsonl\")[-1].a[0].len()").0, "2");
-}
-
-#[test]
-fn numbers_keep_their_last_digit() {
-    let folder = tempfile::tempdir().unwrap();
-    let rows = "{\"x\":9.385958677423489e-21}\n{\"x\":2.3308445025757262e-7}\n{\"x\":0.1}\n";
-    std::fs::write(folder.path().join("x.jsonl"), rows).unwrap();
-    eval_in(folder.path(), "load_dataset(\"x.jsonl\").to_json(\"y.jsonl\")");
-    assert_eq!(std::fs::read_to_string(folder.path().join("y.jsonl")).unwrap(), rows);
-    // More digits than a number holds, and zeros in front, are a code and stay text.
-    std::fs::write(folder.path().join("x.csv"), "id,phone,n\n12345678901234567890,+0049,1\n2,+1,-2\n").unwrap();
-    assert_eq!(
-        eval_in(folder.path(), "load_dataset(\"x.csv\").to_list()").0,
-        r##"[#{ id: "12345678901234567890", n: 1, phone: "+0049" }, #{ id: "2", n: -2, phone: "+1" }]"##
-    );
-}
-
-#[test]
-fn quotes_in_csv_must_be_closed() {
-    let folder = tempfile::tempdir().unwrap();
-    let read = |text: &str| {
-        std::fs::write(folder.path().join("x.csv"), text).unwrap();
-        eval_in(folder.path(), "load_dataset(\"x.csv\").to_list()").0
-    };
-    for (text, line) in [
-        ("a,b\n1,\"x\n2,y\n3,z\n", 2),
-        ("a,b\n\"1\n2\",3\n\"x\n2,y\n3,z\n", 4),
-        ("a,\"b\n1,2\n", 1),
-        ("a,b\r\n1,2\r\n3,\"x \"\" y", 3),
-    ] {
-        let error = read(text);
-        assert!(error.contains(&format!("x.csv: line {line}: the quotes that open here are never closed")), "{text}: {error}");
-    }
-    assert_eq!(
-        read("a,b\n\"x, \"\"q\"\"\nline\",2\n5\" pipe,\"\"\n"),
-        r##"[#{ a: "x, \"q\"\nline", b: 2 }, #{ a: "5\" pipe", b: () }]"##
-    );
-    std::fs::write(folder.path().join("x.csv"), b"a,b\n1,\xe9\n").unwrap();
-    let error = eval_in(folder.path(), "load_dataset(\"x.csv\")").0;
-    assert!(error.contains("x.csv: line 2: not valid UTF-8; save the file as UTF-8"), "{error}");
-}
-
 /// A file with these columns, each of one value a row.
 fn parquet_of_integers(path: &Path, schema: &str, columns: &[i64]) {
     use parquet::data_type::{Int32Type, Int64Type};
@@ -309,6 +236,39 @@ fn parquet_times_that_no_calendar_has_are_numbers() {
 }
 
 #[test]
+fn an_error_among_skipped_rows_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("bad.jsonl"), "{\"n\": 0}\n{\"n\": oops}\n").unwrap();
+    std::fs::write(folder.path().join("good.jsonl"), "{\"n\": 10}\n{\"n\": 11}\n").unwrap();
+    let files = "data_files: [\"bad.jsonl\", \"good.jsonl\"], streaming: true";
+    let list = |steps: &str| eval_in(folder.path(), &format!("load_dataset(\"json\", #{{ {files} }}){steps}.to_list()")).0;
+    for steps in [".skip(3)", ".skip(1)", ".filter(|row| row.n > 5).skip(1)"] {
+        let got = list(steps);
+        assert!(got.contains("bad.jsonl: line 2, column 7"), "{steps}: {got}");
+    }
+    assert_eq!(list(".take(1)"), "[#{ n: 0 }]");
+}
+
+/// Lines of JSON that make a file longer than the 8 MB from which on files are indexed.
+fn many_lines() -> String {
+    format!("{{\"text\": \"{}\"}}\n", "x".repeat(1000)).repeat(9000)
+}
+
+#[test]
+fn what_no_row_can_hold_is_told_when_a_long_file_is_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let deep = format!("{{\"a\": {}{}}}", "[".repeat(200), "]".repeat(200));
+    for line in [r#"{"a": "\ud800 x"}"#, "{\"a\": 1e999}", deep.as_str()] {
+        std::fs::write(folder.path().join("long.jsonl"), many_lines() + line + "\n").unwrap();
+        let error = eval_in(folder.path(), "load_dataset(\"long.jsonl\").len()").0;
+        assert!(error.contains("long.jsonl: line 9001, column"), "{line}: {error}");
+    }
+    let good = r#"{"a": ["\ud83d\ude00\n", 1e300, -0.5, 18446744073709551615, true, null, {"b": {}}], "c": ""}"#;
+    std::fs::write(folder.path().join("long.jsonl"), many_lines() + good + "\n").unwrap();
+    assert_eq!(eval_in(folder.path(), "load_dataset(\"long.jsonl\")[-1].a[0].len()").0, "2");
+}
+
+#[test]
 fn reading_a_long_file_can_be_interrupted() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
@@ -325,6 +285,60 @@ fn reading_a_long_file_can_be_interrupted() {
     assert!(matches!(stream.rows(0).next(), Some(Err(ftrepl::Error::Interrupted))));
     control.flag().store(false, Ordering::Relaxed);
     assert_eq!(data.column("text").unwrap().len(), 9000);
+}
+
+#[test]
+fn numbers_keep_their_last_digit() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = "{\"x\":9.385958677423489e-21}\n{\"x\":2.3308445025757262e-7}\n{\"x\":0.1}\n";
+    std::fs::write(folder.path().join("x.jsonl"), rows).unwrap();
+    eval_in(folder.path(), "load_dataset(\"x.jsonl\").to_json(\"y.jsonl\")");
+    assert_eq!(std::fs::read_to_string(folder.path().join("y.jsonl")).unwrap(), rows);
+    // More digits than a number holds, and zeros in front, are a code and stay text.
+    std::fs::write(folder.path().join("x.csv"), "id,phone,n\n12345678901234567890,+0049,1\n2,+1,-2\n").unwrap();
+    assert_eq!(
+        eval_in(folder.path(), "load_dataset(\"x.csv\").to_list()").0,
+        r##"[#{ id: "12345678901234567890", n: 1, phone: "+0049" }, #{ id: "2", n: -2, phone: "+1" }]"##
+    );
+}
+
+#[test]
+fn quotes_in_csv_must_be_closed() {
+    let folder = tempfile::tempdir().unwrap();
+    let read = |text: &str| {
+        std::fs::write(folder.path().join("x.csv"), text).unwrap();
+        eval_in(folder.path(), "load_dataset(\"x.csv\").to_list()").0
+    };
+    for (text, line) in [
+        ("a,b\n1,\"x\n2,y\n3,z\n", 2),
+        ("a,b\n\"1\n2\",3\n\"x\n2,y\n3,z\n", 4),
+        ("a,\"b\n1,2\n", 1),
+        ("a,b\r\n1,2\r\n3,\"x \"\" y", 3),
+    ] {
+        let error = read(text);
+        assert!(error.contains(&format!("x.csv: line {line}: the quotes that open here are never closed")), "{text}: {error}");
+    }
+    assert_eq!(
+        read("a,b\n\"x, \"\"q\"\"\nline\",2\n5\" pipe,\"\"\n"),
+        r##"[#{ a: "x, \"q\"\nline", b: 2 }, #{ a: "5\" pipe", b: () }]"##
+    );
+    std::fs::write(folder.path().join("x.csv"), b"a,b\n1,\xe9\n").unwrap();
+    let error = eval_in(folder.path(), "load_dataset(\"x.csv\")").0;
+    assert!(error.contains("x.csv: line 2: not valid UTF-8; save the file as UTF-8"), "{error}");
+}
+
+#[test]
+fn parts_of_a_split_are_those_of_datasets() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("five.csv"), "n\n0\n1\n2\n3\n4\n").unwrap();
+    let part =
+        |split: &str| eval_in(folder.path(), &format!("load_dataset(\"five.csv\", #{{ split: \"{split}\" }}).column(\"n\")")).0;
+    // As Python does, half a row goes to the even number.
+    assert_eq!(part("train[:50%]"), "[0, 1]");
+    assert_eq!(part("train[70%:]"), "[4]");
+    assert_eq!(part("train[-30%:]"), "[3, 4]");
+    assert_eq!(part("train[-2:]"), "[3, 4]");
+    assert!(part("train[:10%]").contains("selects no rows"));
 }
 
 /// Bytes as tokens; 256 starts, 257 ends.
