@@ -341,6 +341,24 @@ fn parts_of_a_split_are_those_of_datasets() {
     assert!(part("train[:10%]").contains("selects no rows"));
 }
 
+#[test]
+fn the_card_of_a_folder_says_which_files_are_which() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    let files = "  data_files:\n  - split: test\n    path: b/*.csv\n";
+    write("set/README.md", &format!("---\nconfigs:\n- config_name: semicolons\n  sep: ;\n{files}---\n"));
+    write("set/train.csv", "a;b\n1;2\n");
+    write("set/b/train.csv", "a;b\n3;4\n");
+    assert_eq!(eval_in(folder.path(), "load_dataset(\"set\").test.to_list()").0, "[#{ a: 3, b: 4 }]");
+    write("set/README.md", "---\nconfigs: x\n---\n");
+    let error = eval_in(folder.path(), "load_dataset(\"set\")").0;
+    assert!(error.contains("README.md: `configs` is not a list"), "{error}");
+}
+
 /// Bytes as tokens; 256 starts, 257 ends.
 struct Bytes;
 
