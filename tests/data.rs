@@ -342,6 +342,26 @@ fn parts_of_a_split_are_those_of_datasets() {
 }
 
 #[test]
+fn what_has_one_split_and_no_configurations_refuses_others() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("x.csv"), "n\n0\n1\n").unwrap();
+    for (code, words) in [
+        ("load_dataset(\"x.csv\", #{ split: \"test\" })", "x.csv has no split \"test\"; it has: train"),
+        ("load_dataset(\"csv\", #{ data_files: \"x.csv\", split: \"test[:1]\" })", "data_files has no split \"test\""),
+        ("load_dataset(\"general_qa\", #{ split: \"test\" })", "general_qa has no split \"test\""),
+        ("load_dataset(\"x.csv\", #{ name: \"y\" })", "no configuration \"y\""),
+        ("load_dataset(\"x.csv\", #{ revision: \"y\" })", "no revision \"y\""),
+    ] {
+        let got = eval_in(folder.path(), code).0;
+        assert!(got.contains(words), "{code}: {got}");
+    }
+    assert_eq!(
+        eval_in(folder.path(), "load_dataset(\"csv\", #{ data_files: #{ test: \"x.csv\" }, split: \"test\" }).len()").0,
+        "2"
+    );
+}
+
+#[test]
 fn the_card_of_a_folder_says_which_files_are_which() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| {

@@ -89,6 +89,28 @@ impl Wanted {
         Ok(Dynamic::from(stream))
     }
 
+    /// Refuses what only a data set of the hub has.
+    fn check_local(&self, what: &str) -> ScriptResult<()> {
+        match &self.options.revision {
+            Some(revision) => Err(format!("{what} is on this machine and has no revision \"{revision}\"").into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses also what asks for one of several splits or configurations, where there is but one.
+    fn check_unsplit(&self, what: &str) -> ScriptResult<()> {
+        self.check_local(what)?;
+        if let Some(split) = self.split.as_ref().filter(|split| split.name != "train") {
+            return Err(format!("{what} has no split \"{}\"; it has: train", split.name).into());
+        }
+        match &self.options.name {
+            Some(name) => {
+                Err(format!("{what} has no configuration \"{name}\": name belongs to a folder or a data set of the hub").into())
+            }
+            None => Ok(()),
+        }
+    }
+
     /// The split that is wanted, or a map of all.
     fn of_splits(&self, splits: &[(String, Files)], what: &str) -> ScriptResult<Dynamic> {
         let Some(wanted) = &self.split else {
@@ -123,8 +145,14 @@ fn load(call: &NativeCallContext, kind: &str, map: Map) -> ScriptResult<Dynamic>
             .into());
         };
         return match files.read_lock::<Map>() {
-            Some(splits) => wanted.of_splits(&file_splits(&session, format, &splits)?, "data_files"),
-            None => wanted.of_files(&Files::local(&session, format, &files)?),
+            Some(splits) => {
+                wanted.check_local("data_files")?;
+                wanted.of_splits(&file_splits(&session, format, &splits)?, "data_files")
+            }
+            None => {
+                wanted.check_unsplit("data_files")?;
+                wanted.of_files(&Files::local(&session, format, &files)?)
+            }
         };
     }
     if files.is_some() {
@@ -135,16 +163,21 @@ fn load(call: &NativeCallContext, kind: &str, map: Map) -> ScriptResult<Dynamic>
         });
     }
     if let Some(data) = bundled::load(kind).script()? {
+        wanted.check_unsplit(kind)?;
         return wanted.of_dataset(data);
     }
     let path = session.input_path(kind);
     if path.is_dir() {
+        wanted.check_local(kind)?;
         let splits = folder_splits(&path, wanted.options.name.as_deref(), &session)?;
         return wanted.of_splits(&splits, kind);
     }
     // A path in place of a format: its suffix says what it is.
     match FileFormat::from_path(&path) {
-        Some(format) if path.exists() || !hub::is_hub_name(kind) => wanted.of_files(&Files::one(format, path)),
+        Some(format) if path.exists() || !hub::is_hub_name(kind) => {
+            wanted.check_unsplit(kind)?;
+            wanted.of_files(&Files::one(format, path))
+        }
         _ if hub::is_hub_name(kind) => {
             let (name, revision) = (wanted.options.name.as_deref(), wanted.options.revision.as_deref());
             let splits = hub_splits(kind, revision, name, &session)?;
