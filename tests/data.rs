@@ -7,6 +7,7 @@ use ftrepl::data::*;
 use ftrepl::script::display;
 use ftrepl::session::Session;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 #[derive(Default)]
@@ -191,6 +192,191 @@ fn parquet_rows() {
     writer.close().unwrap();
     let (value, _) = eval_in(folder.path(), "load_dataset(\"parquet\", #{data_files: \"x.parquet\"}).to_list()");
     assert_eq!(value, r#"[#{ n: 7, score: 0.5, text: "one" }, #{ n: (), score: 1.5, text: "zwölf" }]"#);
+}
+
+/// A file with these columns, each of one value a row.
+fn parquet_of_integers(path: &Path, schema: &str, columns: &[i64]) {
+    use parquet::data_type::{Int32Type, Int64Type};
+    use parquet::file::writer::SerializedFileWriter;
+    let schema = Arc::new(parquet::schema::parser::parse_message_type(schema).unwrap());
+    let mut writer = SerializedFileWriter::new(std::fs::File::create(path).unwrap(), schema, Arc::default()).unwrap();
+    if !columns.is_empty() {
+        let mut group = writer.next_row_group().unwrap();
+        for value in columns {
+            let mut column = group.next_column().unwrap().unwrap();
+            match i32::try_from(*value) {
+                Ok(value) => column.typed::<Int32Type>().write_batch(&[value], None, None).unwrap(),
+                Err(_) => column.typed::<Int64Type>().write_batch(&[*value], None, None).unwrap(),
+            };
+            column.close().unwrap();
+        }
+        group.close().unwrap();
+    }
+    writer.close().unwrap();
+}
+
+#[test]
+fn parquet_times_that_no_calendar_has_are_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.parquet");
+    let read = "load_dataset(\"x.parquet\").to_list()";
+    let schema = "message rows { required int32 day (DATE); required int32 far (DATE); required int64 time (TIMESTAMP(MILLIS,true)); \
+        required int64 late (TIMESTAMP(MILLIS,true)); required int64 last (TIMESTAMP(MICROS,true)); }";
+    parquet_of_integers(&path, schema, &[1, i64::from(i32::MAX), 86_400_000_000, i64::MAX / 2, i64::MAX]);
+    let late = i64::MAX / 2;
+    let row = format!(
+        "[#{{ day: \"1970-01-02\", far: {}, last: {}, late: {late}, time: \"1972-09-27 00:00:00.000 +00:00\" }}]",
+        i32::MAX,
+        i64::MAX
+    );
+    assert_eq!(eval_in(folder.path(), read).0, row);
+    parquet_of_integers(&path, "message rows { required fixed_len_byte_array(12) wait (INTERVAL); }", &[]);
+    let error = eval_in(folder.path(), read).0;
+    assert!(error.contains("x.parquet: column `wait` holds intervals"), "{error}");
+}
+
+#[test]
+fn an_error_among_skipped_rows_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("bad.jsonl"), "{\"n\": 0}\n{\"n\": oops}\n").unwrap();
+    std::fs::write(folder.path().join("good.jsonl"), "{\"n\": 10}\n{\"n\": 11}\n").unwrap();
+    let files = "data_files: [\"bad.jsonl\", \"good.jsonl\"], streaming: true";
+    let list = |steps: &str| eval_in(folder.path(), &format!("load_dataset(\"json\", #{{ {files} }}){steps}.to_list()")).0;
+    for steps in [".skip(3)", ".skip(1)", ".filter(|row| row.n > 5).skip(1)"] {
+        let got = list(steps);
+        assert!(got.contains("bad.jsonl: line 2, column 7"), "{steps}: {got}");
+    }
+    assert_eq!(list(".take(1)"), "[#{ n: 0 }]");
+}
+
+/// Lines of JSON that make a file longer than the 8 MB from which on files are indexed.
+fn many_lines() -> String {
+    format!("{{\"text\": \"{}\"}}\n", "x".repeat(1000)).repeat(9000)
+}
+
+#[test]
+fn what_no_row_can_hold_is_told_when_a_long_file_is_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let deep = format!("{{\"a\": {}{}}}", "[".repeat(200), "]".repeat(200));
+    for line in [r#"{"a": "\ud800 x"}"#, "{\"a\": 1e999}", deep.as_str()] {
+        std::fs::write(folder.path().join("long.jsonl"), many_lines() + line + "\n").unwrap();
+        let error = eval_in(folder.path(), "load_dataset(\"long.jsonl\").len()").0;
+        assert!(error.contains("long.jsonl: line 9001, column"), "{line}: {error}");
+    }
+    let good = r#"{"a": ["\ud83d\ude00\n", 1e300, -0.5, 18446744073709551615, true, null, {"b": {}}], "c": ""}"#;
+    std::fs::write(folder.path().join("long.jsonl"), many_lines() + good + "\n").unwrap();
+    assert_eq!(eval_in(folder.path(), "load_dataset(\"long.jsonl\")[-1].a[0].len()").0, "2");
+}
+
+#[test]
+fn reading_a_long_file_can_be_interrupted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    std::fs::write(path("long.jsonl"), many_lines()).unwrap();
+    std::fs::write(path("x.csv"), "a,b\n1,2\n").unwrap();
+    let control = Control::default();
+    let options = ReadOptions { control: control.clone(), ..ReadOptions::default() };
+    let data = read_files(FileFormat::Json, &[path("long.jsonl")], &options).unwrap();
+    let stream = IterableDataset::of_files(FileFormat::Csv, vec![path("x.csv")], options).unwrap();
+    control.flag().store(true, Ordering::Relaxed);
+    assert!(matches!(data.to_json(&path("out.jsonl")), Err(ftrepl::Error::Interrupted)));
+    assert!(!path("out.jsonl").exists());
+    assert!(matches!(data.column("text"), Err(ftrepl::Error::Interrupted)));
+    assert!(matches!(stream.rows(0).next(), Some(Err(ftrepl::Error::Interrupted))));
+    control.flag().store(false, Ordering::Relaxed);
+    assert_eq!(data.column("text").unwrap().len(), 9000);
+}
+
+#[test]
+fn numbers_keep_their_last_digit() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = "{\"x\":9.385958677423489e-21}\n{\"x\":2.3308445025757262e-7}\n{\"x\":0.1}\n";
+    std::fs::write(folder.path().join("x.jsonl"), rows).unwrap();
+    eval_in(folder.path(), "load_dataset(\"x.jsonl\").to_json(\"y.jsonl\")");
+    assert_eq!(std::fs::read_to_string(folder.path().join("y.jsonl")).unwrap(), rows);
+    // More digits than a number holds, and zeros in front, are a code and stay text.
+    std::fs::write(folder.path().join("x.csv"), "id,phone,n\n12345678901234567890,+0049,1\n2,+1,-2\n").unwrap();
+    assert_eq!(
+        eval_in(folder.path(), "load_dataset(\"x.csv\").to_list()").0,
+        r##"[#{ id: "12345678901234567890", n: 1, phone: "+0049" }, #{ id: "2", n: -2, phone: "+1" }]"##
+    );
+}
+
+#[test]
+fn quotes_in_csv_must_be_closed() {
+    let folder = tempfile::tempdir().unwrap();
+    let read = |text: &str| {
+        std::fs::write(folder.path().join("x.csv"), text).unwrap();
+        eval_in(folder.path(), "load_dataset(\"x.csv\").to_list()").0
+    };
+    for (text, line) in [
+        ("a,b\n1,\"x\n2,y\n3,z\n", 2),
+        ("a,b\n\"1\n2\",3\n\"x\n2,y\n3,z\n", 4),
+        ("a,\"b\n1,2\n", 1),
+        ("a,b\r\n1,2\r\n3,\"x \"\" y", 3),
+    ] {
+        let error = read(text);
+        assert!(error.contains(&format!("x.csv: line {line}: the quotes that open here are never closed")), "{text}: {error}");
+    }
+    assert_eq!(
+        read("a,b\n\"x, \"\"q\"\"\nline\",2\n5\" pipe,\"\"\n"),
+        r##"[#{ a: "x, \"q\"\nline", b: 2 }, #{ a: "5\" pipe", b: () }]"##
+    );
+    std::fs::write(folder.path().join("x.csv"), b"a,b\n1,\xe9\n").unwrap();
+    let error = eval_in(folder.path(), "load_dataset(\"x.csv\")").0;
+    assert!(error.contains("x.csv: line 2: not valid UTF-8; save the file as UTF-8"), "{error}");
+}
+
+#[test]
+fn parts_of_a_split_are_those_of_datasets() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("five.csv"), "n\n0\n1\n2\n3\n4\n").unwrap();
+    let part =
+        |split: &str| eval_in(folder.path(), &format!("load_dataset(\"five.csv\", #{{ split: \"{split}\" }}).column(\"n\")")).0;
+    // As Python does, half a row goes to the even number.
+    assert_eq!(part("train[:50%]"), "[0, 1]");
+    assert_eq!(part("train[70%:]"), "[4]");
+    assert_eq!(part("train[-30%:]"), "[3, 4]");
+    assert_eq!(part("train[-2:]"), "[3, 4]");
+    assert!(part("train[:10%]").contains("selects no rows"));
+}
+
+#[test]
+fn what_has_one_split_and_no_configurations_refuses_others() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("x.csv"), "n\n0\n1\n").unwrap();
+    for (code, words) in [
+        ("load_dataset(\"x.csv\", #{ split: \"test\" })", "x.csv has no split \"test\"; it has: train"),
+        ("load_dataset(\"csv\", #{ data_files: \"x.csv\", split: \"test[:1]\" })", "data_files has no split \"test\""),
+        ("load_dataset(\"general_qa\", #{ split: \"test\" })", "general_qa has no split \"test\""),
+        ("load_dataset(\"x.csv\", #{ name: \"y\" })", "no configuration \"y\""),
+        ("load_dataset(\"x.csv\", #{ revision: \"y\" })", "no revision \"y\""),
+    ] {
+        let got = eval_in(folder.path(), code).0;
+        assert!(got.contains(words), "{code}: {got}");
+    }
+    assert_eq!(
+        eval_in(folder.path(), "load_dataset(\"csv\", #{ data_files: #{ test: \"x.csv\" }, split: \"test\" }).len()").0,
+        "2"
+    );
+}
+
+#[test]
+fn the_card_of_a_folder_says_which_files_are_which() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    let files = "  data_files:\n  - split: test\n    path: b/*.csv\n";
+    write("set/README.md", &format!("---\nconfigs:\n- config_name: semicolons\n  sep: ;\n{files}---\n"));
+    write("set/train.csv", "a;b\n1;2\n");
+    write("set/b/train.csv", "a;b\n3;4\n");
+    assert_eq!(eval_in(folder.path(), "load_dataset(\"set\").test.to_list()").0, "[#{ a: 3, b: 4 }]");
+    write("set/README.md", "---\nconfigs: x\n---\n");
+    let error = eval_in(folder.path(), "load_dataset(\"set\")").0;
+    assert!(error.contains("README.md: `configs` is not a list"), "{error}");
 }
 
 /// Bytes as tokens; 256 starts, 257 ends.

@@ -90,6 +90,7 @@ fn every_format_is_learned_where_it_should_be() {
         learned(json!({"messages": [message("user", "a"), {"role": "assistant", "content": [{"type": "text", "text": "b"}]}]})),
         "b"
     );
+    assert_eq!(learned(json!({"messages": [{"role": "assistant", "content": "b", "weight": 1, "tool_calls": []}]})), "b");
     assert_eq!(learned(json!({"prompt": "a", "completion": "b"})), "b");
     assert_eq!(learned(json!({"instruction": "a", "output": "b"})), "b");
     for (row, words) in [
@@ -98,6 +99,15 @@ fn every_format_is_learned_where_it_should_be() {
         (json!({"conversations": []}), "`conversations` is empty"),
         (json!({"conversations": [{"from": "human"}]}), "lacks from or value"),
         (json!({"messages": "a"}), "`messages` is not an array"),
+        // What is not heeded would silently not be learned, or be learned though it should not.
+        (
+            json!({"messages": [{"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f"}}]}]}),
+            "message 0 has `tool_calls`, which would not be learned",
+        ),
+        (
+            json!({"messages": [message("user", "a"), {"role": "assistant", "content": "b", "weight": 0}]}),
+            "message 1 has the `weight` 0",
+        ),
     ] {
         let got = learned(row.clone());
         assert!(got.contains(words), "{row}: {got}");
@@ -386,6 +396,10 @@ fn what_a_data_set_holds() {
         &["row 0 has the fields q"],
     );
     folder.gives("Dataset::from_list([]).describe().rows", "0");
+    let mut session = Session::builder().out(folder.0.path()).device("cpu").output(|_| {}).build().unwrap();
+    let empty = session.run_script("Dataset::from_list([]).describe()", "test").unwrap();
+    let shown = format!("{:?}", ftrepl::script::result::blocks(&empty).unwrap());
+    assert!(shown.contains("0 rows, 0 duplicates"), "{shown}");
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! Data sets of a hub, which is a small server here. One test: it sets the environment.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use ftrepl::control::{Control, ProgressSink, ProgressUpdate};
 use ftrepl::script::display;
 use ftrepl::session::Session;
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
@@ -11,22 +13,59 @@ use std::sync::{Arc, Mutex};
 /// Files by "org/name@revision/path".
 type Files = BTreeMap<String, Vec<u8>>;
 
-/// Answers as the hub does; gives its address and the requests that it has had.
-fn serve(files: Files) -> (String, Arc<Mutex<Vec<String>>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let (files, requests) = (Arc::new(files), Arc::new(Mutex::new(Vec::new())));
-    let seen = requests.clone();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let (files, seen) = (files.clone(), seen.clone());
-            std::thread::spawn(move || answer(stream.unwrap(), &files, &seen));
-        }
-    });
-    (format!("http://{address}"), requests)
+/// A server that answers as the hub does: its files and the requests that it has had.
+#[derive(Clone)]
+struct Hub {
+    files: Arc<Mutex<Files>>,
+    requests: Arc<Mutex<Vec<String>>>,
 }
 
-fn answer(mut stream: TcpStream, files: &Files, seen: &Mutex<Vec<String>>) {
+impl Hub {
+    /// Gives also its address.
+    fn serve(files: Files) -> (Self, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let hub = Self { files: Arc::new(Mutex::new(files)), requests: Arc::default() };
+        let served = hub.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let hub = served.clone();
+                std::thread::spawn(move || answer(stream.unwrap(), &hub.files, &hub.requests));
+            }
+        });
+        (hub, format!("http://{address}"))
+    }
+
+    fn put(&self, name: &str, content: impl Into<Vec<u8>>) {
+        self.files.lock().unwrap().insert(name.to_string(), content.into());
+    }
+
+    /// Requests for what has this in its path.
+    fn fetched(&self, part: &str) -> usize {
+        self.requests.lock().unwrap().iter().filter(|path| path.contains(part)).count()
+    }
+}
+
+fn hash(value: impl Hash) -> String {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
+}
+
+/// The commit of "org/name@revision/", which changes with its files.
+fn commit(files: &Files, revision: &str) -> String {
+    hash(files.iter().filter(|(name, _)| name.starts_with(revision)).collect::<Vec<_>>())
+}
+
+/// "org/name@revision/" of a file's name.
+fn revision(file: &str) -> &str {
+    const CONVERTED: &str = "@refs/convert/parquet/";
+    let end = file.find(CONVERTED).map(|at| at + CONVERTED.len());
+    let end = end.or_else(|| file.match_indices('/').nth(1).map(|(at, _)| at + 1));
+    &file[..end.unwrap()]
+}
+
+fn answer(mut stream: TcpStream, files: &Mutex<Files>, seen: &Mutex<Vec<String>>) {
     let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
     let path = lines.next().unwrap_or_default().split(' ').nth(1).unwrap_or_default().replace("%2F", "/");
     let headers: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
@@ -38,24 +77,28 @@ fn answer(mut stream: TcpStream, files: &Files, seen: &Mutex<Vec<String>>) {
     let listed =
         listed.map(|prefix| if prefix.contains('@') { prefix } else { prefix.trim_end_matches('/').to_string() + "@main/" });
     let file = path.strip_prefix("/datasets/").map(|rest| rest.replacen("/resolve/", "@", 1));
-    let (status, extra, body) = match (listed, file.and_then(|file| files.get(&file))) {
+    let files = files.lock().unwrap().clone();
+    let (status, extra, body) = match (listed, file.and_then(|file| files.get_key_value(&file))) {
         _ if private => ("401 Unauthorized", String::new(), Vec::new()),
         (Some(prefix), _) if files.keys().any(|name| name.starts_with(&prefix)) => {
             let names = files.keys().filter_map(|name| name.strip_prefix(&prefix));
             let siblings: Vec<_> = names.map(|name| serde_json::json!({ "rfilename": name })).collect();
-            ("200 OK", String::new(), serde_json::json!({ "sha": "abc", "siblings": siblings }).to_string().into_bytes())
+            (
+                "200 OK",
+                String::new(),
+                serde_json::json!({ "sha": commit(&files, &prefix), "siblings": siblings }).to_string().into_bytes(),
+            )
         }
-        (_, Some(bytes)) => {
+        (_, Some((file, bytes))) => {
             let range =
                 header("range: bytes=").and_then(|range| range.split_once('-').map(|(a, b)| (a.to_string(), b.to_string())));
             let (start, end) = range.unwrap_or(("0".into(), String::new()));
             let start: usize = start.parse().unwrap();
             let end = end.parse().map_or(bytes.len(), |end: usize| (end + 1).min(bytes.len()));
-            let commit = if path.contains("refs/convert") { "def" } else { "abc" };
             let extra = format!(
-                "ETag: \"{}-{}\"\r\nX-Repo-Commit: {commit}\r\nContent-Range: bytes {start}-{}/{}\r\n",
-                path.len(),
-                bytes.len(),
+                "ETag: \"{}\"\r\nX-Repo-Commit: {}\r\nContent-Range: bytes {start}-{}/{}\r\n",
+                hash(bytes),
+                commit(&files, revision(file)),
                 end - 1,
                 bytes.len()
             );
@@ -87,12 +130,128 @@ fn set(key: &str, value: impl AsRef<std::ffi::OsStr>) {
     unsafe { std::env::set_var(key, value) }
 }
 
-fn eval(code: &str) -> String {
-    let mut session = Session::builder().device("cpu").output(|_| {}).build().unwrap();
-    match session.run_script(code, "test") {
+#[derive(Default)]
+struct Warnings(Mutex<Vec<String>>);
+
+impl ProgressSink for Warnings {
+    fn update(&self, _: &ProgressUpdate) {}
+    fn warn(&self, message: &str) {
+        self.0.lock().unwrap().push(message.to_string());
+    }
+}
+
+/// The value or the error as text, and the warnings.
+fn eval_warned(code: &str) -> (String, String) {
+    let warnings = Arc::new(Warnings::default());
+    let control = Control::new(Arc::default(), warnings.clone());
+    let mut session = Session::builder().device("cpu").control(control).output(|_| {}).build().unwrap();
+    let text = match session.run_script(code, "test") {
         Ok(value) => display::text(&value),
         Err(error) => error.to_string(),
+    };
+    let warnings = warnings.0.lock().unwrap().join("\n");
+    (text, warnings)
+}
+
+fn eval(code: &str) -> String {
+    eval_warned(code).0
+}
+
+#[track_caller]
+fn says(code: &str, words: &[&str]) {
+    let got = eval(code);
+    assert!(words.iter().all(|word| got.contains(word)), "{code}: {got}\nlacks one of {words:?}");
+}
+
+const CARD: &str = "---
+license: mit
+configs:
+- config_name: main
+  default: true
+  data_files:
+  - split: train
+    path:
+    - parts/b.jsonl
+    - \"parts/a-*.jsonl\"
+  - split: held_out
+    path: other/**
+- config_name: socratic  # with semicolons
+  data_dir: socratic
+  sep: ';'
+  skiprows: 1
+- config_name: wrong
+  data_files:
+  - {split: train, path: [absent/*.jsonl]}
+  - {split: test, path: parts/c.jsonl}
+---
+# A data set
+";
+
+fn put_cards(hub: &Hub) {
+    let row = |text: &str| format!("{{\"text\": \"{text}\"}}\n");
+    hub.put("org/cards@main/README.md", CARD);
+    for (name, text) in [("parts/a-1", "a1"), ("parts/a-2", "a2"), ("parts/b", "b"), ("parts/c", "c"), ("other/deep/x", "x")] {
+        hub.put(&format!("org/cards@main/{name}.jsonl"), row(text));
     }
+    hub.put("org/cards@main/socratic/train.csv", "text;n\nwhy;1\n");
+    hub.put("org/cards@main/socratic/test.csv", "text;n\nhow;2\n");
+    hub.put("org/unread@main/README.md", "---\nconfigs:\n- config_name: *x\n---\n");
+    hub.put("org/unread@main/train.jsonl", row("x"));
+    hub.put("org/named@main/README.md", "---\nlicense: mit\n---\n");
+    hub.put("org/named@main/train.jsonl", row("x"));
+    let pictures = "---\nconfigs:\n- config_name: other\n- config_name: pictures\n  default: true\n  data_files: x.zip\n---\n";
+    hub.put("org/pictures@main/README.md", pictures);
+    hub.put("org/pictures@main/x.zip", "PK");
+    for name in ["other", "pictures"] {
+        hub.put(&format!("org/pictures@refs/convert/parquet/{name}/partial-train/0000.parquet"), parquet(&[name]));
+    }
+}
+
+/// What the header of README.md says goes before the files' names.
+fn cards_are_read() {
+    let load = |options: &str| format!("load_dataset(\"org/cards\", #{{ {options} }})");
+    assert_eq!(eval(&format!("{}.column(\"text\")", load("split: \"train\""))), r#"["b", "a1", "a2"]"#);
+    assert_eq!(eval("let ds = load_dataset(\"org/cards\"); [ds.train.len(), ds.held_out[0].text]"), r#"[3, "x"]"#);
+    let (row, warnings) = eval_warned(&format!("{}[0]", load("name: \"socratic\", split: \"test\"")));
+    assert_eq!(row, r##"#{ n: 2, text: "how" }"##);
+    assert!(warnings.contains("README.md of org/cards says skiprows"), "{warnings}");
+    let streamed = load("name: \"socratic\", split: \"train\", streaming: true");
+    assert_eq!(eval(&format!("{streamed}.to_list()[0].n")), "1");
+    // What the script says goes before the card.
+    let commas = load("name: \"socratic\", split: \"train\", delimiter: \",\"");
+    assert_eq!(eval(&format!("{commas}.column_names")), r#"["text;n"]"#);
+    assert_eq!(eval(&format!("{}[0].text", load("name: \"wrong\", split: \"test\""))), "c");
+    says(&load("name: \"wrong\", split: \"train\""), &["no file fits absent/*.jsonl"]);
+    says(&load("name: \"none\""), &["no configuration \"none\"", "main, socratic, wrong"]);
+    says(&load("split: \"test\""), &["no split \"test\"", "train, held_out"]);
+    says("load_dataset(\"org/unread\")", &["org/unread", "README.md: line 3", "anchors", "data_files"]);
+    says("load_dataset(\"org/named\", #{ name: \"x\" })", &["no configuration \"x\""]);
+    // Of other files the hub has a copy, of the configuration that the card prefers.
+    let (text, warnings) = eval_warned("load_dataset(\"org/pictures\", #{ split: \"train\" })[0].text");
+    assert_eq!(text, "pictures");
+    assert!(warnings.contains("only the first part of train"), "{warnings}");
+}
+
+/// A stream fetches a file when it comes to it, and a new commit is noticed.
+fn files_are_fetched_when_they_are_needed(hub: &Hub) {
+    let part = |i: usize| format!("org/lazy@main/data/train-0000{i}-of-00002.parquet");
+    hub.put(&part(0), parquet(&["one", "two"]));
+    hub.put(&part(1), parquet(&["three"]));
+    let (first, second) = ("lazy/resolve/main/data/train-00000", "lazy/resolve/main/data/train-00001");
+    let stream = "load_dataset(\"org/lazy\", #{ split: \"train\", streaming: true })";
+    assert_eq!(eval(&format!("{stream}.take(1).to_list()[0].text")), "one");
+    assert!(hub.fetched(first) > 0);
+    assert_eq!(hub.fetched(second), 0);
+    assert_eq!(eval(&format!("{stream}.to_list().len()")), "3");
+    let before = (hub.fetched(first), hub.fetched(second));
+    assert_eq!(eval(&format!("{stream}.to_list().len()")), "3");
+    assert_eq!((hub.fetched(first), hub.fetched(second)), before);
+
+    hub.put(&part(0), parquet(&["new"]));
+    let all = "load_dataset(\"org/lazy\", #{ split: \"train\" }).column(\"text\")";
+    assert_eq!(eval(all), r#"["new", "three"]"#);
+    // Of what is the same only the head is asked for.
+    assert_eq!(hub.fetched(second), before.1 + 1);
 }
 
 #[test]
@@ -111,7 +270,8 @@ fn data_sets_are_fetched() {
     put("org/script@refs/convert/parquet/default/train/0000.parquet", parquet(&["converted"]));
     put("org/nothing@main/weights.bin", b"no data".to_vec());
     put("org/private@main/train.csv", b"text\nhidden\n".to_vec());
-    let (address, requests) = serve(files);
+    let (hub, address) = Hub::serve(files);
+    put_cards(&hub);
     set("HF_HOME", home.path());
     set("HF_ENDPOINT", &address);
     set("HF_HUB_OFFLINE", "1");
@@ -122,11 +282,10 @@ fn data_sets_are_fetched() {
     let train = "load_dataset(\"org/shards\", #{ split: \"train\" }).column(\"text\")";
     assert_eq!(eval(train), r#"["one", "two", "three"]"#);
     // Only what was asked for was fetched, and it is fetched once.
-    let fetched = |part: &str| requests.lock().unwrap().iter().filter(|path| path.contains(part)).count();
-    assert_eq!(fetched("test-00000"), 0);
-    let before = fetched("train-00000");
+    assert_eq!(hub.fetched("test-00000"), 0);
+    let before = hub.fetched("train-00000");
     assert_eq!(eval("load_dataset(\"org/shards\", #{ split: \"train[1:]\", streaming: false }).len()"), "2");
-    assert_eq!(fetched("train-00000"), before);
+    assert_eq!(hub.fetched("train-00000"), before);
     assert_eq!(eval("let ds = load_dataset(\"org/shards\"); [ds.train.len(), ds.test[0].text]"), r#"[3, "four"]"#);
     assert_eq!(eval("load_dataset(\"org/shards\", #{ split: \"train\", streaming: true }).take(1).to_list()[0].text"), "one");
     assert_eq!(eval("load_dataset(\"org/shards\", #{ revision: \"v2\", split: \"train\" })[0].text"), "second version");
@@ -140,9 +299,10 @@ fn data_sets_are_fetched() {
         ("load_dataset(\"org/absent\")", vec!["no repository org/absent"]),
         ("load_dataset(\"org/private\")", vec!["denied", "HF_TOKEN"]),
     ] {
-        let error = eval(code);
-        assert!(words.iter().all(|word| error.contains(word)), "{code}: {error}");
+        says(code, &words);
     }
+    cards_are_read();
+    files_are_fetched_when_they_are_needed(&hub);
     set("HF_TOKEN", "secret");
     assert_eq!(eval("load_dataset(\"org/private\", #{ split: \"train\" })[0].text"), "hidden");
 
@@ -150,4 +310,10 @@ fn data_sets_are_fetched() {
     set("HF_HUB_OFFLINE", "1");
     assert_eq!(eval(train), r#"["one", "two", "three"]"#);
     assert_eq!(eval("load_dataset(\"org/script\", #{ split: \"train\" })[0].text"), "converted");
+    assert_eq!(eval("load_dataset(\"org/cards\", #{ split: \"train\" }).column(\"text\")"), r#"["b", "a1", "a2"]"#);
+    says("load_dataset(\"org/named\")", &["cache has only README.md", "the hub does not answer"]);
+    // Of what was fetched in part only the whole would do.
+    let kept = format!("{}/hub/datasets--org--lazy/snapshots/*/data/train-00001*", home.path().display());
+    glob::glob(&kept).unwrap().for_each(|path| std::fs::remove_file(path.unwrap()).unwrap());
+    says("load_dataset(\"org/lazy\", #{ split: \"train\" })", &["lacks data/train-00001-of-00002", "the hub does not answer"]);
 }

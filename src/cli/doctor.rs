@@ -15,6 +15,7 @@ use std::time::Duration;
 const HUB_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) fn run(common: &Common, output: &Output) -> Status {
+    let cards = crate::cards::found();
     let findings: Vec<(&str, Value)> = vec![
         ("version", env!("CARGO_PKG_VERSION").into()),
         ("system", format!("{} {}", std::env::consts::OS, std::env::consts::ARCH).into()),
@@ -23,6 +24,9 @@ pub(super) fn run(common: &Common, output: &Output) -> Status {
         ("threads", rayon::current_num_threads().into()),
         ("device", device(&common.device).into()),
         ("gpu support in this build", gpu_features().into()),
+        ("nvidia driver", cards.driver.clone().unwrap_or_else(|| "none".into()).into()),
+        ("nvidia cards", cards.names.clone().into()),
+        ("nvidia cards usable", cards.usable().into()),
         ("memory of this process, MB", resident_memory().0.round().into()),
         ("memory available, MB", memory()),
         ("hub cache", path_and_state(hub_cache()).into()),

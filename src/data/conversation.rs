@@ -31,9 +31,14 @@ const SPEAKERS: &[(&str, &str)] = &[
 /// The list of messages in this field, or what is wrong with it.
 pub(super) fn messages(row: &Row, name: &str) -> Result<Vec<Message>, String> {
     let hint = format!("`{name}` is an array of {{role, content}}, both strings");
-    let turn = |(i, turn): (usize, &Value)| match (turn.get("role"), turn.get("content").and_then(content)) {
-        (Some(Value::String(role)), Some(content)) => Ok(Message { role: role.clone(), content }),
-        _ => Err(format!("message {i} lacks a role or content, or one of them is not a string; {hint}")),
+    let turn = |(i, turn): (usize, &Value)| {
+        if let Some(what) = unheeded(turn) {
+            return Err(format!("message {i} has {what}"));
+        }
+        match (turn.get("role"), turn.get("content").and_then(content)) {
+            (Some(Value::String(role)), Some(content)) => Ok(Message { role: role.clone(), content }),
+            _ => Err(format!("message {i} lacks a role or content, or one of them is not a string; {hint}")),
+        }
     };
     turns(row, name, &hint)?.iter().enumerate().map(turn).collect()
 }
@@ -62,6 +67,27 @@ pub(super) fn sharegpt(row: &Row) -> Result<Vec<Message>, String> {
         messages.insert(0, Message { role: "system".into(), content: system.clone() });
     }
     Ok(messages)
+}
+
+/// What a message says beside its content that would change what is learned, and is refused because it is not heeded.
+fn unheeded(turn: &Value) -> Option<String> {
+    let calls = ["tool_calls", "function_call"].into_iter().find(|name| match turn.get(name) {
+        None | Some(Value::Null) => false,
+        Some(Value::Array(calls)) => !calls.is_empty(),
+        Some(_) => true,
+    });
+    if let Some(name) = calls {
+        return Some(format!(
+            "`{name}`, which would not be learned: write the calls into its content, as the model should write them"
+        ));
+    }
+    let unlearned =
+        turn.get("weight").and_then(Value::as_f64) == Some(0.0) && turn.get("role").and_then(Value::as_str) == Some("assistant");
+    unlearned.then(|| {
+        "the `weight` 0, but every turn of the assistant is learned: put the turns before the answer into `prompt` and the \
+         answer into `completion`"
+            .to_string()
+    })
 }
 
 fn turns<'a>(row: &'a Row, name: &str, hint: &str) -> Result<&'a [Value], String> {

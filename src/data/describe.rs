@@ -163,7 +163,10 @@ pub fn describe(
         tokens.truncated_target += all - cut.targets();
         tokens.without_target += usize::from(cut.targets() == 0);
     }
-    control.progress("describe", data.len() as u64, data.len() as u64, "rows", String::new());
+    // A task without rows would never be finished.
+    if !data.is_empty() {
+        control.progress("describe", data.len() as u64, data.len() as u64, "rows", String::new());
+    }
     tokens.lengths = Lengths::of(lengths);
     Ok(Description {
         rows: data.len(),

@@ -24,6 +24,8 @@ pub(super) struct LineFile {
     starts: RowStarts,
     columns: Vec<String>,
     reader: Mutex<Block>,
+    /// Reading many rows takes long, whatever it is for.
+    control: Control,
 }
 
 /// The file and the part of it that was read last.
@@ -38,9 +40,9 @@ struct Block {
 
 impl LineFile {
     /// Rows of `file`, of which messages speak as `path`.
-    pub(super) fn new(path: &Path, file: File, starts: RowStarts, columns: Vec<String>) -> Self {
+    pub(super) fn new(path: &Path, file: File, starts: RowStarts, columns: Vec<String>, control: Control) -> Self {
         let reader = Mutex::new(Block { file, start: 0, bytes: Vec::new(), next: 0 });
-        Self { path: path.to_path_buf(), starts, columns, reader }
+        Self { path: path.to_path_buf(), starts, columns, reader, control }
     }
 
     /// The index of a JSON Lines file. Every line is checked, so that what is wrong with it is said now and not hours into a
@@ -72,7 +74,7 @@ impl LineFile {
             starts.end(at, path)?;
         }
         super::check_count(path, starts.len())?;
-        Ok(Self::new(path, file, starts, columns.into_names()))
+        Ok(Self::new(path, file, starts, columns.into_names(), control.clone()))
     }
 
     pub(super) fn len(&self) -> usize {
@@ -89,6 +91,7 @@ impl LineFile {
     }
 
     pub(super) fn row(&self, index: usize) -> Result<Row> {
+        self.control.check()?;
         let std::ops::Range { start, end } = self.starts.range(index);
         // A panic elsewhere leaves the block as it was or with other bytes of the same file; both are right.
         let mut reader = self.reader.lock().unwrap_or_else(|poisoned| poisoned.into_inner());

@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use std::path::Path;
 
 pub mod bundled;
+pub mod card;
 pub mod columns;
 mod conversation;
 mod dataset;
@@ -34,6 +35,7 @@ mod table;
 mod text;
 pub mod token_rows;
 pub mod tokenize;
+mod yaml;
 
 pub use columns::ColumnChange;
 pub use dataset::{Dataset, Row, TestSize};

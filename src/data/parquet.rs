@@ -2,11 +2,16 @@
 
 use super::read::{FileRow, FileRows};
 use crate::error::{Error, Result};
-use parquet::file::reader::SerializedFileReader;
+use parquet::basic::ConvertedType;
+use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
 use parquet::record::reader::RowIter;
 use serde_json::Value;
 use std::path::Path;
+
+/// Days from 1970 that the calendar reaches in both directions, about 260,000 years: beyond them the reader's text of a date panics.
+const DAYS: u64 = 95_000_000;
+const MILLISECONDS: u64 = DAYS * 86_400_000;
 
 pub(super) fn rows(path: &Path) -> Result<FileRows> {
     let file = std::fs::File::open(path).map_err(|e| Error::io("open", path, e))?;
@@ -15,6 +20,13 @@ pub(super) fn rows(path: &Path) -> Result<FileRows> {
         Error::format(&owned, format!("not readable as Parquet: {e}. Compressions read: none, snappy, gzip, zstd"))
     };
     let reader = SerializedFileReader::new(file).map_err(&fault)?;
+    let mut columns = reader.metadata().file_metadata().schema_descr().columns().iter();
+    if let Some(column) = columns.find(|column| column.converted_type() == ConvertedType::INTERVAL) {
+        // The record reader would panic.
+        let message =
+            format!("column `{}` holds intervals of time, which are not read; write it as text", column.path().string());
+        return Err(Error::format(path, message));
+    }
     let mut rows = RowIter::from_file_into(Box::new(reader));
     Ok(Box::new(std::iter::from_fn(move || {
         let row = rows.next()?.map_err(&fault).map(|row| {
@@ -51,7 +63,10 @@ fn value(field: &Field) -> Value {
             };
             Value::Object(map.entries().iter().map(|(k, v)| (key(k), value(v))).collect())
         }
-        // Dates, times and decimals have no JSON form; their text is what people read.
+        Field::Date(days) if u64::from(days.unsigned_abs()) > DAYS => Value::from(*days),
+        Field::TimestampMillis(time) if time.unsigned_abs() > MILLISECONDS => Value::from(*time),
+        Field::TimestampMicros(time) if time.unsigned_abs() > MILLISECONDS * 1000 => Value::from(*time),
+        // Other dates, times and decimals have no JSON form; their text is what people read.
         other => Value::String(other.to_string()),
     }
 }

@@ -85,7 +85,7 @@ pub(super) type FileRows = Box<dyn Iterator<Item = Result<FileRow>>>;
 /// JSON Lines files from this size on are not read but indexed.
 const INDEXED: u64 = 8 << 20;
 /// Rows between two looks at the interrupt flag.
-const OFTEN: usize = 1024;
+pub(super) const OFTEN: usize = 1024;
 
 /// Reads files one after the other into one data set.
 ///
@@ -109,7 +109,7 @@ fn read_file(format: FileFormat, path: &Path, options: &ReadOptions) -> Result<D
         let origin = Origin { path: path.to_path_buf(), lines: Lines::Counted };
         return Ok(Dataset::of_table(Table::of_lines(LineFile::index(path, &options.control)?).read_from(origin)));
     }
-    let mut writer = RowWriter::default();
+    let mut writer = RowWriter::new(options.control.clone());
     for (i, row) in file_rows(format, path, options)?.enumerate() {
         if i % OFTEN == 0 {
             options.control.check()?;
@@ -126,7 +126,7 @@ pub(super) fn file_rows(format: FileFormat, path: &Path, options: &ReadOptions) 
         FileFormat::Json => json::rows(path),
         FileFormat::Csv => {
             let tabs = input::inner_name(path).extension().is_some_and(|suffix| suffix.eq_ignore_ascii_case("tsv"));
-            delimited::rows(path, options.delimiter.unwrap_or(if tabs { b'\t' } else { b',' }))
+            delimited::rows(path, options.delimiter.unwrap_or(if tabs { b'\t' } else { b',' }), &options.control)
         }
         FileFormat::Parquet => parquet::rows(path),
         FileFormat::Text => text::rows(path, options.sample_by),

@@ -1,9 +1,12 @@
-//! Which files of a repository or a folder are its data set: the rules of `datasets`, by the files' names.
+//! Which files of a repository or a folder are its data set: those that its card names, else by the files' names much as `datasets`
+//! has it.
 //!
-//! Parquet goes before JSON, CSV and text. A folder other than `data` that is not named like a split is a configuration. The split
-//! shows in a name such as `train-00000-of-00002.parquet`, or in a word of the path: train; validation, valid, val, dev; test, eval.
+//! Parquet goes before JSON, CSV and text. Without a card a folder other than `data` that is not named like a split is a
+//! configuration. The split shows in a name such as `data/train-00000-of-00002.parquet`, else in a word of a folder's name, else of the
+//! file's: train; validation, valid, val, dev; test, eval.
 
 use super::FileFormat;
+use super::card::{Configuration, absent, pick, several};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -24,13 +27,28 @@ const WORDS: &[(&str, &str)] = &[
 /// Files that describe a repository and are no data of it.
 const DESCRIPTIONS: &[&str] = &["dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", "config.json"];
 
+/// How the pieces of a path fit those of a pattern: `*` ends at a slash, and hidden files are named in full.
+const MATCHING: glob::MatchOptions =
+    glob::MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
+
 /// The files of a data set by split.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chosen {
-    /// What all files are.
-    pub format: FileFormat,
-    /// Names of splits and their files, in order.
-    pub splits: Vec<(String, Vec<String>)>,
+    /// In order.
+    pub splits: Vec<SplitFiles>,
+    /// What separates CSV fields, where the card says it.
+    pub delimiter: Option<u8>,
+    /// What the card says about how files are read that is not heeded.
+    pub unheeded: Vec<String>,
+}
+
+/// The files of a split.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SplitFiles {
+    /// Its name.
+    pub name: String,
+    /// What all files are, and their names in order; or why there are none, which only matters to who wants this split.
+    pub files: Result<(FileFormat, Vec<String>), String>,
 }
 
 /// Why no files were chosen.
@@ -42,61 +60,152 @@ pub enum NoChoice {
     Reason(String),
 }
 
-/// The data files among these, of one configuration.
+/// The data files among these, of one configuration of the card, which may be empty.
 ///
 /// # Errors
 /// There are none, several configurations and none is named, or not the one that is named.
-pub fn choose(names: &[String], configuration: Option<&str>) -> Result<Chosen, NoChoice> {
-    let of = |name: &&String| {
-        let last = name.rsplit('/').next().unwrap_or(name);
-        let hidden = name.split('/').any(|part| part.starts_with('.'));
-        let described = DESCRIPTIONS.contains(&last) || last.to_ascii_lowercase().ends_with(".md");
-        let licence = last.to_ascii_lowercase().starts_with("license") || last == "requirements.txt";
-        if hidden || described || licence { None } else { FileFormat::from_path(Path::new(last)) }
-    };
-    let formats = [FileFormat::Parquet, FileFormat::Json, FileFormat::Csv, FileFormat::Text];
-    let format =
-        formats.into_iter().find(|wanted| names.iter().any(|name| of(&name) == Some(*wanted))).ok_or(NoChoice::NoData)?;
-    let mut files: Vec<&String> = names.iter().filter(|name| of(name) == Some(format)).collect();
-    files.sort();
-    let files = of_configuration(files, configuration)?;
-    let mut splits: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for name in &files {
-        if let Some(split) = split_of(name) {
-            splits.entry(split).or_default().push((*name).clone());
-        }
+pub fn choose(names: &[String], card: &[Configuration], wanted: Option<&str>) -> Result<Chosen, NoChoice> {
+    let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
+    names.sort_unstable();
+    if let Some(configuration) = pick(card, wanted).map_err(NoChoice::Reason)? {
+        return of_card(&names, configuration);
     }
-    if splits.is_empty() {
-        splits.insert("train".into(), files.into_iter().cloned().collect());
-    }
-    let rank = |name: &str| ["train", "validation", "test"].iter().position(|known| *known == name).unwrap_or(3);
-    let mut splits: Vec<_> = splits.into_iter().collect();
-    splits.sort_by_key(|(name, _)| rank(name));
-    Ok(Chosen { format, splits })
+    let (format, files) = best(names.into_iter().map(|name| (name, data_format(name)))).ok_or(NoChoice::NoData)?;
+    let splits = by_name(format, &of_configuration(files, wanted)?, "");
+    Ok(Chosen { splits, delimiter: None, unheeded: Vec::new() })
 }
 
-fn of_configuration<'a>(files: Vec<&'a String>, wanted: Option<&str>) -> Result<Vec<&'a String>, NoChoice> {
-    let mut groups: BTreeMap<Option<&str>, Vec<&'a String>> = BTreeMap::new();
+fn of_card(names: &[&str], configuration: &Configuration) -> Result<Chosen, NoChoice> {
+    let folder = configuration.folder.as_str();
+    let inside: Vec<&str> = names.iter().filter_map(|name| name.strip_prefix(folder)).collect();
+    let splits = match &configuration.splits {
+        None => {
+            let named = inside.iter().map(|name| (*name, data_format(name)));
+            let (format, files) = best(named).ok_or(NoChoice::NoData)?;
+            by_name(format, &files, folder)
+        }
+        Some(splits) => {
+            let found: Vec<_> = splits.iter().map(|(name, patterns)| (name, of_patterns(&inside, patterns))).collect();
+            if found.iter().all(|(_, files)| matches!(files, Err(Unusable::OtherKind(_)))) {
+                return Err(NoChoice::NoData);
+            }
+            let files = |(format, files): (FileFormat, Vec<&str>)| (format, within(folder, &files));
+            let named = found.into_iter().map(|(name, found)| (name.clone(), found.map(files).map_err(Unusable::reason)));
+            named.map(|(name, files)| SplitFiles { name, files }).collect()
+        }
+    };
+    Ok(Chosen { splits, delimiter: configuration.delimiter, unheeded: configuration.unheeded.clone() })
+}
+
+fn within(folder: &str, files: &[&str]) -> Vec<String> {
+    files.iter().map(|file| format!("{folder}{file}")).collect()
+}
+
+/// What a file is, unless it only describes the others.
+fn data_format(name: &str) -> Option<FileFormat> {
+    let last = name.rsplit('/').next().unwrap_or(name);
+    let hidden = name.split('/').any(|part| part.starts_with('.'));
+    let described = DESCRIPTIONS.contains(&last) || last.to_ascii_lowercase().ends_with(".md");
+    let licence = last.to_ascii_lowercase().starts_with("license") || last == "requirements.txt";
+    if hidden || described || licence { None } else { FileFormat::from_path(Path::new(last)) }
+}
+
+/// The files of the format that goes before the others; nothing where none has a format.
+fn best<'a>(files: impl IntoIterator<Item = (&'a str, Option<FileFormat>)>) -> Option<(FileFormat, Vec<&'a str>)> {
+    let files: Vec<(&str, Option<FileFormat>)> = files.into_iter().collect();
+    let formats = [FileFormat::Parquet, FileFormat::Json, FileFormat::Csv, FileFormat::Text];
+    let format = formats.into_iter().find(|wanted| files.iter().any(|(_, format)| *format == Some(*wanted)))?;
+    Some((format, files.into_iter().filter(|(_, found)| *found == Some(format)).map(|(name, _)| name).collect()))
+}
+
+/// Why the files that a card names cannot be taken.
+enum Unusable {
+    /// They are of a kind that is not read; the hub may have them as Parquet.
+    OtherKind(String),
+    /// The card is wrong.
+    Fault(String),
+}
+
+impl Unusable {
+    fn reason(self) -> String {
+        match self {
+            Self::OtherKind(reason) | Self::Fault(reason) => reason,
+        }
+    }
+}
+
+/// The files that patterns fit, in the patterns' order.
+fn of_patterns<'a>(names: &[&'a str], patterns: &[String]) -> Result<(FileFormat, Vec<&'a str>), Unusable> {
+    let mut found = Vec::new();
+    for text in patterns {
+        if is_pattern(text) {
+            let pattern = glob::Pattern::new(text).map_err(|e| Unusable::Fault(format!("\"{text}\" is no pattern: {e}")))?;
+            let fitting = names.iter().filter(|name| pattern.matches_with(name, MATCHING));
+            found.extend(fitting.map(|name| (*name, data_format(name))));
+        } else {
+            let name = names.iter().find(|name| **name == text.as_str());
+            let name = *name.ok_or_else(|| Unusable::Fault(format!("there is no file {text}, which README.md names")))?;
+            // A file that is named is meant, even if it is called like one that describes the others.
+            found.push((name, FileFormat::from_path(Path::new(name))));
+        }
+    }
+    let named = patterns.join(", ");
+    if found.is_empty() {
+        return Err(Unusable::Fault(format!("no file fits {named}, which README.md names")));
+    }
+    let other_kind = || Unusable::OtherKind(format!("{named} is none of Parquet, JSON, CSV and text"));
+    let chosen = best(found).ok_or_else(other_kind)?;
+    match patterns.iter().find(|text| !is_pattern(text) && !chosen.1.contains(&text.as_str())) {
+        Some(other) => {
+            let message = format!("README.md names {other} beside files of another format, {}", chosen.1.join(", "));
+            Err(Unusable::Fault(message))
+        }
+        None => Ok(chosen),
+    }
+}
+
+fn is_pattern(path: &str) -> bool {
+    path.contains(['*', '?', '['])
+}
+
+/// The splits of files, which lie in `folder`, by their names.
+fn by_name(format: FileFormat, files: &[&str], folder: &str) -> Vec<SplitFiles> {
+    // The first rule that tells the split of any file; files of which it does not are no part of the data set.
+    for rule in [sharded, split_of_folder, split_of_file] {
+        let mut splits: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for name in files {
+            if let Some(split) = rule(name) {
+                splits.entry(split).or_default().push(name);
+            }
+        }
+        if !splits.is_empty() {
+            let rank = |name: &str| ["train", "validation", "test"].iter().position(|known| *known == name).unwrap_or(3);
+            let one = |(name, files): (&str, Vec<&str>)| SplitFiles {
+                name: name.to_string(),
+                files: Ok((format, within(folder, &files))),
+            };
+            let mut splits: Vec<SplitFiles> = splits.into_iter().map(one).collect();
+            splits.sort_by_key(|split| rank(&split.name));
+            return splits;
+        }
+    }
+    vec![SplitFiles { name: "train".to_string(), files: Ok((format, within(folder, files))) }]
+}
+
+fn of_configuration<'a>(files: Vec<&'a str>, wanted: Option<&str>) -> Result<Vec<&'a str>, NoChoice> {
+    let mut groups: BTreeMap<Option<&str>, Vec<&'a str>> = BTreeMap::new();
     for name in files {
         groups.entry(configuration_of(name)).or_default().push(name);
     }
     let names: Vec<&str> = groups.keys().filter_map(|name| *name).collect();
-    let list = if names.is_empty() { "none has a name".to_string() } else { names.join(", ") };
     let key = match wanted {
         Some(wanted) if names.contains(&wanted) => Some(wanted),
         Some("default") if groups.contains_key(&None) => None,
-        Some(wanted) => {
-            return Err(NoChoice::Reason(format!("there is no configuration \"{wanted}\"; there are: {list}")));
-        }
+        Some(wanted) => return Err(NoChoice::Reason(absent(wanted, &names))),
         None if groups.contains_key(&None) => None,
         None if names.contains(&"default") => Some("default"),
         None if names.len() == 1 => names.first().copied(),
-        None => {
-            let example = names.first().copied().unwrap_or_default();
-            return Err(NoChoice::Reason(format!(
-                "there are several configurations: {list}; choose one: load_dataset(\"...\", #{{ name: \"{example}\" }})"
-            )));
-        }
+        None => return Err(NoChoice::Reason(several(&names))),
     };
     Ok(groups.remove(&key).unwrap_or_default())
 }
@@ -107,32 +216,42 @@ fn configuration_of(name: &str) -> Option<&str> {
     folders.find(|folder| *folder != "data" && word_of(folder).is_none())
 }
 
-fn split_of(name: &str) -> Option<String> {
-    let mut parts = name.rsplit('/');
-    let file = parts.next().unwrap_or(name);
-    if let Some((split, rest)) = file.split_once('-')
-        && rest.contains("-of-")
-    {
-        return Some(split.to_string());
-    }
-    let stem = file.split('.').next().unwrap_or(file);
-    std::iter::once(stem).chain(parts).find_map(word_of).map(str::to_string)
+/// The split of a part in a folder `data`: `train_sft` of `data/train_sft-00000-of-00002-1a2b.parquet`.
+fn sharded(name: &str) -> Option<&str> {
+    let (folder, file) = name.rsplit_once('/')?;
+    let (part, count) = file.split_once("-of-")?;
+    let (split, number) = part.rsplit_once('-')?;
+    let numbered =
+        !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()) && count.starts_with(|c: char| c.is_ascii_digit());
+    let plain = !split.is_empty() && split.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '.');
+    (folder.rsplit('/').next() == Some("data") && split_of_folder(name).is_none() && numbered && plain).then_some(split)
+}
+
+fn split_of_folder(name: &str) -> Option<&str> {
+    name.rsplit('/').skip(1).find_map(word_of)
+}
+
+fn split_of_file(name: &str) -> Option<&str> {
+    let file = name.rsplit('/').next().unwrap_or(name);
+    word_of(file.split('.').next().unwrap_or(file))
 }
 
 /// The split that a word of this text stands for.
 fn word_of(text: &str) -> Option<&'static str> {
     let text = text.to_ascii_lowercase();
-    let words = text.split(|c: char| !c.is_ascii_alphanumeric());
+    let words = text.split(|c: char| !c.is_alphabetic());
     words.filter_map(|word| WORDS.iter().find(|(known, _)| *known == word)).map(|(_, split)| *split).next()
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::card::configurations;
     use super::*;
 
     fn chosen(names: &[&str], configuration: Option<&str>) -> Result<Vec<(String, usize)>, NoChoice> {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-        choose(&names, configuration).map(|c| c.splits.into_iter().map(|(split, files)| (split, files.len())).collect())
+        let count = |split: SplitFiles| (split.name, split.files.map_or(0, |(_, files)| files.len()));
+        choose(&names, &[], configuration).map(|chosen| chosen.splits.into_iter().map(count).collect())
     }
 
     fn splits(pairs: &[(&str, usize)]) -> Result<Vec<(String, usize)>, NoChoice> {
@@ -153,6 +272,46 @@ mod tests {
         assert_eq!(chosen(&["train/0.csv", "test/0.csv"], None), splits(&[("train", 1), ("test", 1)]));
         assert_eq!(chosen(&["alpaca_data.json", "dataset_infos.json", ".gitattributes"], None), splits(&[("train", 1)]));
         assert_eq!(chosen(&["README.md", "LICENSE.txt", "load.py"], None), Err(NoChoice::NoData));
+    }
+
+    #[test]
+    fn a_word_ends_at_a_digit_and_folders_go_before_files() {
+        assert_eq!(chosen(&["train1.csv", "train2.csv", "test1.csv"], None), splits(&[("train", 2), ("test", 1)]));
+        assert_eq!(chosen(&["train/test_cases.csv", "test/x.csv"], None), splits(&[("train", 1), ("test", 1)]));
+        assert_eq!(chosen(&["data/train-00000-of-00001-a09b74.parquet", "x.parquet"], None), splits(&[("train", 1)]));
+        assert_eq!(chosen(&["data/my-data-train-00000-of-00001.parquet"], None), splits(&[("train", 1)]));
+        assert_eq!(chosen(&["train/data-00000-of-00002.parquet"], None), splits(&[("train", 1)]));
+        assert_eq!(chosen(&["alpaca-00000-of-00001.parquet"], None), splits(&[("train", 1)]));
+    }
+
+    #[test]
+    fn a_card_goes_before_the_names() {
+        let names =
+            ["README.md", "a/x.csv", "a/y.csv", "a/deep/z.csv", "b/train.jsonl", "b/test.jsonl", "notes.txt", "pictures.zip"]
+                .map(String::from);
+        let card = |files: &str| configurations(&format!("---\nconfigs:\n- config_name: c\n  {files}\n---\n")).unwrap();
+        let files = |files: &str| choose(&names, &card(files), None).map(|chosen| chosen.splits);
+        let split = |name: &str, format, files: &[&str]| SplitFiles {
+            name: name.to_string(),
+            files: Ok((format, files.iter().map(ToString::to_string).collect())),
+        };
+        let csv = FileFormat::Csv;
+        assert_eq!(files("data_files: a/*.csv"), Ok(vec![split("train", csv, &["a/x.csv", "a/y.csv"])]));
+        assert_eq!(files("data_files: a/**"), Ok(vec![split("train", csv, &["a/deep/z.csv", "a/x.csv", "a/y.csv"])]));
+        assert_eq!(files("data_files: [a/y.csv, a/x.csv]"), Ok(vec![split("train", csv, &["a/y.csv", "a/x.csv"])]));
+        let json = [split("train", FileFormat::Json, &["b/train.jsonl"]), split("test", FileFormat::Json, &["b/test.jsonl"])];
+        assert_eq!(files("data_dir: b"), Ok(json.to_vec()));
+        let two = "data_dir: a\n  data_files:\n  - split: second\n    path: y.csv\n  - split: first\n    path: '[x]*'";
+        assert_eq!(files(two), Ok(vec![split("second", csv, &["a/y.csv"]), split("first", csv, &["a/x.csv"])]));
+        // What is wrong with one split is for who wants it; other kinds of files may be had in another branch.
+        let fault = |text: &str| files(text).unwrap()[0].files.clone().unwrap_err();
+        assert!(fault("data_files: [c/*.csv, d.*]").contains("no file fits c/*.csv, d.*"));
+        assert!(fault("data_files: c.csv").contains("no file c.csv"));
+        assert!(fault("data_files: [a/x.csv, notes.txt]").contains("names notes.txt beside files of another format"));
+        assert!(fault("data_files: 'a**'").contains("\"a**\" is no pattern"));
+        assert_eq!(files("data_files: pictures.zip"), Err(NoChoice::NoData));
+        assert_eq!(files("data_files: '*.zip'"), Err(NoChoice::NoData));
+        assert_eq!(files("data_dir: nowhere"), Err(NoChoice::NoData));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use super::line_file::LineFile;
 use super::row_starts::RowStarts;
 use super::table::{Lines, Origin, Table};
 use super::{Dataset, Row};
+use crate::control::Control;
 use crate::error::{Error, Result};
 use serde_json::Value;
 use std::fs::File;
@@ -24,6 +25,7 @@ pub struct RowWriter {
     lines: Vec<u32>,
     columns: Columns,
     spilled: Option<Spilled>,
+    control: Control,
 }
 
 #[derive(Debug)]
@@ -34,6 +36,11 @@ struct Spilled {
 }
 
 impl RowWriter {
+    /// For rows that Ctrl-C may interrupt when they are read again.
+    pub fn new(control: Control) -> Self {
+        Self { control, ..Self::default() }
+    }
+
     /// Adds a row.
     ///
     /// # Errors
@@ -84,7 +91,7 @@ impl RowWriter {
         starts.end(spilled.end, &folder)?;
         super::check_count(&folder, starts.len())?;
         let file = spilled.file.into_inner().map_err(|e| fault(e.into_error()))?;
-        Ok(Table::of_lines(LineFile::new(&folder, file, starts, self.columns.into_names())))
+        Ok(Table::of_lines(LineFile::new(&folder, file, starts, self.columns.into_names(), self.control)))
     }
 }
 

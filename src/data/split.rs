@@ -57,8 +57,10 @@ impl Split {
     pub fn apply(&self, data: &Dataset) -> Result<Dataset> {
         let n = data.len();
         let resolve = |bound: Bound| {
-            let offset = if bound.percent { (bound.value as f64 / 100.0 * n as f64).round() as i64 } else { bound.value };
-            let position = if bound.value < 0 { n as i64 + offset } else { offset };
+            // Half a row is rounded as Python rounds it, to the even number, so that the parts are those of `datasets`.
+            let share = || (bound.value as f64 * n as f64 / 100.0).round_ties_even() as i64;
+            let offset = if bound.percent { share() } else { bound.value };
+            let position = if offset < 0 { n as i64 + offset } else { offset };
             position.clamp(0, n as i64) as usize
         };
         let start = self.start.map_or(0, resolve);

@@ -12,6 +12,8 @@ use std::rc::Rc;
 
 /// What a function makes of a row.
 pub type RowMap = Rc<dyn Fn(&Row) -> Result<Row>>;
+/// Where the file of this number is, which may have to be fetched first.
+pub type FileFetch = Rc<dyn Fn(usize) -> Result<PathBuf>>;
 /// Whether a row is kept.
 pub type RowTest = Rc<dyn Fn(&Row) -> Result<bool>>;
 
@@ -26,7 +28,7 @@ pub struct IterableDataset {
 
 #[derive(Clone)]
 enum Source {
-    Files { format: FileFormat, paths: Rc<[PathBuf]>, options: ReadOptions },
+    Files { format: FileFormat, paths: Rc<[PathBuf]>, fetch: Option<FileFetch>, options: ReadOptions },
     Rows(Dataset),
 }
 
@@ -77,7 +79,14 @@ impl IterableDataset {
         for path in &paths {
             std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
         }
-        Ok(Self { source: Source::Files { format, paths: paths.into(), options }, stages: Vec::new(), format: None })
+        let source = Source::Files { format, paths: paths.into(), fetch: None, options };
+        Ok(Self { source, stages: Vec::new(), format: None })
+    }
+
+    /// The rows of files, one after the other, each of which is fetched when the rows before it have been read.
+    pub fn of_fetched_files(format: FileFormat, names: Vec<PathBuf>, fetch: FileFetch, options: ReadOptions) -> Self {
+        let source = Source::Files { format, paths: names.into(), fetch: Some(fetch), options };
+        Self { source, stages: Vec::new(), format: None }
     }
 
     /// The rows of a data set.
@@ -164,10 +173,13 @@ impl IterableDataset {
     /// The rows from the start. Every pass, counted from 0, has its own order where there is a shuffle.
     pub fn rows(&self, pass: u64) -> StreamRows {
         let source: StreamRows = match &self.source {
-            Source::Files { format, paths, options } => {
-                let (format, paths, options, count) = (*format, paths.clone(), options.clone(), paths.len());
+            Source::Files { format, paths, fetch, options } => {
+                let (format, options, count) = (*format, options.clone(), paths.len());
+                let (paths, fetch) = (paths.clone(), fetch.clone());
+                let path = move |i: usize| fetch.as_ref().map_or_else(|| Ok(paths[i].clone()), |fetch| fetch(i));
                 let each = move |i: usize| {
-                    rows_of_file(format, &paths[i], &options).unwrap_or_else(|e| Box::new(std::iter::once(Err(e))))
+                    let rows = path(i).and_then(|path| rows_of_file(format, &path, &options));
+                    rows.unwrap_or_else(|e| Box::new(std::iter::once(Err(e))))
                 };
                 Box::new((0..count).flat_map(each))
             }
@@ -197,8 +209,9 @@ fn rows_of_file(format: FileFormat, path: &Path, options: &ReadOptions) -> Resul
     if rows.peek().is_none() {
         return Err(no_rows(path));
     }
-    let path: Rc<Path> = Rc::from(path);
+    let (path, control) = (Rc::<Path>::from(path), options.control.clone());
     Ok(Box::new(rows.map(move |(number, row)| {
+        control.check()?;
         row.map(|found| StreamedRow { row: found.row, place: StreamPlace { number, file: Some((path.clone(), found.line)) } })
     })))
 }
@@ -232,7 +245,15 @@ impl Stage {
                 held: Vec::new(),
                 last: false,
             }),
-            Self::Skip(count) => Box::new(rows.skip(*count)),
+            Self::Skip(count) => {
+                let mut left = *count;
+                // Only rows are skipped: an error among them is one.
+                Box::new(rows.filter(move |row| {
+                    let skipped = left > 0 && row.is_ok();
+                    left -= usize::from(skipped);
+                    !skipped
+                }))
+            }
             Self::Take(count) => Box::new(rows.take(*count)),
             Self::Columns(change) => {
                 let change = change.clone();

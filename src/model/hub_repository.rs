@@ -5,7 +5,7 @@
 use crate::control::Control;
 use crate::error::{Error, Result};
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
-use hf_hub::{Cache, Repo, RepoType};
+use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -121,13 +121,24 @@ pub(super) fn fetch(id: &HubId, patience: Duration, control: &Control) -> Result
     if let Some(folder) = cached(id) {
         return Ok(folder);
     }
-    let names = list(id, patience, control)?;
-    download(id, &wanted(&names).map_err(Failure::Reason)?, control)?;
+    let listing = list(id, patience, control)?;
+    download(id, &listing.commit, &wanted(&listing.names).map_err(Failure::Reason)?, control)?;
     cached(id).ok_or_else(|| Failure::Reason("the repository lacks config.json or tokenizer.json".into()))
 }
 
-/// The names of a repository's files, as the hub has them.
-pub(crate) fn list(id: &HubId, patience: Duration, control: &Control) -> Result<Vec<String>, Failure> {
+/// What a revision of a repository holds.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Listing {
+    /// The names of its files.
+    pub(crate) names: Vec<String>,
+    /// The commit that they are of.
+    pub(crate) commit: String,
+    /// Whether these are the files in the cache, which may be only some of those at the hub.
+    pub(crate) cached: bool,
+}
+
+/// A repository's files, as the hub has them.
+pub(crate) fn list(id: &HubId, patience: Duration, control: &Control) -> Result<Listing, Failure> {
     if offline() {
         return Err(Failure::Reason("it is not in the hub's cache, and HF_HUB_OFFLINE is set".into()));
     }
@@ -139,7 +150,10 @@ pub(crate) fn list(id: &HubId, patience: Duration, control: &Control) -> Result<
     }
     let asked = api().map_err(|error| Failure::Reason(error.to_string()))?.repo(id.repo());
     match in_background(control, Some(patience), move || asked.info())? {
-        Some(Ok(info)) => Ok(info.siblings.into_iter().map(|file| file.rfilename).collect()),
+        Some(Ok(info)) => {
+            let names = info.siblings.into_iter().map(|file| file.rfilename).collect();
+            Ok(Listing { names, commit: info.sha, cached: false })
+        }
         Some(Err(error)) => {
             let (reason, answered) = reason(&error, id);
             if !answered {
@@ -155,22 +169,22 @@ pub(crate) fn list(id: &HubId, patience: Duration, control: &Control) -> Result<
     }
 }
 
-/// Fetches files of a repository into the cache and gives their paths there.
-pub(crate) fn download(id: &HubId, files: &[String], control: &Control) -> Result<Vec<PathBuf>, Failure> {
+/// Fetches files of a repository into the cache, those that it does not have of this commit, and gives their paths there.
+pub(crate) fn download(id: &HubId, commit: &str, files: &[String], control: &Control) -> Result<Vec<PathBuf>, Failure> {
     let mut paths = Vec::new();
     for (i, file) in files.iter().enumerate() {
         // What is there may be a data set's shard of an earlier run; a model comes here only when a file of it is missing.
-        if matches!(id.kind, RepoType::Dataset)
-            && let Some(path) = Cache::from_env().repo(id.repo()).get(file)
-        {
+        let kept = matches!(id.kind, RepoType::Dataset);
+        let path = Cache::from_env().repo(id.repo()).pointer_path(commit).join(file);
+        if kept && path.exists() {
             paths.push(path);
             continue;
         }
-        // The library's handle is not `Clone`, and each thread needs one of its own.
-        let asked = api().map_err(|error| Failure::Reason(error.to_string()))?.repo(id.repo());
+        let api = api().map_err(|error| Failure::Reason(error.to_string()))?;
         let label = format!("{file} ({} of {})", i + 1, files.len());
-        let (progress, file) = (Progress { control: control.clone(), label, done: 0, total: 0 }, file.clone());
-        match in_background(control, None, move || asked.download_with_progress(&file, progress))? {
+        let progress = Progress { control: control.clone(), label, done: 0, total: 0 };
+        let (repo, file) = (id.repo(), file.clone());
+        match in_background(control, None, move || fetch_file(&api, repo, &file, kept, progress))? {
             Some(Ok(path)) => paths.push(path),
             Some(Err(error)) => return Err(Failure::Reason(reason(&error, id).0)),
             None => return Err(Failure::Reason("the download stopped".into())),
@@ -179,15 +193,46 @@ pub(crate) fn download(id: &HubId, files: &[String], control: &Control) -> Resul
     Ok(paths)
 }
 
-/// The names of a repository's files that are in the cache.
-pub(crate) fn cached_names(id: &HubId) -> Vec<String> {
+/// Fetches a file, unless its content came with another commit already.
+fn fetch_file(api: &Api, repo: Repo, file: &str, kept: bool, progress: Progress) -> Result<PathBuf, ApiError> {
+    let asked = api.repo(repo.clone());
+    if kept {
+        let (found, cache) = (api.metadata(&asked.url(file))?, Cache::from_env().repo(repo));
+        if cache.blob_path(found.etag()).exists() {
+            return Ok(link(&cache, found.etag(), found.commit_hash(), file)?);
+        }
+    }
+    asked.download_with_progress(file, progress)
+}
+
+/// Puts a content that is in the cache under its name in a further commit, as Python's library has it.
+fn link(cache: &CacheRepo, etag: &str, commit: &str, file: &str) -> std::io::Result<PathBuf> {
+    let path = cache.pointer_path(commit).join(file);
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    if !path.exists() {
+        #[cfg(unix)]
+        {
+            // From snapshots/commit/file, so that the cache can be moved.
+            let up = "../".repeat(file.split('/').count() + 1);
+            std::os::unix::fs::symlink(Path::new(&up).join("blobs").join(etag), &path)?;
+        }
+        #[cfg(not(unix))]
+        std::fs::hard_link(cache.blob_path(etag), &path)?;
+    }
+    cache.create_ref(commit)?;
+    Ok(path)
+}
+
+/// A repository's files that are in the cache.
+pub(crate) fn list_cached(id: &HubId) -> Listing {
     let (cache, repo) = (Cache::from_env(), id.repo());
     let reference = cache.path().join(repo.folder_name()).join("refs").join(repo.revision());
-    let commit = std::fs::read_to_string(reference).unwrap_or_else(|_| repo.revision().to_string());
-    let folder = cache.repo(id.repo()).pointer_path(commit.trim());
+    let commit = std::fs::read_to_string(reference).unwrap_or_else(|_| repo.revision().to_string()).trim().to_string();
     let mut names = Vec::new();
-    crate::files::names_below(&folder, &mut names);
-    names
+    crate::files::names_below(&cache.repo(id.repo()).pointer_path(&commit), &mut names);
+    Listing { names, commit, cached: true }
 }
 
 /// The folder that a repository's config.json is in, which alone is fetched.
@@ -208,7 +253,7 @@ pub(super) fn fetch_config(id: &HubId, patience: Duration, control: &Control) ->
     }
 }
 
-fn offline() -> bool {
+pub(crate) fn offline() -> bool {
     std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| matches!(value.to_ascii_lowercase().as_str(), "1" | "true" | "yes" | "on"))
 }
 

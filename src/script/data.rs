@@ -263,7 +263,7 @@ mod dataset_functions {
     #[rhai_fn(global, return_raw, pure)]
     pub fn map(call: NativeCallContext, dataset: &mut Dataset, change: FnPtr) -> ScriptResult<Dataset> {
         let session = context(&call)?;
-        let mut rows = RowWriter::default();
+        let mut rows = RowWriter::new(session.control.clone());
         for (i, row) in dataset.iter().enumerate() {
             session.control.check().script()?;
             let row = row.script()?;

@@ -75,13 +75,14 @@ pub(super) fn description(map: &Map) -> Option<Vec<Block>> {
     let (formats, duplicates) = (map.get("formats")?.read_lock::<Map>()?, number(map, "duplicates")?);
     let columns = map.get("columns")?.read_lock::<Map>()?;
     let counted = |count: f64| grouped(count as usize);
-    let formats: Vec<String> = match formats.len() {
-        1 => formats.keys().map(|name| format!("format {name}")).collect(),
-        _ => formats.iter().map(|(name, rows)| format!("{rows} {name}")).collect(),
-    };
-    let summary = format!("{} rows, {}, {} duplicates", counted(rows), formats.join(", "), counted(duplicates));
+    let mut summary = vec![format!("{} rows", counted(rows))];
+    match formats.len() {
+        1 => summary.extend(formats.keys().map(|name| format!("format {name}"))),
+        _ => summary.extend(formats.iter().map(|(name, rows)| format!("{rows} {name}"))),
+    }
+    summary.push(format!("{} duplicates", counted(duplicates)));
     let names: Vec<String> = columns.iter().map(|(name, kind)| format!("{name} ({kind})")).collect();
-    let mut blocks = vec![Block::Text(summary), Block::Text(format!("columns: {}", names.join(", ")))];
+    let mut blocks = vec![Block::Text(summary.join(", ")), Block::Text(format!("columns: {}", names.join(", ")))];
     let mut table = Table::new(["a row's", "min", "median", "mean", "p95", "max", "total"]);
     for name in ["characters", "tokens"] {
         let Some(lengths) = map.get(name).and_then(|lengths| lengths.read_lock::<Map>()) else { continue };

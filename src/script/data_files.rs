@@ -2,29 +2,34 @@
 
 use super::context::Context;
 use super::error::{IntoScript, ScriptResult};
-use crate::data::FileFormat;
+use crate::data::card::configurations;
 use crate::data::hub::HubDataset;
-use crate::data::repository::{NoChoice, choose};
+use crate::data::repository::{Chosen, NoChoice, choose};
+use crate::data::{Dataset, FileFormat, IterableDataset, ReadOptions, read_files};
+use crate::error::Error;
 use crate::files::names_below;
 use rhai::{Array, Dynamic, ImmutableString, Map};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 /// Files of one format, on this machine or still at the hub.
 pub struct Files {
-    /// What they are.
-    pub format: FileFormat,
     place: Place,
+    /// What separates CSV fields unless the script says it.
+    delimiter: Option<u8>,
 }
 
 enum Place {
-    Local(Vec<PathBuf>),
-    Hub(HubDataset, Vec<String>),
+    Local(FileFormat, Vec<PathBuf>),
+    Hub(FileFormat, HubDataset, Vec<String>),
+    /// There are none, for this reason.
+    Nowhere(String),
 }
 
 impl Files {
     /// One file.
     pub fn one(format: FileFormat, path: PathBuf) -> Self {
-        Self { format, place: Place::Local(vec![path]) }
+        Self { place: Place::Local(format, vec![path]), delimiter: None }
     }
 
     /// The files that a script names: a path, a pattern, or an array of these.
@@ -45,17 +50,56 @@ impl Files {
             Some(items) => items.iter().map(text).collect::<ScriptResult<Vec<_>>>()?.concat(),
             None => text(files)?,
         };
-        Ok(Self { format, place: Place::Local(paths) })
+        Ok(Self { place: Place::Local(format, paths), delimiter: None })
     }
 
-    /// The paths; files of the hub are downloaded now.
+    fn of_chosen(chosen: Chosen, place: impl Fn(FileFormat, Vec<String>) -> Place) -> Vec<(String, Self)> {
+        let delimiter = chosen.delimiter;
+        let splits = chosen.splits.into_iter().map(|split| {
+            let place = split.files.map_or_else(Place::Nowhere, |(format, files)| place(format, files));
+            (split.name, Self { place, delimiter })
+        });
+        splits.collect()
+    }
+
+    fn options(&self, given: &ReadOptions) -> ReadOptions {
+        ReadOptions { delimiter: given.delimiter.or(self.delimiter), ..given.clone() }
+    }
+
+    /// The rows; files of the hub are downloaded now.
     ///
     /// # Errors
-    /// A file cannot be fetched; Ctrl-C.
-    pub fn paths(&self, session: &Context) -> ScriptResult<Vec<PathBuf>> {
+    /// A file cannot be fetched or read; Ctrl-C.
+    pub fn read(&self, options: &ReadOptions) -> ScriptResult<Dataset> {
+        let options = self.options(options);
         match &self.place {
-            Place::Local(paths) => Ok(paths.clone()),
-            Place::Hub(data, files) => data.download(files, &session.control).script(),
+            Place::Local(format, paths) => read_files(*format, paths, &options).script(),
+            Place::Hub(format, data, files) => {
+                let paths = data.download(files, &options.control).script()?;
+                read_files(*format, &paths, &options).script()
+            }
+            Place::Nowhere(reason) => Err(reason.as_str().into()),
+        }
+    }
+
+    /// The rows as a stream; a file of the hub is downloaded when the stream comes to it.
+    ///
+    /// # Errors
+    /// A file is missing.
+    pub fn stream(&self, options: &ReadOptions) -> ScriptResult<IterableDataset> {
+        let options = self.options(options);
+        match &self.place {
+            Place::Local(format, paths) => IterableDataset::of_files(*format, paths.clone(), options).script(),
+            Place::Hub(format, data, files) => {
+                let names = files.iter().map(PathBuf::from).collect();
+                let (data, files, control) = (data.clone(), files.clone(), options.control.clone());
+                let fetch = move |i: usize| {
+                    let path = data.download(&files[i..=i], &control)?.into_iter().next();
+                    path.ok_or_else(|| Error::Missing(format!("{} cannot be fetched", files[i])))
+                };
+                Ok(IterableDataset::of_fetched_files(*format, names, Rc::new(fetch), options))
+            }
+            Place::Nowhere(reason) => Err(reason.as_str().into()),
         }
     }
 }
@@ -86,23 +130,35 @@ pub fn file_splits(session: &Context, format: FileFormat, splits: &Map) -> Scrip
     splits.iter().map(|(name, files)| Ok((name.to_string(), Files::local(session, format, files)?))).collect()
 }
 
-/// The splits in a folder.
+/// The splits in a folder, whose README.md may be a data set's card.
 ///
 /// # Errors
-/// It has no data files, or not those of this configuration.
-pub fn folder_splits(folder: &Path, configuration: Option<&str>) -> ScriptResult<Vec<(String, Files)>> {
+/// It has no data files, or not those of this configuration, or its card cannot be read.
+pub fn folder_splits(folder: &Path, configuration: Option<&str>, session: &Context) -> ScriptResult<Vec<(String, Files)>> {
     let mut names = Vec::new();
     names_below(folder, &mut names);
-    let chosen = choose(&names, configuration).map_err(|why| match why {
+    let card = match std::fs::read(folder.join("README.md")) {
+        Ok(text) => configurations(&String::from_utf8_lossy(&text))
+            .map_err(|what| format!("{}: {what}", folder.join("README.md").display()))?,
+        Err(_) => Vec::new(),
+    };
+    let chosen = choose(&names, &card, configuration).map_err(|why| match why {
         NoChoice::Reason(reason) => format!("{}: {reason}", folder.display()),
         NoChoice::NoData => {
             let found = if names.is_empty() { "nothing".to_string() } else { names.join(", ") };
             format!("{} has no Parquet, JSON, CSV or text files, only {found}", folder.display())
         }
     })?;
-    let local = |files: Vec<String>| Place::Local(files.iter().map(|name| folder.join(name)).collect());
-    let splits = chosen.splits.into_iter();
-    Ok(splits.map(|(name, files)| (name, Files { format: chosen.format, place: local(files) })).collect())
+    warn_of_unheeded(&folder.display().to_string(), &chosen, session);
+    let local = |format, files: Vec<String>| Place::Local(format, files.iter().map(|name| folder.join(name)).collect());
+    Ok(Files::of_chosen(chosen, local))
+}
+
+fn warn_of_unheeded(data: &str, chosen: &Chosen, session: &Context) {
+    if !chosen.unheeded.is_empty() {
+        let unheeded = chosen.unheeded.join(", ");
+        session.control.warn(format!("load_dataset: README.md of {data} says {unheeded} about its files, which is not heeded"));
+    }
 }
 
 /// The splits of a data set of the hub.
@@ -115,7 +171,7 @@ pub fn hub_splits(
     configuration: Option<&str>,
     session: &Context,
 ) -> ScriptResult<Vec<(String, Files)>> {
-    let data = HubDataset::find(name, revision, configuration, &session.control).script()?;
-    let (format, splits) = (data.chosen.format, data.chosen.splits.clone());
-    Ok(splits.into_iter().map(|(name, files)| (name, Files { format, place: Place::Hub(data.clone(), files) })).collect())
+    let (data, chosen) = HubDataset::find(name, revision, configuration, &session.control).script()?;
+    warn_of_unheeded(name, &chosen, session);
+    Ok(Files::of_chosen(chosen, |format, files| Place::Hub(format, data.clone(), files)))
 }

@@ -1,6 +1,6 @@
 //! `load_dataset`, `concatenate_datasets` and `create_replay_dataset`.
 
-use super::context::{Context, context};
+use super::context::context;
 use super::data::{LoadOptions, ReplayOptions, to_dataset};
 use super::data_files::{Files, file_splits, folder_splits, hub_splits};
 use super::data_options::NamedFormat;
@@ -8,7 +8,7 @@ use super::error::{IntoScript, ScriptResult};
 use super::options::{OptionMap, options as parse};
 use crate::data::{
     ColumnChange, Dataset, FileFormat, IterableDataset, ReadOptions, RowFormat, Split, bundled, create_replay_dataset as replay,
-    hub, read_files,
+    hub,
 };
 use crate::script::registry::Registry;
 use rhai::plugin::*;
@@ -33,13 +33,11 @@ struct Wanted {
 
 impl Wanted {
     /// The rows of files as a data set or a stream.
-    fn of_files(&self, files: &Files, session: &Context) -> ScriptResult<Dynamic> {
-        let paths = files.paths(session)?;
-        if self.options.streaming {
-            let stream = IterableDataset::of_files(files.format, paths, self.read.clone()).script()?;
-            return self.of_stream(stream);
+    fn of_files(&self, files: &Files) -> ScriptResult<Dynamic> {
+        match self.options.streaming {
+            true => self.of_stream(files.stream(&self.read)?),
+            false => self.of_dataset(files.read(&self.read)?),
         }
-        self.of_dataset(read_files(files.format, &paths, &self.read).script()?)
     }
 
     fn of_dataset(&self, data: Dataset) -> ScriptResult<Dynamic> {
@@ -91,14 +89,36 @@ impl Wanted {
         Ok(Dynamic::from(stream))
     }
 
+    /// Refuses what only a data set of the hub has.
+    fn check_local(&self, what: &str) -> ScriptResult<()> {
+        match &self.options.revision {
+            Some(revision) => Err(format!("{what} is on this machine and has no revision \"{revision}\"").into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses also what asks for one of several splits or configurations, where there is but one.
+    fn check_unsplit(&self, what: &str) -> ScriptResult<()> {
+        self.check_local(what)?;
+        if let Some(split) = self.split.as_ref().filter(|split| split.name != "train") {
+            return Err(format!("{what} has no split \"{}\"; it has: train", split.name).into());
+        }
+        match &self.options.name {
+            Some(name) => {
+                Err(format!("{what} has no configuration \"{name}\": name belongs to a folder or a data set of the hub").into())
+            }
+            None => Ok(()),
+        }
+    }
+
     /// The split that is wanted, or a map of all.
-    fn of_splits(&self, splits: &[(String, Files)], session: &Context, what: &str) -> ScriptResult<Dynamic> {
+    fn of_splits(&self, splits: &[(String, Files)], what: &str) -> ScriptResult<Dynamic> {
         let Some(wanted) = &self.split else {
-            let parts = splits.iter().map(|(name, files)| Ok((name.as_str().into(), self.of_files(files, session)?)));
+            let parts = splits.iter().map(|(name, files)| Ok((name.as_str().into(), self.of_files(files)?)));
             return Ok(Dynamic::from_map(parts.collect::<ScriptResult<Map>>()?));
         };
         match splits.iter().find(|(name, _)| *name == wanted.name) {
-            Some((_, files)) => self.of_files(files, session),
+            Some((_, files)) => self.of_files(files),
             None => {
                 let names: Vec<&str> = splits.iter().map(|(name, _)| name.as_str()).collect();
                 Err(format!("{what} has no split \"{}\"; it has: {}", wanted.name, names.join(", ")).into())
@@ -125,8 +145,14 @@ fn load(call: &NativeCallContext, kind: &str, map: Map) -> ScriptResult<Dynamic>
             .into());
         };
         return match files.read_lock::<Map>() {
-            Some(splits) => wanted.of_splits(&file_splits(&session, format, &splits)?, &session, "data_files"),
-            None => wanted.of_files(&Files::local(&session, format, &files)?, &session),
+            Some(splits) => {
+                wanted.check_local("data_files")?;
+                wanted.of_splits(&file_splits(&session, format, &splits)?, "data_files")
+            }
+            None => {
+                wanted.check_unsplit("data_files")?;
+                wanted.of_files(&Files::local(&session, format, &files)?)
+            }
         };
     }
     if files.is_some() {
@@ -137,20 +163,25 @@ fn load(call: &NativeCallContext, kind: &str, map: Map) -> ScriptResult<Dynamic>
         });
     }
     if let Some(data) = bundled::load(kind).script()? {
+        wanted.check_unsplit(kind)?;
         return wanted.of_dataset(data);
     }
     let path = session.input_path(kind);
     if path.is_dir() {
-        let splits = folder_splits(&path, wanted.options.name.as_deref())?;
-        return wanted.of_splits(&splits, &session, kind);
+        wanted.check_local(kind)?;
+        let splits = folder_splits(&path, wanted.options.name.as_deref(), &session)?;
+        return wanted.of_splits(&splits, kind);
     }
     // A path in place of a format: its suffix says what it is.
     match FileFormat::from_path(&path) {
-        Some(format) if path.exists() || !hub::is_hub_name(kind) => wanted.of_files(&Files::one(format, path), &session),
+        Some(format) if path.exists() || !hub::is_hub_name(kind) => {
+            wanted.check_unsplit(kind)?;
+            wanted.of_files(&Files::one(format, path))
+        }
         _ if hub::is_hub_name(kind) => {
             let (name, revision) = (wanted.options.name.as_deref(), wanted.options.revision.as_deref());
             let splits = hub_splits(kind, revision, name, &session)?;
-            wanted.of_splits(&splits, &session, kind)
+            wanted.of_splits(&splits, kind)
         }
         _ => Err(bundled::unknown(kind).to_string().into()),
     }
@@ -174,14 +205,17 @@ mod loading_functions {
     /// - the path of a file whose suffix says what it is, or of a folder of such files;
     /// - a data set of the Hugging Face hub, "org/name": its Parquet, JSON, CSV or text files. Without `split` it gives a map of data
     ///   sets. `name` chooses among several configurations, `revision` a branch, tag or commit. `HF_HOME`, `HF_TOKEN`, `HF_ENDPOINT`
-    ///   and `HF_HUB_OFFLINE` are honoured;
+    ///   and `HF_HUB_OFFLINE` are honoured. Files are kept in the hub's cache until they change;
     /// - a bundled name: "drug_qa", "general_qa", "general_text".
+    ///
+    /// Which files of a folder or a hub data set make which split is said by `configs:` in the header of its README.md, and else by
+    /// their names: `train`, `validation` or `test` in a folder's or file's name. What has no splits is `train`.
     ///
     /// Options: `split` ("train[:100]", "train[10%:20%]"), `delimiter` (CSV), `sample_by` (text: "line", "paragraph", "document"),
     /// `columns` (a map of the names that are wanted to those in the file), `format` (what training takes every row for: "alpaca",
     /// "sharegpt", "messages", "prompt_completion", "text", or "auto", that of the first row; by default each row is what its own fields
-    /// say), `streaming` (true: a stream, whose rows are read as they are asked for and never held). Large files are not held in memory
-    /// without `streaming` either, and can be shuffled in full.
+    /// say), `streaming` (true: a stream, whose rows are read as they are asked for and never held; a file of the hub is downloaded in
+    /// full when the stream comes to it). Large files are not held in memory without `streaming` either, and can be shuffled in full.
     ///
     /// ```rhai
     /// let ds = load_dataset("general_qa", #{ split: "train[:3]" });

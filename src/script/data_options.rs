@@ -123,7 +123,7 @@ pub struct LoadOptions {
     pub streaming: bool,
     /// What the rows are for training; default: each row is what its own fields say.
     pub format: Option<NamedFormat>,
-    /// The configuration of a data set of the hub: `"main"`.
+    /// The configuration of a data set of the hub or a folder: `"main"`.
     pub name: Option<String>,
     /// Branch, tag or commit of a data set of the hub; default `"main"`.
     pub revision: Option<String>,

@@ -31,6 +31,12 @@ impl Batch {
         Self { tokens: TokenBatch::new(ids.iter().map(Vec::as_slice)), targets, lengths }
     }
 
+    /// Tokens of the rows.
+    #[allow(dead_code, reason = "not every test asks")]
+    pub fn lengths(&self) -> &[usize] {
+        &self.lengths
+    }
+
     /// The logits, `[tokens, vocabulary]`.
     pub fn logits(&self, decoder: &Decoder) -> Tensor {
         let hidden = decoder.hidden(&self.tokens, Pass::default()).unwrap();
