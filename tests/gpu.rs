@@ -73,14 +73,7 @@ fn check(name: &str, dtype: Option<DType>, device: &Device, [of_logits, of_loss,
     let golden = golden(name);
     let decoder = decoder(name, dtype, device);
     let batch = Batch::of(&golden);
-    let logits = on_cpu(&batch.logits(&decoder));
-    let mut start = 0;
-    for (row, length) in batch.lengths().iter().enumerate() {
-        let expected = golden["logits"].get(row).unwrap().narrow(0, 0, *length).unwrap();
-        let apart = difference(&logits.narrow(0, start, *length).unwrap(), &expected);
-        assert!(apart < of_logits, "{name} {dtype:?} row {row}: logits differ by {apart}");
-        start += length;
-    }
+    batch.check_logits(&decoder, &golden["logits"], &format!("{name} {dtype:?}"), of_logits);
     let expected = golden["loss"].to_vec1::<f32>().unwrap()[0];
     for checkpointing in [false, true] {
         let loss = batch.loss(&decoder, checkpointing) as f32;
@@ -146,7 +139,12 @@ fn training_gives_transformers_losses_and_norms() {
             states.iter().zip(tiny_trainer::numbers(&run["loss"]).iter().zip(tiny_trainer::numbers(&run["grad_norm"])))
         {
             assert!((state.loss - loss).abs() < 1e-3, "run {name} step {}: loss {} instead of {loss}", state.step, state.loss);
-            assert!((state.grad_norm - norm).abs() < 1e-2 * norm, "run {name} step {}: {} instead of {norm}", state.step, state.grad_norm);
+            assert!(
+                (state.grad_norm - norm).abs() < 1e-2 * norm,
+                "run {name} step {}: {} instead of {norm}",
+                state.step,
+                state.grad_norm
+            );
         }
     }
 }
@@ -161,7 +159,8 @@ fn a_run_that_nobody_listens_to_gives_the_same_log() {
     args.logging_steps = 4;
     let (heard, unheard) = (start(), start());
     let (with, _) = tiny_trainer::train(&heard, args.clone(), tiny_trainer::rows());
-    let trainer = Trainer { model: unheard.clone(), args, train: tiny_trainer::rows().into(), eval: vec![].into(), regularizer: None };
+    let trainer =
+        Trainer { model: unheard.clone(), args, train: tiny_trainer::rows().into(), eval: vec![].into(), regularizer: None };
     let without = trainer.train(&Control::default(), None, None).unwrap();
     let trained = |log: &[ftrepl::train::trainer::LogEntry]| log.iter().filter(|e| e.loss.is_some()).cloned().collect::<Vec<_>>();
     assert_eq!(trained(&with.log_history), trained(&without.log_history));

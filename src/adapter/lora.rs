@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::model::projection::{Delta, Pass, Projection, Slot};
 use crate::nn::Parameter;
 use crate::ops::dropout::masked;
-use crate::ops::layer::{Changes, LowRank};
+use crate::ops::layer::{Changes, DrawnMask, LowRank};
 use crate::ops::linear::linear;
 use crate::ops::magnitude::{Magnitude, row_norms};
 use crate::random::Random;
@@ -101,7 +101,7 @@ impl LoraLayer {
             norms: Arc::default(),
         };
         if dora {
-            layer.magnitude = Some(stored(row_norms(weight, &layer.low_ranks(None))?, &[outputs])?);
+            layer.magnitude = Some(stored(row_norms(weight, &layer.low_ranks(None, None))?, &[outputs])?);
         }
         Ok(layer)
     }
@@ -149,16 +149,22 @@ impl LoraLayer {
         if let Some((_, norms)) = kept.as_ref().filter(|(of, _)| *of == state) {
             return Ok(norms.clone());
         }
-        let norms = Arc::new(row_norms(weight, &self.low_ranks(None))?);
+        let norms = Arc::new(row_norms(weight, &self.low_ranks(None, None))?);
         *kept = Some((state, norms.clone()));
         Ok(norms)
     }
 
-    fn low_ranks(&self, mask: Option<Arc<Vec<f32>>>) -> Vec<LowRank> {
+    fn low_ranks(&self, mask: Option<Arc<Vec<f32>>>, drawn: Option<DrawnMask>) -> Vec<LowRank> {
         let scaling = self.scaling as f32;
-        let change = LowRank { a: self.a.clone(), b: self.b.clone(), bias: self.bias.clone(), scaling, mask };
-        let taken =
-            self.taken.iter().map(|(a, b)| LowRank { a: a.clone(), b: b.clone(), bias: None, scaling: -scaling, mask: None });
+        let change = LowRank { a: self.a.clone(), b: self.b.clone(), bias: self.bias.clone(), scaling, mask, drawn };
+        let taken = self.taken.iter().map(|(a, b)| LowRank {
+            a: a.clone(),
+            b: b.clone(),
+            bias: None,
+            scaling: -scaling,
+            mask: None,
+            drawn: None,
+        });
         std::iter::once(change).chain(taken).collect()
     }
 
@@ -171,7 +177,14 @@ impl LoraLayer {
 
 impl Delta for LoraLayer {
     fn matrices(&self, weight: &Parameter, elements: usize, pass: Pass<'_>) -> Result<Changes> {
-        let low_ranks = self.low_ranks(self.mask(elements, pass));
+        let low_ranks = match pass.dropout.filter(|_| self.dropout > 0.0 && self.magnitude.is_none() && weight.device().is_cuda())
+        {
+            // Masks are as large as activations: what a device can draw is not brought to it.
+            Some(random) => {
+                self.low_ranks(None, Some(DrawnMask { seed: random.borrow_mut().next_u64(), probability: self.dropout }))
+            }
+            None => self.low_ranks(self.mask(elements, pass), None),
+        };
         let magnitude = match &self.magnitude {
             Some(vector) => Some(Magnitude { vector: vector.clone(), norm: self.norms(weight)? }),
             None => None,

@@ -60,7 +60,9 @@ impl Gradient {
     /// Forgets it. Large memory goes where the next forward pass finds it for its activations: the two are never needed at once.
     pub fn clear(&mut self) {
         self.filled = false;
-        if matches!(&self.buffer, Some(Elements::Host(values)) if values.len() > CHUNK) {
+        // What a device's gradient took its allocator hands on.
+        let small = |values: &Buffer| values.len() <= CHUNK;
+        if !matches!(&self.buffer, Some(Elements::Host(values)) if small(values)) {
             self.buffer = None;
         }
         self.products.clear();

@@ -15,7 +15,7 @@ use std::time::Duration;
 const HUB_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) fn run(common: &Common, output: &Output) -> Status {
-    let cards = crate::cards::found();
+    let cards = crate::device::cards::found();
     let findings: Vec<(&str, Value)> = vec![
         ("version", env!("CARGO_PKG_VERSION").into()),
         ("system", format!("{} {}", std::env::consts::OS, std::env::consts::ARCH).into()),

@@ -29,6 +29,17 @@ pub struct LowRank {
     pub scaling: f32,
     /// Factors on the change's inputs, `[tokens, inputs]`.
     pub mask: Option<Arc<Vec<f32>>>,
+    /// The same where a device draws them; then there are none in `mask`.
+    pub drawn: Option<DrawnMask>,
+}
+
+/// A dropout mask that the same numbers draw again: 0 with this probability, else `1 / (1 - probability)`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DrawnMask {
+    /// Of the generator.
+    pub seed: u64,
+    /// That an element is dropped.
+    pub probability: f64,
 }
 
 /// What adapters do to a layer.

@@ -4,7 +4,7 @@
 mod apart;
 
 pub use apart::difference;
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 use ftrepl::model::batch::shifted_targets;
 use ftrepl::model::projection::Pass;
 use ftrepl::model::{Decoder, TokenBatch};
@@ -31,16 +31,11 @@ impl Batch {
         Self { tokens: TokenBatch::new(ids.iter().map(Vec::as_slice)), targets, lengths }
     }
 
-    /// Tokens of the rows.
-    #[allow(dead_code, reason = "not every test asks")]
-    pub fn lengths(&self) -> &[usize] {
-        &self.lengths
-    }
-
-    /// The logits, `[tokens, vocabulary]`.
+    /// The logits, `[tokens, vocabulary]`, in f32 on the CPU.
     pub fn logits(&self, decoder: &Decoder) -> Tensor {
         let hidden = decoder.hidden(&self.tokens, Pass::default()).unwrap();
-        decoder.logits(&hidden, Pass::default()).unwrap().detach()
+        let logits = decoder.logits(&hidden, Pass::default()).unwrap().detach();
+        logits.to_device(&Device::Cpu).unwrap().to_dtype(DType::F32).unwrap()
     }
 
     /// Fails where the logits are not those of the file, `[rows, positions, vocabulary]`; padding is not compared.

@@ -18,7 +18,7 @@ fn help_of_names_and_words() {
     say(&mut terminal, "??mine", &["fn mine(x) { x + 1 }"]);
     say(&mut terminal, "??LoraConfig", &["written in Rust"]);
     say(&mut terminal, "help(\"rehearsal\")", &["create_replay_dataset", "> "]);
-    say(&mut terminal, "help(\"learning rate\")", &["get_scheduler", "TrainingArguments"]);
+    say(&mut terminal, "help(\"learning rate\")", &["TrainingArguments", "get_scheduler"]);
     say(&mut terminal, "?nn", &["nn::Linear"]);
     say(&mut terminal, "?no_such_thing_at_all", &["nothing is called"]);
     say(&mut terminal, ":help", &[":export FILE", ":undo", ":quit"]);

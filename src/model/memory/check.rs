@@ -18,15 +18,16 @@ const PRECISIONS: [(&str, Precision); 4] = [
     ("q4", Precision::FourBit),
 ];
 
-/// Refuses to load weights that are more than the memory that is left. Elsewhere than on the CPU nothing is known of it.
+/// Refuses to load weights that are more than the memory that the device has left, where that is known.
 ///
 /// # Errors
 /// They do not fit; the message says what each dtype needs. A variable that says how much may be used cannot be read.
 pub fn check_load(name: &str, source: &Source, precision: Precision, device: &Device) -> Result<()> {
-    if !device.is_cpu() || !checks_memory()? {
+    if !checks_memory()? {
         return Ok(());
     }
-    let Some(available) = available_memory()? else { return Ok(()) };
+    let available = if device.is_cpu() { available_memory()? } else { crate::device::memory(device).map(|(free, _)| free) };
+    let Some(available) = available else { return Ok(()) };
     let weights =
         |precision| -> Result<u64> { Ok(Outline::new(source.config(), Some(source), precision, &Trained::Nothing)?.weights()) };
     let needed = weights(precision)?;

@@ -17,9 +17,13 @@ pub(super) fn serves(layer: &Layer) -> bool {
 
 /// The change's input: `x`, or `x` times the mask.
 fn masked(low_rank: &LowRank, x: &Tensor) -> Result<Tensor> {
-    match &low_rank.mask {
-        Some(mask) => x * Tensor::from_slice(mask, x.shape(), x.device())?.to_dtype(x.dtype())?,
-        None => Ok(x.clone()),
+    match (&low_rank.mask, low_rank.drawn) {
+        (Some(mask), _) => x * Tensor::from_slice(mask, x.shape(), x.device())?.to_dtype(x.dtype())?,
+        #[cfg(feature = "cuda")]
+        (None, Some(drawn)) => super::cuda::dropped(x, drawn),
+        #[cfg(not(feature = "cuda"))]
+        (None, Some(_)) => candle_core::bail!("a dropout mask can be drawn on a CUDA device alone"),
+        (None, None) => Ok(x.clone()),
     }
 }
 
@@ -66,9 +70,9 @@ pub(super) fn backward(layer: &Layer, x: &Tensor, t: &[Tensor], g: &Tensor, want
         add_product(&low_rank.a, &u, &masked(low_rank, x)?)?;
         let Some(sum) = dx.take() else { continue };
         let a = value(&low_rank.a, g)?;
-        dx = Some(match &low_rank.mask {
-            None => product(Factor(&u, false), Factor(&a, false), Some(sum), g.dtype())?,
-            Some(_) => add_to(sum, &masked(low_rank, &product(Factor(&u, false), Factor(&a, false), None, g.dtype())?)?)?,
+        dx = Some(match low_rank.mask.is_some() || low_rank.drawn.is_some() {
+            false => product(Factor(&u, false), Factor(&a, false), Some(sum), g.dtype())?,
+            true => add_to(sum, &masked(low_rank, &product(Factor(&u, false), Factor(&a, false), None, g.dtype())?)?)?,
         });
     }
     Ok(dx)

@@ -11,8 +11,6 @@ mod cached;
 mod cuda;
 mod layer;
 mod loss;
-#[cfg(feature = "cuda")]
-pub(crate) mod memory;
 mod parts;
 mod product;
 mod stack;

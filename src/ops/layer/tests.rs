@@ -16,6 +16,7 @@ fn layer(masked: bool, magnitude: bool) -> Layer {
         bias: (!magnitude).then(|| parameter(&[outputs], seed + 2)),
         scaling: 1.5,
         mask: masked.then(|| Arc::new(values(tokens * inputs, seed + 3))),
+        drawn: None,
     };
     let weight = parameter(&[outputs, inputs], 1);
     weight.set_requires_grad(!magnitude);

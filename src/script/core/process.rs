@@ -70,15 +70,21 @@ mod functions {
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0.0, |elapsed| elapsed.as_secs_f64())
     }
 
-    /// The memory of this process in MB (millions of bytes): `current`, and `peak` since it started.
+    /// The memory of this process in MB (millions of bytes): `current`, and `peak` since it started. Where a session's device is a CUDA card,
+    /// `device` and `device_peak` are what tensors take there.
     ///
     /// ```rhai
     /// let used = memory();
     /// used.peak >= used.current // => true
     /// ```
-    pub fn memory() -> Map {
+    #[rhai_fn(return_raw)]
+    pub fn memory(call: NativeCallContext) -> ScriptResult<Map> {
         let (current, peak) = resident_memory();
-        Map::from([("current".into(), current.into()), ("peak".into(), peak.max(current).into())])
+        let mut used = Map::from([("current".into(), current.into()), ("peak".into(), peak.max(current).into())]);
+        if let Some((now, most)) = crate::device::used_memory(&context(&call)?.device()) {
+            used.extend([("device".into(), now.into()), ("device_peak".into(), most.into())]);
+        }
+        Ok(used)
     }
 }
 

@@ -123,7 +123,13 @@ pub(in crate::ops::gpu) fn device(tensor: &Tensor) -> Result<&CudaDevice> {
 }
 
 /// Launches a kernel. The arguments' memory must be alive until the call returns; what is freed later is freed in the stream's order.
-pub(in crate::ops::gpu) fn launch(device: &CudaDevice, module: Module, kernel: &str, shape: Shape, arguments: &[Argument]) -> Result<()> {
+pub(in crate::ops::gpu) fn launch(
+    device: &CudaDevice,
+    module: Module,
+    kernel: &str,
+    shape: Shape,
+    arguments: &[Argument],
+) -> Result<()> {
     let stream = device.cuda_stream();
     let (major, minor) = stream.context().compute_capability().map_err(Error::wrap)?;
     let ptx = module.compiled((10 * major + minor) as u32)?;

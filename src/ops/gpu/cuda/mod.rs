@@ -9,6 +9,7 @@ pub(super) use launch::{Argument, Shape, address, launch, optional, pointer, suf
 
 use super::product::Factor;
 use crate::ops::gated::Activation;
+use crate::ops::layer::DrawnMask;
 use crate::ops::norm::{Norm, NormKind};
 use crate::ops::rope::RopeTable;
 use candle_core::cuda_backend::cudarc::cublas::{result, sys};
@@ -174,6 +175,22 @@ pub(super) fn add_to(to: &Tensor, other: &Tensor, factor: f32) -> Result<()> {
     }
     let arguments = [pointer(to)?, pointer(&other)?, Argument::Long(n as i64), Argument::Float(factor)];
     run(to, Module::Elementwise, "add_to", Shape::strided(n), &arguments)
+}
+
+/// `x` times a mask that is drawn again from the same numbers.
+pub(super) fn dropped(x: &Tensor, mask: DrawnMask) -> Result<Tensor> {
+    let (x, y) = (x.contiguous()?, unwritten(x.shape(), x.dtype(), x.device())?);
+    let n = x.elem_count();
+    let arguments = [
+        pointer(&x)?,
+        pointer(&y)?,
+        Argument::Long(n as i64),
+        Argument::Long(mask.seed as i64),
+        Argument::Long(0),
+        Argument::Float(mask.probability as f32),
+    ];
+    run(&x, Module::Elementwise, "dropout", Shape::strided(n.div_ceil(4)), &arguments)?;
+    Ok(y)
 }
 
 fn blas_type(dtype: DType) -> Result<sys::cudaDataType> {

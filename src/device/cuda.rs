@@ -9,7 +9,7 @@ fn pool(device: &CudaDevice) -> Result<sys::CUmemoryPool> {
 }
 
 /// Has freed memory kept for the next allocation: what a step frees the next one takes, and asking the driver costs a wait.
-pub(crate) fn keep_freed(device: &CudaDevice) -> Result<()> {
+pub(super) fn keep_freed(device: &CudaDevice) -> Result<()> {
     let context = device.cuda_stream().context().clone();
     context.bind_to_thread().map_err(Error::wrap)?;
     if !context.has_async_alloc() {
@@ -23,7 +23,7 @@ pub(crate) fn keep_freed(device: &CudaDevice) -> Result<()> {
 }
 
 /// Free and total bytes; what is kept for the next allocation counts as free, and goes back to the driver.
-pub(crate) fn free_and_total(device: &CudaDevice) -> Result<(u64, u64)> {
+pub(super) fn free_and_total(device: &CudaDevice) -> Result<(u64, u64)> {
     let context = device.cuda_stream().context().clone();
     context.bind_to_thread().map_err(Error::wrap)?;
     if context.has_async_alloc() {
@@ -36,7 +36,7 @@ pub(crate) fn free_and_total(device: &CudaDevice) -> Result<(u64, u64)> {
 }
 
 /// Bytes that tensors hold now, and the most that they held.
-pub(crate) fn used(device: &CudaDevice) -> Result<(u64, u64)> {
+pub(super) fn used(device: &CudaDevice) -> Result<(u64, u64)> {
     let read = |attribute| -> Result<u64> {
         let mut value = 0u64;
         // SAFETY: the attribute is a 64-bit number.

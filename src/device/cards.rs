@@ -62,16 +62,16 @@ fn major(driver: &str) -> Option<u32> {
 
 /// The first card as CUDA opens it.
 fn opened() -> String {
-    let device = match crate::device::parse("cuda") {
+    let device = match super::parse("cuda") {
         Ok(device) => device,
         Err(error) => return format!("no: {error}"),
     };
-    let memory = match crate::device::memory(&device) {
+    let memory = match super::memory(&device) {
         Some((free, total)) => format!("{} of {} free", readable_size(free), readable_size(total)),
         None => "memory unknown".into(),
     };
     let (name, capability) = described(&device);
-    format!("yes: {} is {name}, compute capability {capability}, {memory}", crate::device::name(&device))
+    format!("yes: {} is {name}, compute capability {capability}, {memory}", super::name(&device))
 }
 
 #[cfg(feature = "cuda")]
@@ -104,7 +104,10 @@ mod tests {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
         };
-        write("version", "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build\nGCC version: gcc 12.2.0\n");
+        write(
+            "version",
+            "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build\nGCC version: gcc 12.2.0\n",
+        );
         write("gpus/0000:02:00.0/information", "Model: \t\t NVIDIA L4\nIRQ: 1\n");
         write("gpus/0000:01:00.0/information", "Model: \t\t NVIDIA H200\nIRQ: 2\n");
         let cards = found_in(folder.path());

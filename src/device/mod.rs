@@ -1,5 +1,9 @@
 //! Where tensors live: from the words users write ("auto", "cpu", "cuda:1", "metal") to a candle device.
 
+pub mod cards;
+#[cfg(feature = "cuda")]
+mod cuda;
+
 use crate::error::{Error, Result};
 use crate::machine::readable_size;
 use candle_core::Device;
@@ -21,7 +25,7 @@ pub fn parse(name: &str) -> Result<Device> {
     match kind {
         "auto" => Ok(automatic()),
         "cpu" => Ok(Device::Cpu),
-        "cuda" | "gpu" if cfg!(feature = "cuda") => open("CUDA", cuda(ordinal)),
+        "cuda" | "gpu" if cfg!(feature = "cuda") => open("CUDA", open_cuda(ordinal)),
         "metal" | "mps" if cfg!(feature = "metal") => open("Metal", Device::new_metal(ordinal)),
         "cuda" | "gpu" => Err(not_built(name, "cuda")),
         "metal" | "mps" => Err(not_built(name, "metal")),
@@ -40,7 +44,7 @@ pub fn name(device: &Device) -> String {
 
 fn automatic() -> Device {
     if cfg!(feature = "cuda")
-        && let Ok(device) = cuda(0)
+        && let Ok(device) = open_cuda(0)
     {
         return device;
     }
@@ -55,7 +59,7 @@ fn automatic() -> Device {
 /// A CUDA device, the same one for all who ask: tensors of two devices on one card do not go together. All work on it is in one order,
 /// whichever thread asks for it.
 #[cfg(feature = "cuda")]
-fn cuda(ordinal: usize) -> candle_core::Result<Device> {
+fn open_cuda(ordinal: usize) -> candle_core::Result<Device> {
     use std::collections::HashMap;
     use std::sync::{Mutex, PoisonError};
     static OPEN: Mutex<Option<HashMap<usize, Device>>> = Mutex::new(None);
@@ -65,13 +69,13 @@ fn cuda(ordinal: usize) -> candle_core::Result<Device> {
         return Ok(device.clone());
     }
     let device = Device::new_cuda_with_stream(ordinal)?;
-    crate::ops::gpu::memory::keep_freed(device.as_cuda_device()?)?;
+    cuda::keep_freed(device.as_cuda_device()?)?;
     open.insert(ordinal, device.clone());
     Ok(device)
 }
 
 #[cfg(not(feature = "cuda"))]
-fn cuda(ordinal: usize) -> candle_core::Result<Device> {
+fn open_cuda(ordinal: usize) -> candle_core::Result<Device> {
     Device::new_cuda(ordinal)
 }
 
@@ -79,7 +83,18 @@ fn cuda(ordinal: usize) -> candle_core::Result<Device> {
 pub fn memory(device: &Device) -> Option<(u64, u64)> {
     #[cfg(feature = "cuda")]
     if let Device::Cuda(device) = device {
-        return crate::ops::gpu::memory::free_and_total(device).ok();
+        return cuda::free_and_total(device).ok();
+    }
+    let _ = device;
+    None
+}
+
+/// Megabytes (of a million bytes) that tensors hold on a device now, and the most that they held; nothing where that is not known, as on
+/// the CPU.
+pub fn used_memory(device: &Device) -> Option<(f64, f64)> {
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(device) = device {
+        return cuda::used(device).ok().map(|(now, most)| (now as f64 / 1e6, most as f64 / 1e6));
     }
     let _ = device;
     None
@@ -94,7 +109,7 @@ pub fn out_of_memory(message: &str) -> Option<String> {
     let needed = message.split_once(ALLOCATION).and_then(|(_, rest)| rest.split_whitespace().next()?.parse::<u64>().ok());
     let needed =
         needed.map_or_else(|| "more was needed at once".into(), |bytes| format!("{} were needed at once", readable_size(bytes)));
-    let left = match cuda(0).ok().and_then(|device| memory(&device)) {
+    let left = match open_cuda(0).ok().and_then(|device| memory(&device)) {
         Some((free, total)) => format!("{} of {} are free now", readable_size(free), readable_size(total)),
         None => "how much is free is not known".into(),
     };
