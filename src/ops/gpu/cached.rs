@@ -2,6 +2,7 @@
 
 use super::cuda::{Argument, Module, Shape, address, launch, pointer, suffix, unwritten};
 use super::parts::{self, Seen};
+use super::upload;
 use crate::ops::attention::AttentionSpec;
 use candle_core::{Result, Tensor};
 use std::sync::Arc;
@@ -81,8 +82,8 @@ pub(crate) fn attend_with_rows([q, k, v]: [&Tensor; 3], spec: &AttentionSpec, ro
     }
     let (device, tokens) = (q.device(), sequences.len());
     let out = unwritten(q.shape(), q.dtype(), device)?;
-    let [keys, values] = places.map(|places| Tensor::from_slice(&places, places.len(), device));
-    let tables = [sequences, first, end].map(|table| Tensor::from_vec(table, tokens, device));
+    let [keys, values] = places.map(|places| upload(&places, places.len(), device));
+    let tables = [sequences, first, end].map(|table| upload(&table, tokens, device));
     let [sequences, first, end] = tables;
     let (keys, values, sequences, first, end) = (keys?, values?, sequences?, first?, end?);
     let arguments = [

@@ -1,8 +1,8 @@
 //! Language-model head and cross-entropy on tensors; see [`crate::ops::cross_entropy`] for the formulas. Logits exist a chunk of rows at a
 //! time and are overwritten by their gradients; nothing waits for the device.
 
-use super::parts;
 use super::product::{Factor, product};
+use super::{parts, upload};
 use crate::ops::cross_entropy::{Head, IGNORE_INDEX};
 use candle_core::{DType, Result, Tensor};
 
@@ -36,10 +36,10 @@ fn in_chunks(
     }
     let states = match kept.len() == targets.len() {
         true => hidden.clone(),
-        false => hidden.index_select(&Tensor::from_slice(&kept, kept.len(), device)?, 0)?,
+        false => hidden.index_select(&upload(&kept, kept.len(), device)?, 0)?,
     };
-    let wanted = kept.iter().map(|row| targets[*row as usize] as u32).collect();
-    let wanted = Tensor::from_vec(wanted, kept.len(), device)?;
+    let wanted: Vec<u32> = kept.iter().map(|row| targets[*row as usize] as u32).collect();
+    let wanted = upload(&wanted, kept.len(), device)?;
     let weight = head.weight.value().to_dtype(hidden.dtype())?;
     let most = (elements / weight.dim(0)?).max(1);
     // Chunks of like size need less memory than full ones and a rest.
@@ -68,7 +68,7 @@ fn in_chunks(
     let mut places = vec![kept.len() as u32; targets.len()];
     (0..).zip(&kept).for_each(|(place, row)| places[*row as usize] = place);
     gradients.push(Tensor::zeros((1, hidden.dim(1)?), hidden.dtype(), device)?);
-    let places = Tensor::from_slice(&places, targets.len(), device)?;
+    let places = upload(&places, targets.len(), device)?;
     Ok((loss, Some(Tensor::cat(&gradients, 0)?.index_select(&places, 0)?)))
 }
 

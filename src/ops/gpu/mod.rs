@@ -9,6 +9,8 @@ mod block;
 mod cached;
 #[cfg(feature = "cuda")]
 mod cuda;
+#[cfg(feature = "cuda")]
+mod embedding;
 mod layer;
 mod loss;
 mod parts;
@@ -16,15 +18,19 @@ mod product;
 mod stack;
 #[cfg(feature = "cuda")]
 pub(crate) mod update;
+mod upload;
 
 #[cfg(feature = "cuda")]
 pub(crate) use cached::{CachedRows, attend_with_rows};
 #[cfg(feature = "cuda")]
 pub use cuda::Module;
+#[cfg(feature = "cuda")]
+pub(crate) use embedding::embedding;
 pub(crate) use loss::loss_and_gradient;
 pub(super) use parts::{gated, normalised, rotated};
 pub use stack::apply_blocks;
 pub(crate) use stack::serves as serve_blocks;
+pub(crate) use upload::upload;
 
 use candle_core::{DType, Tensor};
 use std::cell::Cell;

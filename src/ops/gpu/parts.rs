@@ -181,8 +181,8 @@ impl Seen {
             return Ok(Self { first_and_last: None });
         }
         let (first, last) = spec.first_and_last();
-        let tensor = |values: Vec<u32>| Tensor::from_vec(values, spec.positions.len(), x.device());
-        Ok(Self { first_and_last: Some((tensor(first)?, tensor(last)?)) })
+        let tensor = |values: &[u32]| super::upload(values, spec.positions.len(), x.device());
+        Ok(Self { first_and_last: Some((tensor(&first)?, tensor(&last)?)) })
     }
 }
 

@@ -100,6 +100,16 @@ struct StackOp {
     saved: Mutex<Option<Vec<SavedBlock>>>,
 }
 
+/// What an operation gives that was computed before it was made.
+pub(super) fn copied(output: Option<Tensor>) -> Result<(CudaStorage, Shape)> {
+    let Some(output) = output else { candle_core::bail!("an operation's output was taken before") };
+    let (storage, layout) = output.storage_and_layout();
+    match &*storage {
+        Storage::Cuda(storage) => Ok((storage.try_clone(layout)?, layout.shape().clone())),
+        _ => candle_core::bail!("an operation's output is not on a CUDA device"),
+    }
+}
+
 impl StackOp {
     fn output(&self) -> Result<Tensor> {
         let output = self.output.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -122,12 +132,7 @@ impl CustomOp1 for StackOp {
     }
 
     fn cuda_fwd(&self, _: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
-        let output = self.output()?;
-        let (storage, layout) = output.storage_and_layout();
-        match &*storage {
-            Storage::Cuda(storage) => Ok((storage.try_clone(layout)?, layout.shape().clone())),
-            _ => candle_core::bail!("the blocks' output is on another device than their input"),
-        }
+        copied(self.output.lock().unwrap_or_else(PoisonError::into_inner).take())
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {

@@ -2,6 +2,7 @@
 //! AdamW. Nothing waits for the device.
 
 use super::cuda::{Argument, Module, Shape, address, launch, pointer, suffix, unwritten};
+use super::upload;
 use candle_core::{DType, Device, Result, Tensor, bail};
 use std::collections::HashMap;
 
@@ -51,7 +52,7 @@ impl Tables {
         let of_tensor = |(tensor, size): (u32, &usize)| (0..size.div_ceil(CHUNK) as u32).flat_map(move |piece| [tensor, piece]);
         let table: Vec<u32> = (0..).zip(&sizes).flat_map(of_tensor).collect();
         let blocks = table.len() / 2;
-        let table = Tensor::from_vec(table, 2 * blocks, device)?;
+        let table = upload(&table, 2 * blocks, device)?;
         self.chunks.insert(sizes, (table.clone(), blocks));
         Ok((table, blocks))
     }
@@ -133,6 +134,5 @@ fn table(entries: &[&Entry], device: &Device) -> Result<Tensor> {
         numbers.push(master.as_ref().map(address).transpose()?.unwrap_or(0) as i64);
         numbers.push(parameter.elem_count() as i64);
     }
-    let length = numbers.len();
-    Tensor::from_vec(numbers, length, device)
+    upload(&numbers, numbers.len(), device)
 }

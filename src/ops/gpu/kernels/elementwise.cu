@@ -32,7 +32,7 @@ template <typename T> __device__ __forceinline__ void embedding_forward(const T*
 // launch: grid (distinct, any: ceil(width / 256) is best), 256 threads. order: indices of tokens, sorted by id; those of the distinct id d are
 // order[starts[d]..starts[d + 1]]. A block sums the rows of one id in the order of its tokens, so the result never depends on chance.
 template <typename T>
-__device__ __forceinline__ void embedding_gradient(const T* g, const int* order, const int* starts, const int* ids, float* dw, int width)
+__device__ __forceinline__ void embedding_gradient(const T* g, const int* order, const int* starts, const int* ids, T* dw, int width)
 {
     const int first = starts[blockIdx.x], end = starts[blockIdx.x + 1];
     dw += static_cast<long long>(ids[blockIdx.x]) * width;
@@ -40,7 +40,7 @@ __device__ __forceinline__ void embedding_gradient(const T* g, const int* order,
         float sum = 0.0f;
 #pragma unroll 4
         for (int i = first; i < end; ++i) sum += to_f32(g[static_cast<long long>(order[i]) * width + c]);
-        dw[c] += sum;
+        dw[c] = from_f32<T>(to_f32(dw[c]) + sum);
     }
 }
 
@@ -128,7 +128,7 @@ __device__ __forceinline__ void dropout(const T* x, T* y, long long n, unsigned 
         embedding_forward(weight, ids, out, tokens, width);                                                                                  \
     }                                                                                                                                        \
     extern "C" __global__ void __launch_bounds__(256) embedding_gradient_##T(const T* g, const int* order, const int* starts,                \
-                                                                             const int* ids, float* dw, int distinct, int width)             \
+                                                                             const int* ids, T* dw, int distinct, int width)                 \
     {                                                                                                                                        \
         if (static_cast<int>(blockIdx.x) < distinct) embedding_gradient(g, order, starts, ids, dw, width);                                   \
     }                                                                                                                                        \

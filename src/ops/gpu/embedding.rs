@@ -1,0 +1,91 @@
+//! Token embedding on a CUDA device; see [`crate::ops::embedding`].
+
+use super::cuda::{Argument, Module, Shape, launch, pointer, suffix};
+use super::stack::copied;
+use super::upload;
+use crate::autograd::Parameter;
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Result, Shape as Dims, Tensor, Var, bail};
+use std::sync::{Mutex, PoisonError};
+
+/// Looks up `ids`, all of which the vocabulary has; the result is [tokens, hidden] in the weight's dtype.
+pub(crate) fn embedding(ids: &[u32], weight: &Parameter) -> Result<Tensor> {
+    let device = weight.device();
+    let rows = weight.value().index_select(&upload(ids, ids.len(), &device)?, 0)?;
+    if !weight.tracked() {
+        return Ok(rows);
+    }
+    // The operation has no tensor input: a one-element variable stands in, so that candle records it.
+    let anchor = Var::zeros(1, rows.dtype(), &device)?;
+    anchor.apply_op1(Embedding { ids: ids.to_vec(), weight: weight.clone(), rows: Mutex::new(Some(rows)) })
+}
+
+struct Embedding {
+    ids: Vec<u32>,
+    weight: Parameter,
+    /// Looked up before the operation was made: operations are given memory, not tensors.
+    rows: Mutex<Option<Tensor>>,
+}
+
+impl CustomOp1 for Embedding {
+    fn name(&self) -> &'static str {
+        "embedding"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Dims)> {
+        bail!("this embedding is for CUDA devices")
+    }
+
+    fn cuda_fwd(&self, _: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Dims)> {
+        copied(self.rows.lock().unwrap_or_else(PoisonError::into_inner).take())
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
+        if self.weight.requires_grad() {
+            let g = g.detach().contiguous()?;
+            let add = |sum: Option<Tensor>| {
+                let sum = match sum {
+                    Some(sum) => sum,
+                    None => Tensor::zeros(self.weight.dims(), g.dtype(), g.device())?,
+                };
+                add_rows(&self.ids, &g, sum)
+            };
+            self.weight.accumulate_tensor(add).map_err(candle_core::Error::wrap)?;
+        }
+        Ok(None)
+    }
+}
+
+/// Adds row `t` of `g` to row `ids[t]` of `sum`, in the order of the tokens, so that the result is the same every time.
+fn add_rows(ids: &[u32], g: &Tensor, sum: Tensor) -> Result<Tensor> {
+    let device = g.device();
+    if sum.dtype() != g.dtype() {
+        return sum.index_add(&upload(ids, ids.len(), device)?, &g.to_dtype(sum.dtype())?, 0);
+    }
+    let mut order: Vec<u32> = (0..ids.len() as u32).collect();
+    order.sort_by_key(|token| ids[*token as usize]);
+    let (mut distinct, mut starts): (Vec<u32>, Vec<u32>) = (Vec::new(), Vec::new());
+    for (place, token) in (0u32..).zip(&order) {
+        let id = ids[*token as usize];
+        if distinct.last() != Some(&id) {
+            distinct.push(id);
+            starts.push(place);
+        }
+    }
+    starts.push(order.len() as u32);
+    let width = g.dim(1)?;
+    let table = |values: &[u32]| upload(values, values.len(), device);
+    let (order, starts, rows) = (table(&order)?, table(&starts)?, table(&distinct)?);
+    let arguments = [
+        pointer(g)?,
+        pointer(&order)?,
+        pointer(&starts)?,
+        pointer(&rows)?,
+        pointer(&sum)?,
+        Argument::Int(distinct.len() as i32),
+        Argument::Int(width as i32),
+    ];
+    let shape = Shape { blocks: (distinct.len() as u32, width.div_ceil(256) as u32), threads: (256, 1), shared: 0 };
+    let kernel = format!("embedding_gradient_{}", suffix(g.dtype())?);
+    launch(device.as_cuda_device()?, Module::Elementwise, &kernel, shape, &arguments)?;
+    Ok(sum)
+}
