@@ -42,20 +42,16 @@ template <int D> __device__ __forceinline__ shared_address place(shared_address 
     return tile + row + row16 * (32 * D) + (column & ~127u) + (swap ^ (column & 127u));
 }
 
-// Starts the copy of `count` rows from `first` on; zeros beyond the tokens.
+// Starts the copy of `count` rows from `first` on; zeros beyond the tokens, of which nothing is read.
 template <int D, int count> __device__ __forceinline__ void copy_rows(shared_address tile, const bf16* from, int stride, int first, int tokens)
 {
-    constexpr int per_row = D / 8;
-    static_assert(count * per_row % THREADS == 0, "every thread copies as much");
-    const int chunk = threadIdx.x % per_row;
+    constexpr int per_row = D / 8, rows = THREADS / per_row;
+    static_assert(count % rows == 0 && rows % 8 == 0, "every thread copies as much, to the same place within its rows");
+    const int row = threadIdx.x / per_row, chunk = threadIdx.x % per_row, left = tokens - first - row;
+    from += static_cast<long long>(first + row) * stride + chunk * 8;
+    tile += row * (2 * D) + (chunk ^ row % 8) * 16;
 #pragma unroll
-    for (int i = 0; i < count * per_row / THREADS; ++i) {
-        const int row = threadIdx.x / per_row + i * (THREADS / per_row);
-        const bool exists = first + row < tokens;
-        // The address of nothing must be one that exists.
-        const bf16* const at = from + static_cast<long long>(exists ? first + row : 0) * stride + chunk * 8;
-        copy_async(tile + row * (2 * D) + (chunk ^ row % 8) * 16, at, exists);
-    }
+    for (int i = 0; i < count / rows; ++i) copy_async(tile + i * (rows * 2 * D), from + static_cast<long long>(i * rows) * stride, i * rows < left);
 }
 
 template <int M, int N> __device__ __forceinline__ void clear(float (&sums)[M][N][4])
@@ -70,11 +66,10 @@ template <int M, int N> __device__ __forceinline__ void clear(float (&sums)[M][N
     }
 }
 
-// scores [16 M, 8 N] = mine others^T, for the warp's rows of `mine`.
+// scores [16 M, 8 N] += mine others^T, for the warp's rows of `mine`.
 template <int D, int M, int N>
 __device__ __forceinline__ void multiply(float (&scores)[M][N][4], shared_address mine, shared_address others, const Lane<D>& lane)
 {
-    clear(scores);
     // Kept from one tile to the next, the addresses would take a dozen registers.
     const unsigned left_swap = forget(lane.left_swap), right_swap = forget(lane.right_swap);
 #pragma unroll
@@ -163,23 +158,20 @@ __device__ __forceinline__ void store_rows(const float (&sums)[M][D / 8][4], con
     }
 }
 
-// Puts `hidden` where a query does not see a key; `query` and `key` are those of the lane's first score.
-template <int M, int N>
-__device__ __forceinline__ void hide(float (&scores)[M][N][4], float hidden, const int* first, int query, int key, int tokens)
+// Puts `hidden` where a query does not see a key; `query` and `key` are those of the lane's first score, `firsts` begins at that query.
+template <int M, int N> __device__ __forceinline__ void hide(float (&scores)[M][N][4], float hidden, const int* firsts, int query, int key)
 {
 #pragma unroll
     for (int m = 0; m < M; ++m) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            const int row = query + m * 16 + half * 8;
-            // Read again for every tile that needs it: most need not, and the registers are taken.
-            const int from = row < tokens ? first[row] : NEVER;
+            const int row = m * 16 + half * 8, from = firsts[row];
 #pragma unroll
             for (int n = 0; n < N; ++n) {
 #pragma unroll
                 for (int i = 0; i < 2; ++i) {
                     const int column = key + n * 8 + i;
-                    if (column > row || column < from) scores[m][n][2 * half + i] = hidden;
+                    if (column > query + row || column < from) scores[m][n][2 * half + i] = hidden;
                 }
             }
         }
@@ -212,11 +204,12 @@ __device__ __forceinline__ void attention_forward(const bf16* q, const bf16* k, 
 {
     constexpr int M = Forward<D>::M, N = Forward<D>::N, rows = Forward<D>::rows, tile_rows = Forward<D>::tile;
     DYNAMIC_SHARED(unsigned char, shared);
+    SHARED(int, firsts, rows);
     const shared_address queries = address_of(shared), keys = queries + rows * D * 2, values = keys + tile_rows * D * 2;
     const int head = blockIdx.y, kv_head = head / (z.heads / z.kv_heads), warp = threadIdx.x / 32;
     // The blocks that have most to do begin first.
     const int block = (gridDim.x - 1 - blockIdx.x) * rows, block_last = min(block + rows, z.tokens) - 1;
-    const int own = block + warp * 16 * M, own_last = min(own + 16 * M, z.tokens) - 1;
+    const int own = block + warp * 16 * M;
     const Lane<D> lane(threadIdx.x % 32);
     const int row = threadIdx.x % 32 / 4, column = threadIdx.x % 4 * 2;
     const shared_address mine = queries + warp * (16 * M * D * 2);
@@ -238,8 +231,9 @@ __device__ __forceinline__ void attention_forward(const bf16* q, const bf16* k, 
             total[m][half] = 0.0f;
         }
     }
-    // A warp beyond the tokens sees nothing; of the others the last query sees the fewest of the early keys.
-    const int own_first = own < z.tokens ? first[own] : NEVER, latest_first = own < z.tokens ? first[own_last] : NEVER;
+    static_assert(rows == THREADS, "a row is a thread's");
+    firsts[threadIdx.x] = block + static_cast<int>(threadIdx.x) < z.tokens ? first[block + threadIdx.x] : NEVER;
+    const int* const own_firsts = firsts + warp * 16 * M;
     // Scores are kept as products; with a soft cap, bent and in powers of two.
     const float to_powers = z.softcap > 0.0f ? 1.0f : z.scale * LOG2_E;
 
@@ -248,10 +242,12 @@ __device__ __forceinline__ void attention_forward(const bf16* q, const bf16* k, 
         __syncthreads();
         copy_rows<D, tile_rows>(values, v, z.v_stride, tile, z.tokens);
         copy_commit();
-        const bool seen = tile <= own_last && tile + tile_rows > own_first;
+        // The warp's first query sees the earliest key of all, its last query the fewest of the early ones.
+        const bool seen = tile < own + 16 * M && tile + tile_rows > own_firsts[0];
         Weights<M, N> weights;
         if (seen) {
             float scores[M][N][4];
+            clear(scores);
             multiply<D, M, N>(scores, mine, keys, lane);
             if (z.softcap > 0.0f) {
                 const float inner = z.scale / z.softcap, outer = z.softcap * LOG2_E;
@@ -264,8 +260,8 @@ __device__ __forceinline__ void attention_forward(const bf16* q, const bf16* k, 
                     }
                 }
             }
-            if (tile + tile_rows - 1 > own || tile < latest_first) {
-                hide<M, N>(scores, -INFINITE, first, own + row, tile + column, z.tokens);
+            if (tile + tile_rows - 1 > own || tile < own_firsts[16 * M - 1]) {
+                hide<M, N>(scores, -INFINITE, own_firsts + row, own + row, tile + column);
             }
 #pragma unroll
             for (int m = 0; m < M; ++m) {
@@ -320,16 +316,79 @@ __device__ __forceinline__ void attention_forward(const bf16* q, const bf16* k, 
 
 // ---- backward
 
-// Weights from products, and what the cap multiplies their gradients by put onto them in `scores`. `log_sum` is in powers of two.
-__device__ __forceinline__ float weight(float product, float log_sum, const AttentionSizes& z, float to_powers, float inner, float outer, float& slope)
+// The weight of a product of query and key, and what the cap multiplies its gradient by. `log_sum` is in powers of two.
+template <bool CAPPED> __device__ __forceinline__ float weight(float product, float log_sum, const AttentionSizes& z, float& slope)
 {
-    if (z.softcap > 0.0f) {
-        const float bent = tanh_fast(product * inner);
+    if constexpr (CAPPED) {
+        const float bent = tanh_fast(product * (z.scale / z.softcap));
         slope = 1.0f - bent * bent;
-        return exp2_fast(fmaf(bent, outer, -log_sum));
+        // What is hidden is minus infinity, which the cap would bend to a number.
+        return product == -INFINITE ? 0.0f : exp2_fast(fmaf(bent, z.softcap * LOG2_E, -log_sum));
+    } else {
+        slope = 1.0f;
+        return exp2_fast(fmaf(product, z.scale * LOG2_E, -log_sum));
     }
-    slope = 1.0f;
-    return exp2_fast(fmaf(product, to_powers, -log_sum));
+}
+
+// Puts weights in the place of products, times what the cap multiplies their gradients by. `log_sums` begins at the lane's row.
+template <bool CAPPED, int M, int N>
+__device__ __forceinline__ void weigh_rows(float (&scores)[M][N][4], const float* log_sums, const AttentionSizes& z)
+{
+#pragma unroll
+    for (int m = 0; m < M; ++m) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const float log_sum = log_sums[m * 16 + half * 8];
+#pragma unroll
+            for (int n = 0; n < N; ++n) {
+#pragma unroll
+                for (int i = 2 * half; i < 2 * half + 2; ++i) {
+                    float slope;
+                    const float p = weight<CAPPED>(scores[m][n][i], log_sum, z, slope);
+                    scores[m][n][i] = p * slope;
+                }
+            }
+        }
+    }
+}
+
+// The same where queries are columns; the weights themselves are left operands. `log_sums` begins at the lane's column.
+template <bool CAPPED, int M, int N>
+__device__ __forceinline__ void weigh_columns(float (&scores)[M][N][4], Weights<M, N>& weights, const float* log_sums, const AttentionSizes& z)
+{
+#pragma unroll
+    for (int n = 0; n < N; ++n) {
+        const float log_sum[2] = {log_sums[n * 8], log_sums[n * 8 + 1]};
+#pragma unroll
+        for (int m = 0; m < M; ++m) {
+            float p[4];
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                float slope;
+                p[i] = weight<CAPPED>(scores[m][n][i], log_sum[i % 2], z, slope);
+                scores[m][n][i] = p[i] * slope;
+            }
+            weights.at[m][n / 2][n % 2 * 2] = pack(p[0], p[1]);
+            weights.at[m][n / 2][n % 2 * 2 + 1] = pack(p[2], p[3]);
+        }
+    }
+}
+
+// Puts minus infinity where a query does not see a key: its weight will be zero. `firsts` begins at the lane's column.
+template <int M, int N> __device__ __forceinline__ void hide_columns(float (&scores)[M][N][4], const int* firsts, int query, int key)
+{
+#pragma unroll
+    for (int n = 0; n < N; ++n) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            const int column = n * 8 + i % 2, from = firsts[column];
+#pragma unroll
+            for (int m = 0; m < M; ++m) {
+                const int row = key + m * 16 + i / 2 * 8;
+                if (row > query + column || row < from) scores[m][n][i] = -INFINITE;
+            }
+        }
+    }
 }
 
 template <int D> struct Queries {
@@ -345,12 +404,15 @@ __device__ __forceinline__ void attention_backward_queries(const bf16* q, const 
     constexpr int M = Queries<D>::M, N = Queries<D>::N, rows = Queries<D>::rows, tile_rows = Queries<D>::tile;
     constexpr unsigned tile_bytes = tile_rows * D * 2;
     DYNAMIC_SHARED(unsigned char, shared);
+    SHARED(float, log_sums, rows);
+    SHARED(float, deltas, rows);
+    SHARED(int, firsts, rows);
     const shared_address queries = address_of(shared), gradients = queries + rows * D * 2;
     // Of each stage: keys, then values.
     const shared_address stages = gradients + rows * D * 2;
     const int head = blockIdx.y, kv_head = head / (z.heads / z.kv_heads), warp = threadIdx.x / 32;
     const int block = (gridDim.x - 1 - blockIdx.x) * rows, block_last = min(block + rows, z.tokens) - 1;
-    const int own = block + warp * 16 * M, own_last = min(own + 16 * M, z.tokens) - 1;
+    const int own = block + warp * 16 * M;
     const Lane<D> lane(threadIdx.x % 32);
     const int row = threadIdx.x % 32 / 4, column = threadIdx.x % 4 * 2;
     const unsigned mine = warp * (16 * M * D * 2);
@@ -364,21 +426,17 @@ __device__ __forceinline__ void attention_backward_queries(const bf16* q, const 
     copy_rows<D, tile_rows>(stages + tile_bytes, v, z.v_stride, begin, z.tokens);
     copy_commit();
 
-    float sums[M][D / 8][4], log_sums[M][2], deltas[M][2];
+    // In shared memory for want of registers.
+    static_assert(rows == THREADS, "a row is a thread's");
+    const int query = block + threadIdx.x;
+    const long long at_query = static_cast<long long>(head) * z.tokens + query;
+    log_sums[threadIdx.x] = query < z.tokens ? lse[at_query] * LOG2_E : 0.0f;
+    deltas[threadIdx.x] = query < z.tokens ? delta[at_query] : 0.0f;
+    firsts[threadIdx.x] = query < z.tokens ? first[query] : NEVER;
+    const int* const own_firsts = firsts + warp * 16 * M;
+
+    float sums[M][D / 8][4];
     clear(sums);
-#pragma unroll
-    for (int m = 0; m < M; ++m) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            const int query = own + m * 16 + half * 8 + row;
-            const bool exists = query < z.tokens;
-            const long long at = static_cast<long long>(head) * z.tokens + query;
-            log_sums[m][half] = exists ? lse[at] * LOG2_E : 0.0f;
-            deltas[m][half] = exists ? delta[at] : 0.0f;
-        }
-    }
-    const int own_first = own < z.tokens ? first[own] : NEVER, latest_first = own < z.tokens ? first[own_last] : NEVER;
-    const float to_powers = z.scale * LOG2_E, inner = z.scale / z.softcap, outer = z.softcap * LOG2_E;
 
     unsigned stage = 0;
     for (int tile = begin; tile <= block_last; tile += tile_rows, stage ^= 1) {
@@ -392,31 +450,35 @@ __device__ __forceinline__ void attention_backward_queries(const bf16* q, const 
             copy_rows<D, tile_rows>(next + tile_bytes, v, z.v_stride, tile + tile_rows, z.tokens);
         }
         copy_commit();
-        if (tile > own_last || tile + tile_rows <= own_first) continue;
+        if (tile >= own + 16 * M || tile + tile_rows <= own_firsts[0]) continue;
 
         float scores[M][N][4], others[M][N][4];
+        clear(scores);
         multiply<D, M, N>(scores, queries + mine, keys, lane);
-        const bool masked = tile + tile_rows - 1 > own || tile < latest_first;
+        const bool masked = tile + tile_rows - 1 > own || tile < own_firsts[16 * M - 1];
+        if (z.softcap > 0.0f) {
+            weigh_rows<true, M, N>(scores, log_sums + warp * 16 * M + row, z);
+        } else {
+            weigh_rows<false, M, N>(scores, log_sums + warp * 16 * M + row, z);
+        }
+        if (masked) hide<M, N>(scores, 0.0f, own_firsts + row, own + row, tile + column);
+        // The subtraction of delta costs nothing where the sum begins.
 #pragma unroll
         for (int m = 0; m < M; ++m) {
 #pragma unroll
-            for (int n = 0; n < N; ++n) {
+            for (int half = 0; half < 2; ++half) {
+                const float minus = -deltas[warp * 16 * M + m * 16 + half * 8 + row];
 #pragma unroll
-                for (int i = 0; i < 4; ++i) {
-                    float slope;
-                    const float p = weight(scores[m][n][i], log_sums[m][i / 2], z, to_powers, inner, outer, slope);
-                    scores[m][n][i] = p * slope;
-                }
+                for (int n = 0; n < N; ++n) others[m][n][2 * half] = others[m][n][2 * half + 1] = minus;
             }
         }
-        if (masked) hide<M, N>(scores, 0.0f, first, own + row, tile + column, z.tokens);
         multiply<D, M, N>(others, gradients + mine, values, lane);
 #pragma unroll
         for (int m = 0; m < M; ++m) {
 #pragma unroll
             for (int n = 0; n < N; ++n) {
 #pragma unroll
-                for (int i = 0; i < 4; ++i) scores[m][n][i] *= others[m][n][i] - deltas[m][i / 2];
+                for (int i = 0; i < 4; ++i) scores[m][n][i] *= others[m][n][i];
             }
         }
         Weights<M, N> weights;
@@ -458,83 +520,68 @@ __device__ __forceinline__ void attention_backward_keys(const bf16* q, const bf1
     // The last query that sees a key never lies before that of an earlier key.
     const int last_query = last[min(block + rows, z.tokens) - 1];
     const int own_last = own < z.tokens ? last[min(own_end, z.tokens) - 1] : -1;
-    const int tiles = (last_query - block) / tile_rows + 1;
-    const float to_powers = z.scale * LOG2_E, inner = z.scale / z.softcap, outer = z.softcap * LOG2_E;
+    const int head_end = (kv_head + 1) * group;
 
-    // Starts to bring the tile with this index: all tiles of the first query head of the group, then those of the next.
-    int next_head = kv_head * group, next_tile = block;
-    const auto bring = [&](unsigned stage) {
+    const auto bring = [&](unsigned stage, int head, int tile) {
         const shared_address to = stages + stage * (2 * tile_bytes);
-        copy_rows<D, tile_rows>(to, q + next_head * D, z.q_stride, next_tile, z.tokens);
-        copy_rows<D, tile_rows>(to + tile_bytes, go + next_head * D, z.o_stride, next_tile, z.tokens);
+        copy_rows<D, tile_rows>(to, q + head * D, z.q_stride, tile, z.tokens);
+        copy_rows<D, tile_rows>(to + tile_bytes, go + head * D, z.o_stride, tile, z.tokens);
         if (threadIdx.x < tile_rows) {
-            const int query = next_tile + threadIdx.x, at = stage * tile_rows + threadIdx.x;
+            const int query = tile + threadIdx.x, at = stage * tile_rows + threadIdx.x;
             const bool exists = query < z.tokens;
-            const long long from = static_cast<long long>(next_head) * z.tokens + query;
+            const long long from = static_cast<long long>(head) * z.tokens + query;
             log_sums[at] = exists ? lse[from] * LOG2_E : 0.0f;
             deltas[at] = exists ? delta[from] : 0.0f;
             // A query beyond the tokens sees no key.
             firsts[at] = exists ? first[query] : NEVER;
         }
-        next_tile += tile_rows;
-        if (next_tile > last_query) {
-            next_tile = block;
-            ++next_head;
-        }
     };
     copy_rows<D, rows>(keys, k + kv_head * D, z.k_stride, block, z.tokens);
     copy_rows<D, rows>(values, v + kv_head * D, z.v_stride, block, z.tokens);
-    bring(0);
+    bring(0, kv_head * group, block);
     copy_commit();
 
     float key_sums[M][D / 8][4], value_sums[M][D / 8][4];
     clear(key_sums);
     clear(value_sums);
     unsigned stage = 0;
-    int tile = block;
-    for (int i = 0; i < tiles * group; ++i, stage ^= 1) {
+    // All tiles of the first query head of the group, then those of the next.
+    for (int head = kv_head * group, next_tile = block; head < head_end; stage ^= 1) {
+        const int tile = next_tile;
+        next_tile = tile + tile_rows;
+        if (next_tile > last_query) {
+            next_tile = block;
+            ++head;
+        }
         copy_wait<0>();
         __syncthreads();
-        if (i + 1 < tiles * group) bring(stage ^ 1);
+        if (head < head_end) bring(stage ^ 1, head, next_tile);
         copy_commit();
-        const int here = tile;
-        tile = tile + tile_rows > last_query ? block : tile + tile_rows;
-        if (here + tile_rows <= own || here > own_last) continue;
+        if (tile + tile_rows <= own || tile > own_last) continue;
 
         const shared_address queries = stages + stage * (2 * tile_bytes), gradients = queries + tile_bytes;
         float scores[M][N][4], others[M][N][4];
+        clear(scores);
         multiply<D, M, N>(scores, keys + mine, queries, lane);
         // The last query of the tile sees the fewest of the early keys.
-        const bool masked = own_end - 1 > here || firsts[stage * tile_rows + tile_rows - 1] > own;
-#pragma unroll
-        for (int m = 0; m < M; ++m) {
-#pragma unroll
-            for (int n = 0; n < N; ++n) {
-#pragma unroll
-                for (int j = 0; j < 4; ++j) {
-                    const int at = stage * tile_rows + n * 8 + column + j % 2;
-                    float slope;
-                    float p = weight(scores[m][n][j], log_sums[at], z, to_powers, inner, outer, slope);
-                    if (masked) {
-                        const int key = own + m * 16 + j / 2 * 8 + row, query = here + n * 8 + column + j % 2;
-                        if (key > query || key < firsts[at]) p = 0.0f;
-                    }
-                    scores[m][n][j] = p;
-                    others[m][n][j] = slope;
-                }
-            }
-        }
+        const bool masked = own_end - 1 > tile || firsts[stage * tile_rows + tile_rows - 1] > own;
+        const int at = stage * tile_rows + column;
+        if (masked) hide_columns<M, N>(scores, firsts + at, tile + column, own + row);
         Weights<M, N> weights;
-        weights.take(scores);
-        accumulate<D, M, N>(value_sums, weights, gradients, lane);
         if (z.softcap > 0.0f) {
+            weigh_columns<true, M, N>(scores, weights, log_sums + at, z);
+        } else {
+            weigh_columns<false, M, N>(scores, weights, log_sums + at, z);
+        }
+        accumulate<D, M, N>(value_sums, weights, gradients, lane);
+        // The subtraction of delta costs nothing where the sum begins.
 #pragma unroll
-            for (int m = 0; m < M; ++m) {
+        for (int n = 0; n < N; ++n) {
 #pragma unroll
-                for (int n = 0; n < N; ++n) {
+            for (int j = 0; j < 4; ++j) {
+                const float minus = -deltas[at + n * 8 + j % 2];
 #pragma unroll
-                    for (int j = 0; j < 4; ++j) scores[m][n][j] *= others[m][n][j];
-                }
+                for (int m = 0; m < M; ++m) others[m][n][j] = minus;
             }
         }
         multiply<D, M, N>(others, values + mine, gradients, lane);
@@ -543,7 +590,7 @@ __device__ __forceinline__ void attention_backward_keys(const bf16* q, const bf1
 #pragma unroll
             for (int n = 0; n < N; ++n) {
 #pragma unroll
-                for (int j = 0; j < 4; ++j) scores[m][n][j] *= others[m][n][j] - deltas[stage * tile_rows + n * 8 + column + j % 2];
+                for (int j = 0; j < 4; ++j) scores[m][n][j] *= others[m][n][j];
             }
         }
         weights.take(scores);
