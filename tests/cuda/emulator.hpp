@@ -513,6 +513,14 @@ template <class T> T __shfl_down_sync(unsigned, T value, int delta)
     const int lane = emulator::machine.current->lane + delta;
     return emulator::shuffle(value, lane < 32 ? lane : emulator::machine.current->lane);
 }
+inline int __any_sync(unsigned, bool holds)
+{
+    const unsigned char* all = emulator::exchange(&holds, sizeof holds);
+    for (int lane = 0; lane < 32; ++lane) {
+        if (all[64 * lane] != 0) return 1;
+    }
+    return 0;
+}
 inline float __uint_as_float(unsigned bits)
 {
     float x;

@@ -263,6 +263,8 @@ __device__ __forceinline__ void attention_forward(const bf16* q, const bf16* k, 
             if (tile + tile_rows - 1 > own || tile < own_firsts[16 * M - 1]) {
                 hide<M, N>(scores, -INFINITE, own_firsts + row, own + row, tile + column);
             }
+            float shrink[M][2];
+            bool grown = false;
 #pragma unroll
             for (int m = 0; m < M; ++m) {
 #pragma unroll
@@ -271,8 +273,10 @@ __device__ __forceinline__ void attention_forward(const bf16* q, const bf16* k, 
 #pragma unroll
                     for (int n = 0; n < N; ++n) highest = fmaxf(highest, fmaxf(scores[m][n][2 * half], scores[m][n][2 * half + 1]));
                     highest = quad_max(highest);
-                    const float shrink = exp2_fast((max[m][half] - highest) * to_powers), minus = -highest * to_powers;
+                    grown = grown || highest > max[m][half];
+                    shrink[m][half] = exp2_fast((max[m][half] - highest) * to_powers);
                     max[m][half] = highest;
+                    const float minus = -highest * to_powers;
                     float sum = 0.0f;
 #pragma unroll
                     for (int n = 0; n < N; ++n) {
@@ -282,11 +286,17 @@ __device__ __forceinline__ void attention_forward(const bf16* q, const bf16* k, 
                             sum += scores[m][n][i];
                         }
                     }
-                    total[m][half] = total[m][half] * shrink + sum;
+                    total[m][half] = total[m][half] * shrink[m][half] + sum;
+                }
+            }
+            // Past the first tiles most maxima stay: a multiplication of all sums by one is left out.
+            if (__any_sync(0xffffffffu, grown)) {
+#pragma unroll
+                for (int m = 0; m < M; ++m) {
 #pragma unroll
                     for (int n = 0; n < D / 8; ++n) {
-                        sums[m][n][2 * half] *= shrink;
-                        sums[m][n][2 * half + 1] *= shrink;
+#pragma unroll
+                        for (int i = 0; i < 4; ++i) sums[m][n][i] *= shrink[m][i / 2];
                     }
                 }
             }
@@ -358,14 +368,14 @@ __device__ __forceinline__ void weigh_columns(float (&scores)[M][N][4], Weights<
 {
 #pragma unroll
     for (int n = 0; n < N; ++n) {
-        const float log_sum[2] = {log_sums[n * 8], log_sums[n * 8 + 1]};
+        const float2 log_sum = *reinterpret_cast<const float2*>(log_sums + n * 8);
 #pragma unroll
         for (int m = 0; m < M; ++m) {
             float p[4];
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
                 float slope;
-                p[i] = weight<CAPPED>(scores[m][n][i], log_sum[i % 2], z, slope);
+                p[i] = weight<CAPPED>(scores[m][n][i], i % 2 == 0 ? log_sum.x : log_sum.y, z, slope);
                 scores[m][n][i] = p[i] * slope;
             }
             weights.at[m][n / 2][n % 2 * 2] = pack(p[0], p[1]);
@@ -577,11 +587,11 @@ __device__ __forceinline__ void attention_backward_keys(const bf16* q, const bf1
         // The subtraction of delta costs nothing where the sum begins.
 #pragma unroll
         for (int n = 0; n < N; ++n) {
+            const float2 both = *reinterpret_cast<const float2*>(deltas + at + n * 8);
 #pragma unroll
-            for (int j = 0; j < 4; ++j) {
-                const float minus = -deltas[at + n * 8 + j % 2];
+            for (int m = 0; m < M; ++m) {
 #pragma unroll
-                for (int m = 0; m < M; ++m) others[m][n][j] = minus;
+                for (int j = 0; j < 4; ++j) others[m][n][j] = j % 2 == 0 ? -both.x : -both.y;
             }
         }
         multiply<D, M, N>(others, values + mine, gradients, lane);
