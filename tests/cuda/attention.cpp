@@ -22,7 +22,7 @@ template <class T> void check(const Case& c, double size = 1.0)
     // those of its elements times the root of their number.
     const double rounding = NameOf<T>::rounding;
     const Tolerances tolerances = sizeof(T) == 4 ? Tolerances{2e-5, 5e-6, 2e-5} : Tolerances{rounding, 5e-6, 2 * rounding};
-    check_attention<T, Kernels<T>>("attention", c, {64, 256, shared, shared, shared}, tolerances, size);
+    check_attention<T, Kernels<T>>("attention", c, {64, 256, shared, shared, shared, 64}, tolerances, size);
 }
 
 template <class T> void check_type()

@@ -134,6 +134,8 @@ template <class T> std::vector<double> contents(const std::string& name, Buffer<
 struct Launch {
     unsigned rows, threads;
     size_t forward_shared, queries_shared, keys_shared;
+    // Rows of a block of the gradient of keys and values.
+    unsigned key_rows;
 };
 
 template <class T, class K> void check_attention(const std::string& kind, const Case& c, const Launch& how, const Tolerances& tolerances, double size = 1.0)
@@ -161,7 +163,7 @@ template <class T, class K> void check_attention(const std::string& kind, const 
     });
     if (tokens > 1) compare(name + " dq", contents(name, dq, tokens, dq_stride, width), b.dq, tolerances.gradients);
     in_all_orders(name, {output(dk), output(dv)}, [&] {
-        launch(dim3(blocks, c.kv_heads), how.threads, how.keys_shared, K::keys, b.q->get(), b.k->get(), b.v->get(), b.go->get(), lse.get(), delta.get(),
+        launch(dim3(blocks_of(tokens, how.key_rows), c.kv_heads), how.threads, how.keys_shared, K::keys, b.q->get(), b.k->get(), b.v->get(), b.go->get(), lse.get(), delta.get(),
                b.first->get(), b.last->get(), dk.get(), dv.get(), tokens, c.heads, c.kv_heads, c.head_dim, b.q_stride, b.k_stride, b.v_stride, b.o_stride,
                dk_stride, dv_stride, b.scale, c.softcap);
     });

@@ -414,6 +414,57 @@ inline void copy_wait(size_t newest)
     }
 }
 
+// ---- what the tensor cores and ldmatrix do, as the PTX manual lays it out
+
+inline float bf16_to_f32(unsigned bits)
+{
+    bits <<= 16;
+    float x;
+    std::memcpy(&x, &bits, 4);
+    return x;
+}
+
+inline void load_matrices(unsigned (&to)[4], const unsigned char* row, bool transposed)
+{
+    check_shared(row, 16);
+    const int lane = machine.current->lane;
+    const unsigned char* all = exchange(&row, sizeof row);
+    for (int matrix = 0; matrix < 4; ++matrix) {
+        const auto element = [&](int r, int c) {
+            const unsigned char* at;
+            std::memcpy(&at, all + 64 * (8 * matrix + r), sizeof at);
+            uint16_t bits;
+            std::memcpy(&bits, at + 2 * c, 2);
+            return unsigned{bits};
+        };
+        const int r = lane / 4, c = lane % 4 * 2;
+        to[matrix] = transposed ? element(c, r) | element(c + 1, r) << 16 : element(r, c) | element(r, c + 1) << 16;
+    }
+}
+
+inline void multiply_add(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1)
+{
+    const unsigned mine[6] = {a[0], a[1], a[2], a[3], b0, b1};
+    const int lane = machine.current->lane;
+    const unsigned char* all = exchange(mine, sizeof mine);
+    // Word `word` of a lane.
+    const auto word = [&](int of, int at) {
+        unsigned bits;
+        std::memcpy(&bits, all + 64 * of + 4 * at, 4);
+        return bits;
+    };
+    for (int i = 0; i < 4; ++i) {
+        const int row = lane / 4, half = i / 2, column = lane % 4 * 2 + i % 2;
+        float sum = 0;
+        for (int pair = 0; pair < 8; ++pair) {
+            // The pair's elements lie in lane `pair % 4` of the row's, or the column's, four; the second eight in the next registers.
+            const unsigned left = word(row * 4 + pair % 4, half + pair / 4 * 2), right = word(column * 4 + pair % 4, 4 + pair / 4);
+            sum += bf16_to_f32(left & 0xffff) * bf16_to_f32(right & 0xffff) + bf16_to_f32(left >> 16) * bf16_to_f32(right >> 16);
+        }
+        c[i] += sum;
+    }
+}
+
 // ---- f16
 
 inline float f16_to_f32(uint16_t h)
@@ -461,6 +512,14 @@ template <class T> T __shfl_down_sync(unsigned, T value, int delta)
 {
     const int lane = emulator::machine.current->lane + delta;
     return emulator::shuffle(value, lane < 32 ? lane : emulator::machine.current->lane);
+}
+inline int __any_sync(unsigned, bool holds)
+{
+    const unsigned char* all = emulator::exchange(&holds, sizeof holds);
+    for (int lane = 0; lane < 32; ++lane) {
+        if (all[64 * lane] != 0) return 1;
+    }
+    return 0;
 }
 inline float __uint_as_float(unsigned bits)
 {

@@ -183,3 +183,155 @@ __device__ __forceinline__ float block_max(float x)
 // Where a grid-stride loop starts and how far it jumps.
 __device__ __forceinline__ long long grid_start() { return static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; }
 __device__ __forceinline__ long long grid_step() { return static_cast<long long>(gridDim.x) * blockDim.x; }
+
+// ---- tensor cores and asynchronous copies: compute capability 8.0 and newer
+
+#if defined(FTREPL_EMULATED) || !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+
+#ifdef FTREPL_EMULATED
+typedef unsigned char* shared_address;
+__device__ __forceinline__ shared_address address_of(void* p) { return static_cast<unsigned char*>(p); }
+#else
+// Of 32 bits: half the arithmetic of a pointer's 64.
+typedef unsigned shared_address;
+__device__ __forceinline__ shared_address address_of(void* p) { return static_cast<unsigned>(__cvta_generic_to_shared(p)); }
+#endif
+
+// Four matrices of 8 by 8 elements of 16 bits; lane i names row i % 8 of matrix i / 8. In matrix m a lane gets elements 2 (lane % 4) and the next of
+// row lane / 4.
+__device__ __forceinline__ void load_matrices(unsigned (&to)[4], shared_address row)
+{
+#ifdef FTREPL_EMULATED
+    emulator::load_matrices(to, row, false);
+#else
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"(row)
+                 : "memory");
+#endif
+}
+
+// The same, each matrix transposed.
+__device__ __forceinline__ void load_matrices_transposed(unsigned (&to)[4], shared_address row)
+{
+#ifdef FTREPL_EMULATED
+    emulator::load_matrices(to, row, true);
+#else
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"(row)
+                 : "memory");
+#endif
+}
+
+// c [16, 8] += a [16, 16] b [16, 8], spread over the warp. With g = lane / 4 and t = 2 (lane % 4): c holds (g, t), (g, t + 1), (g + 8, t),
+// (g + 8, t + 1); a holds pairs (g, t), (g + 8, t), (g, t + 8), (g + 8, t + 8); b holds pairs along the column g: t and t + 8.
+__device__ __forceinline__ void multiply_add(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1)
+{
+#ifdef FTREPL_EMULATED
+    emulator::multiply_add(c, a, b0, b1);
+#else
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#endif
+}
+
+// Two numbers rounded to bf16, the first in the lower half.
+__device__ __forceinline__ unsigned pack(float low, float high)
+{
+#ifdef FTREPL_EMULATED
+    return static_cast<unsigned>(from_f32<bf16>(low).bits) | static_cast<unsigned>(from_f32<bf16>(high).bits) << 16;
+#else
+    unsigned both;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+    return both;
+#endif
+}
+
+// Copies 16 bytes to shared memory while the thread goes on; zeros where there is nothing to copy.
+__device__ __forceinline__ void copy_async(shared_address to, const void* from, bool exists)
+{
+#ifdef FTREPL_EMULATED
+    emulator::copy_async(to, from, exists);
+#else
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(__cvta_generic_to_global(from)), "r"(exists ? 16 : 0) : "memory");
+#endif
+}
+
+__device__ __forceinline__ void copy_commit()
+{
+#ifdef FTREPL_EMULATED
+    emulator::copy_commit();
+#else
+    asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+// Waits for this thread's copies but for those of the newest `newest` groups.
+template <int newest> __device__ __forceinline__ void copy_wait()
+{
+#ifdef FTREPL_EMULATED
+    emulator::copy_wait(newest);
+#else
+    asm volatile("cp.async.wait_group %0;" ::"n"(newest) : "memory");
+#endif
+}
+
+// The same number, of which the compiler forgets how it came about: what follows from it is computed again rather than kept in registers.
+__device__ __forceinline__ unsigned forget(unsigned x)
+{
+#ifndef FTREPL_EMULATED
+    asm volatile("" : "+r"(x));
+#endif
+    return x;
+}
+
+// 16 bytes from and to shared memory.
+__device__ __forceinline__ uint4 load_shared(shared_address from)
+{
+#ifdef FTREPL_EMULATED
+    emulator::check_shared(from, 16);
+    return *reinterpret_cast<const uint4*>(from);
+#else
+    uint4 x;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "r"(from) : "memory");
+    return x;
+#endif
+}
+
+__device__ __forceinline__ void store_shared(shared_address to, unsigned x)
+{
+#ifdef FTREPL_EMULATED
+    emulator::check_shared(to, 4);
+    *reinterpret_cast<unsigned*>(to) = x;
+#else
+    asm volatile("st.shared.u32 [%0], %1;" ::"r"(to), "r"(x) : "memory");
+#endif
+}
+
+#endif
+
+// 2^x to about 2 units in the last place; results below the smallest normal number are zero.
+__device__ __forceinline__ float exp2_fast(float x)
+{
+#ifdef FTREPL_EMULATED
+    return exp2f(x);
+#else
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+#endif
+}
+
+// With an error of 1e-7, not relative: enough where it is multiplied by a cap of some tens.
+__device__ __forceinline__ float tanh_fast(float x)
+{
+#ifdef FTREPL_EMULATED
+    return 1.0f - 2.0f / (1.0f + exp2f(x * (2.0f * LOG2_E)));
+#else
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(1.0f + exp2_fast(x * (2.0f * LOG2_E))));
+    return 1.0f - 2.0f * y;
+#endif
+}
