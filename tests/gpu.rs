@@ -63,8 +63,12 @@ fn on_cpu(tensor: &Tensor) -> Tensor {
 fn every_kernel_compiles() {
     for capability in [80, 90] {
         for module in Module::ALL {
-            let ptx = module.compiled(capability).unwrap_or_else(|error| panic!("{module:?}: {error}"));
-            assert!(ptx.contains(".visible .entry"), "{module:?} has no kernel");
+            let kernels = module.compiled(capability).unwrap_or_else(|error| panic!("{module:?}: {error}"));
+            assert!(!kernels.parameters.is_empty(), "{module:?} has no kernel");
+            for (kernel, kinds) in &kernels.parameters {
+                let known = |kind: &String| ["u64", "u32", "f32"].contains(&kind.as_str());
+                assert!(!kinds.is_empty() && kinds.iter().all(known), "{kernel}: {kinds:?}");
+            }
         }
     }
 }

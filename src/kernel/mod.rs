@@ -59,15 +59,11 @@ pub fn run(connection: &Path, builder: Builder) -> Result<()> {
         .build()?;
     let mut state = Requests::new(session, outgoing);
     while let Ok(message) = requests.recv() {
-        match state.answer(&message) {
+        match state.answer(&message, &|| requests.try_iter().collect()) {
             Next::Go => {}
             Next::Stop => break,
             // What was asked to run after a cell that failed is not run: "run all" stops there.
-            Next::DropQueued => {
-                while let Ok(message) = requests.try_recv() {
-                    state.drop(&message);
-                }
-            }
+            Next::Drop(waiting) => waiting.iter().for_each(|message| state.drop(message)),
         }
     }
     Ok(())

@@ -27,12 +27,12 @@ pub(super) struct Requests {
 }
 
 /// What comes after a request.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Next {
     /// The next one.
     Go,
-    /// Those that wait already are not run.
-    DropQueued,
+    /// These, which waited while a cell failed, are not run.
+    Drop(Vec<JupyterMessage>),
     /// Nothing.
     Stop,
 }
@@ -76,7 +76,7 @@ impl Requests {
     /// Answers a request that waited while a cell failed: what would run is not run.
     pub(super) fn drop(&mut self, request: &JupyterMessage) {
         if !matches!(request.content, JupyterMessageContent::ExecuteRequest(_)) {
-            self.answer(request);
+            self.answer(request, &Vec::new);
             return;
         }
         self.outgoing.answering(Some(request.clone()));
@@ -91,8 +91,8 @@ impl Requests {
         self.outgoing.answering(None);
     }
 
-    /// Answers one request.
-    pub(super) fn answer(&mut self, request: &JupyterMessage) -> Next {
+    /// Answers one request; `waiting` takes those that wait behind it.
+    pub(super) fn answer(&mut self, request: &JupyterMessage, waiting: &dyn Fn() -> Vec<JupyterMessage>) -> Next {
         self.outgoing.answering(Some(request.clone()));
         self.outgoing.publish(Status::busy().into());
         let mut next = Next::Go;
@@ -101,7 +101,8 @@ impl Requests {
             JupyterMessageContent::ExecuteRequest(given) => {
                 let reply = self.execute(given);
                 if reply.status == ReplyStatus::Error && given.stop_on_error {
-                    next = Next::DropQueued;
+                    // Before the front end is told: what it sends when it knows is meant to run.
+                    next = Next::Drop(waiting());
                 }
                 self.outgoing.reply(reply.as_child_of(request));
             }
@@ -131,7 +132,7 @@ impl Requests {
         }
         self.outgoing.publish(Status::idle().into());
         self.outgoing.answering(None);
-        if next == Next::Stop {
+        if matches!(next, Next::Stop) {
             // Until what was sent is on its way.
             std::thread::sleep(std::time::Duration::from_millis(100));
         }

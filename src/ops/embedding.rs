@@ -13,6 +13,10 @@ pub fn embedding(ids: &[u32], weight: &Parameter) -> Result<Tensor> {
         candle_core::bail!("token id {id} is outside the model's vocabulary of {vocabulary}; is this the model's tokenizer?");
     }
     let device = weight.device();
+    #[cfg(feature = "cuda")]
+    if super::fused() && device.is_cuda() {
+        return super::gpu::embedding(ids, weight);
+    }
     if !(super::fused() && device.is_cpu()) {
         let ids = Tensor::from_slice(ids, ids.len(), &device)?;
         let rows = weight.tensor().index_select(&ids, 0)?;

@@ -62,7 +62,7 @@ impl RopeTable {
         if let Some((cos, sin)) = self.tensors.get().filter(|(cos, _)| cos.device().same_device(device)) {
             return Ok((cos.clone(), sin.clone()));
         }
-        let tensor = |values: &[f32]| Tensor::from_slice(values, (values.len() / self.half.max(1), self.half), device);
+        let tensor = |values: &[f32]| super::gpu::upload(values, (values.len() / self.half.max(1), self.half), device);
         let both = (tensor(&self.cos)?, tensor(&self.sin)?);
         // Another device may have been first; its tensors stay.
         let _ = self.tensors.set(both.clone());

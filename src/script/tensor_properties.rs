@@ -164,6 +164,11 @@ mod properties {
         if let Ok(dtype) = tensor_data::parse_dtype(target) {
             return if dtype == input.dtype() { Ok(x) } else { wrap(input.to_dtype(dtype).map_err(Error::from)) };
         }
+        let kind = target.split(':').next().unwrap_or_default();
+        if !["auto", "cpu", "cuda", "gpu", "metal", "mps"].contains(&kind) {
+            let known = "dtypes are f32, bf16, f16, f64, i64, u32, u8; devices are cpu, cuda, cuda:N, metal";
+            return Err(format!("to: unknown dtype or device \"{target}\"; {known}").into());
+        }
         let device = crate::device::parse(target).script()?;
         if device.same_device(input.device()) { Ok(x) } else { wrap(input.to_device(&device).map_err(Error::from)) }
     }

@@ -1,11 +1,9 @@
 //! Token embedding on a CUDA device; see [`crate::ops::embedding`].
 
 use super::cuda::{Argument, Module, Shape, launch, pointer, suffix};
-use super::stack::copied;
-use super::upload;
+use super::{given, upload};
 use crate::autograd::Parameter;
-use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Result, Shape as Dims, Tensor, Var, bail};
-use std::sync::{Mutex, PoisonError};
+use candle_core::{Result, Tensor, Var};
 
 /// Looks up `ids`, all of which the vocabulary has; the result is [tokens, hidden] in the weight's dtype.
 pub(crate) fn embedding(ids: &[u32], weight: &Parameter) -> Result<Tensor> {
@@ -16,43 +14,21 @@ pub(crate) fn embedding(ids: &[u32], weight: &Parameter) -> Result<Tensor> {
     }
     // The operation has no tensor input: a one-element variable stands in, so that candle records it.
     let anchor = Var::zeros(1, rows.dtype(), &device)?;
-    anchor.apply_op1(Embedding { ids: ids.to_vec(), weight: weight.clone(), rows: Mutex::new(Some(rows)) })
-}
-
-struct Embedding {
-    ids: Vec<u32>,
-    weight: Parameter,
-    /// Looked up before the operation was made: operations are given memory, not tensors.
-    rows: Mutex<Option<Tensor>>,
-}
-
-impl CustomOp1 for Embedding {
-    fn name(&self) -> &'static str {
-        "embedding"
-    }
-
-    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Dims)> {
-        bail!("this embedding is for CUDA devices")
-    }
-
-    fn cuda_fwd(&self, _: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Dims)> {
-        copied(self.rows.lock().unwrap_or_else(PoisonError::into_inner).take())
-    }
-
-    fn bwd(&self, _: &Tensor, _: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
-        if self.weight.requires_grad() {
-            let g = g.detach().contiguous()?;
-            let add = |sum: Option<Tensor>| {
-                let sum = match sum {
-                    Some(sum) => sum,
-                    None => Tensor::zeros(self.weight.dims(), g.dtype(), g.device())?,
-                };
-                add_rows(&self.ids, &g, sum)
+    let (ids, weight) = (ids.to_vec(), weight.clone());
+    let backward = move |_: &Tensor, g: &Tensor, _: bool| {
+        let add = |sum: Option<Tensor>| {
+            let sum = match sum {
+                Some(sum) => sum,
+                None => Tensor::zeros(weight.dims(), g.dtype(), g.device())?,
             };
-            self.weight.accumulate_tensor(add).map_err(candle_core::Error::wrap)?;
+            add_rows(&ids, g, sum)
+        };
+        if weight.requires_grad() {
+            weight.accumulate_tensor(add).map_err(candle_core::Error::wrap)?;
         }
         Ok(None)
-    }
+    };
+    given::recorded(&anchor, true, "embedding", rows, Box::new(backward))
 }
 
 /// Adds row `t` of `g` to row `ids[t]` of `sum`, in the order of the tokens, so that the result is the same every time.

@@ -11,6 +11,7 @@ mod cached;
 mod cuda;
 #[cfg(feature = "cuda")]
 mod embedding;
+mod given;
 mod layer;
 mod loss;
 mod parts;
@@ -27,7 +28,7 @@ pub use cuda::Module;
 #[cfg(feature = "cuda")]
 pub(crate) use embedding::embedding;
 pub(crate) use loss::loss_and_gradient;
-pub(super) use parts::{gated, normalised, rotated};
+pub(super) use parts::{gated, normed, rotated};
 pub use stack::apply_blocks;
 pub(crate) use stack::serves as serve_blocks;
 pub(crate) use upload::upload;

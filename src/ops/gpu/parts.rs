@@ -40,12 +40,22 @@ pub(super) fn norm_forward(norm: &Norm, x: &Tensor) -> Result<(Tensor, Moments)>
     Ok((y, Moments(None)))
 }
 
-/// As [`norm_forward`], for who needs no moments.
-pub(in crate::ops) fn normalised(norm: &Norm, x: &Tensor) -> Result<Tensor> {
-    norm_forward(norm, &x.contiguous()?).map(|(y, _)| y)
+/// As [`norm_forward`], as an operation that is recorded where that is wanted.
+pub(in crate::ops) fn normed(norm: &Norm, x: &Tensor) -> Result<Tensor> {
+    let x = x.contiguous()?;
+    let (y, moments) = norm_forward(norm, &x.detach())?;
+    if !(norm.tracked() || x.track_op()) || !crate::autograd::grad_enabled() {
+        return Ok(y);
+    }
+    let own = norm.clone();
+    let backward = move |x: &Tensor, g: &Tensor, wants_input: bool| {
+        norm_gradients(&own, x, g, &moments, 1.0)?;
+        wants_input.then(|| norm_backward(&own, x, g, &moments, None)).transpose()
+    };
+    super::given::recorded(&x, norm.tracked(), "norm", y, Box::new(backward))
 }
 
-/// The gradient by `x`, added to `residual`; adds `factor` times the parameters' gradients, where they are wanted.
+/// The gradient by `x`, added to `residual`.
 pub(super) fn norm_backward(norm: &Norm, x: &Tensor, g: &Tensor, moments: &Moments, residual: Option<&Tensor>) -> Result<Tensor> {
     #[cfg(feature = "cuda")]
     if let Some(moments) = &moments.0 {

@@ -1,12 +1,11 @@
 //! Blocks of a decoder one after the other on tensors, as one operation of candle's graph; see [`crate::ops::stack`] for why.
 
 use super::block::{self, Kept};
+use super::given;
 use super::parts::Seen;
 use crate::ops::attention::AttentionSpec;
 use crate::ops::block::Block;
-use crate::ops::{self, Recording};
-use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Result, Shape, Storage, Tensor};
+use candle_core::{Result, Tensor};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Whether tensors can compute all of the blocks.
@@ -48,7 +47,17 @@ fn apply_known(blocks: Vec<Block>, seen: Vec<Seen>, x: &Tensor) -> Result<Tensor
     if !recorded {
         return Ok(y);
     }
-    ops::apply(x, tracked, |recording| StackOp { stack, recording, output: Mutex::new(Some(y)), saved: Mutex::new(Some(saved)) })
+    let saved = Mutex::new(Some(saved));
+    let backward = move |x: &Tensor, g: &Tensor, wants_input: bool| {
+        // Taken, so that memory is freed on the way back; a second backward pass computes it again.
+        let kept = saved.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let kept = match kept {
+            Some(kept) => kept,
+            None => stack.run(x, true)?.1,
+        };
+        stack.backward(x, kept, g, wants_input)
+    };
+    given::recorded(x, tracked, "decoder_blocks", y, Box::new(backward))
 }
 
 /// What a block's backward pass needs.
@@ -89,60 +98,5 @@ impl Stack {
             }
         }
         Ok(Some(gradient))
-    }
-}
-
-struct StackOp {
-    stack: Stack,
-    recording: Recording,
-    /// Computed before the operation was made: operations are given memory, not tensors.
-    output: Mutex<Option<Tensor>>,
-    saved: Mutex<Option<Vec<SavedBlock>>>,
-}
-
-/// What an operation gives that was computed before it was made.
-pub(super) fn copied(output: Option<Tensor>) -> Result<(CudaStorage, Shape)> {
-    let Some(output) = output else { candle_core::bail!("an operation's output was taken before") };
-    let (storage, layout) = output.storage_and_layout();
-    match &*storage {
-        Storage::Cuda(storage) => Ok((storage.try_clone(layout)?, layout.shape().clone())),
-        _ => candle_core::bail!("an operation's output is not on a CUDA device"),
-    }
-}
-
-impl StackOp {
-    fn output(&self) -> Result<Tensor> {
-        let output = self.output.lock().unwrap_or_else(PoisonError::into_inner).take();
-        output.ok_or_else(|| candle_core::Error::Msg("the blocks' output was taken before".into()))
-    }
-}
-
-impl CustomOp1 for StackOp {
-    fn name(&self) -> &'static str {
-        "decoder_blocks"
-    }
-
-    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        let output = self.output()?;
-        let (storage, layout) = output.storage_and_layout();
-        match &*storage {
-            Storage::Cpu(storage) => Ok((storage.try_clone(layout)?, layout.shape().clone())),
-            _ => candle_core::bail!("the blocks' output is on another device than their input"),
-        }
-    }
-
-    fn cuda_fwd(&self, _: &CudaStorage, _: &Layout) -> Result<(CudaStorage, Shape)> {
-        copied(self.output.lock().unwrap_or_else(PoisonError::into_inner).take())
-    }
-
-    fn bwd(&self, x: &Tensor, _: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
-        let saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let (x, g) = (x.detach(), g.detach().contiguous()?);
-        // Taken, so that memory is freed on the way back; a second backward pass computes it again.
-        let saved = match saved {
-            Some(saved) => saved,
-            None => self.stack.run(&x, true)?.1,
-        };
-        self.stack.backward(&x, saved, &g, !self.recording.no_input_gradient)
     }
 }

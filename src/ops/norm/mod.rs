@@ -61,8 +61,8 @@ impl Norm {
         if self.weight.dims().first() != x.dims().last() {
             candle_core::bail!("norm: weight {:?} does not fit a tensor of shape {:?}", self.weight.dims(), x.dims());
         }
-        if super::gpu::serves(x) && !self.tracked() && !(x.track_op() && crate::autograd::grad_enabled()) {
-            return super::gpu::normalised(self, x);
+        if super::gpu::serves(x) {
+            return super::gpu::normed(self, x);
         }
         if !super::fused_for(x) {
             return self.composed(x);

@@ -4,35 +4,50 @@ use super::{Argument, Module, Shape, launch, pointer, suffix, unwritten};
 use crate::ops::attention::AttentionSpec;
 use candle_core::{DType, Result, Tensor, bail};
 
-/// Queries, or keys, of a block.
-const TILE: usize = 64;
-
 /// The widest head that the general kernels take.
 const MOST_WIDTH: usize = 256;
 
-/// Which kernels serve a call.
+/// The passes, in the order of [`Kernels`]' arrays.
+const PASSES: [&str; 3] = ["forward", "backward_queries", "backward_keys"];
+
+/// Which kernels serve a call, as their sources say.
 struct Kernels {
     module: Module,
-    /// Bytes of shared memory of the three kernels.
+    names: [String; 3],
+    /// Queries, or keys, of a block.
+    rows: [usize; 3],
+    /// Bytes of shared memory.
     shared: [u32; 3],
     threads: u32,
-    names: [String; 3],
 }
 
 impl Kernels {
     fn new(q: &Tensor, spec: &AttentionSpec) -> Result<Self> {
-        const PASSES: [&str; 3] = ["forward", "backward_queries", "backward_keys"];
         let width = spec.head_dim;
         if q.dtype() == DType::BF16 && matches!(width, 64 | 128) {
             let names = PASSES.map(|pass| format!("attention_mma_{pass}_{width}"));
-            return Ok(Self { module: Module::AttentionMma, shared: mma_shared(width), threads: 128, names });
+            const KIB: u32 = 1 << 10;
+            let (rows, shared) = match width {
+                64 => ([128, 128, 128], [32 * KIB, 48 * KIB, 48 * KIB]),
+                _ => ([128, 128, 64], [64 * KIB, 96 * KIB, 64 * KIB]),
+            };
+            return Ok(Self { module: Module::AttentionMma, names, rows, shared, threads: 128 });
         }
         if width > MOST_WIDTH {
             bail!("attention on a GPU is for heads of at most {MOST_WIDTH} elements, not {width}");
         }
         let end = suffix(q.dtype())?;
         let names = PASSES.map(|pass| format!("attention_{pass}_{end}"));
-        Ok(Self { module: Module::Attention, shared: general_shared(width), threads: 256, names })
+        // Two tiles of 32 rows of f32, for each of the widths that the kernels know.
+        let shared = 256 * width.next_power_of_two().max(32) as u32;
+        Ok(Self { module: Module::Attention, names, rows: [64; 3], shared: [shared; 3], threads: 256 })
+    }
+
+    /// Launches a pass for so many heads.
+    fn launch(&self, pass: usize, q: &Tensor, spec: &AttentionSpec, heads: usize, arguments: &[Argument]) -> Result<()> {
+        let blocks = (spec.positions.len().div_ceil(self.rows[pass]) as u32, heads as u32);
+        let shape = Shape { blocks, threads: (self.threads, 1), shared: self.shared[pass] };
+        launch(q.device().as_cuda_device()?, self.module, &self.names[pass], shape, arguments)
     }
 }
 
@@ -47,10 +62,6 @@ fn scales(spec: &AttentionSpec) -> [Argument; 2] {
     [Argument::Float(spec.scale), Argument::Float(spec.softcap.unwrap_or(0.0))]
 }
 
-fn blocks(spec: &AttentionSpec, heads: usize) -> (u32, u32) {
-    (spec.positions.len().div_ceil(TILE) as u32, heads as u32)
-}
-
 pub(in crate::ops::gpu) fn attention_forward(
     [q, k, v]: [&Tensor; 3],
     spec: &AttentionSpec,
@@ -62,8 +73,7 @@ pub(in crate::ops::gpu) fn attention_forward(
     let mut arguments = vec![pointer(q)?, pointer(k)?, pointer(v)?, pointer(&out)?, pointer(&sums)?, pointer(&seen.0)?];
     arguments.extend(sizes(spec));
     arguments.extend(scales(spec));
-    let shape = Shape { blocks: blocks(spec, spec.heads), threads: (kernels.threads, 1), shared: kernels.shared[0] };
-    launch(q.device().as_cuda_device()?, kernels.module, &kernels.names[0], shape, &arguments)?;
+    kernels.launch(0, q, spec, spec.heads, &arguments)?;
     Ok((out, sums))
 }
 
@@ -91,25 +101,13 @@ pub(in crate::ops::gpu) fn attention_backward(
     arguments.extend(sizes(spec));
     arguments.push(stride);
     arguments.extend(scales(spec));
-    let shape = Shape { blocks: blocks(spec, spec.heads), threads: (kernels.threads, 1), shared: kernels.shared[1] };
-    launch(device, kernels.module, &kernels.names[1], shape, &arguments)?;
+    kernels.launch(1, q, spec, spec.heads, &arguments)?;
 
     let mut arguments = given.to_vec();
     arguments.extend([pointer(&seen.1)?, pointer(&dk)?, pointer(&dv)?]);
     arguments.extend(sizes(spec));
     arguments.extend([kv_stride, kv_stride]);
     arguments.extend(scales(spec));
-    let shape = Shape { blocks: blocks(spec, spec.kv_heads), threads: (kernels.threads, 1), shared: kernels.shared[2] };
-    launch(device, kernels.module, &kernels.names[2], shape, &arguments)?;
+    kernels.launch(2, q, spec, spec.kv_heads, &arguments)?;
     Ok([dq, dk, dv])
-}
-
-/// As the kernels' sources say.
-fn mma_shared(_: usize) -> [u32; 3] {
-    [0; 3]
-}
-
-/// Two tiles of 32 rows of f32, for each of the widths that the kernels know.
-fn general_shared(width: usize) -> [u32; 3] {
-    [256 * width.next_power_of_two().max(32) as u32; 3]
 }

@@ -60,15 +60,15 @@ impl Module {
         }
     }
 
-    /// The kernels for a compute capability (90 is Hopper), as PTX; compiled once.
+    /// The kernels for a compute capability (90 is Hopper); compiled once.
     ///
     /// # Errors
     /// The compiler's library is missing, or refuses the source.
-    pub fn compiled(self, capability: u32) -> Result<Arc<str>> {
-        static COMPILED: OnceLock<Mutex<HashMap<(Module, u32), Arc<str>>>> = OnceLock::new();
+    pub fn compiled(self, capability: u32) -> Result<Arc<Compiled>> {
+        static COMPILED: OnceLock<Mutex<HashMap<(Module, u32), Arc<Compiled>>>> = OnceLock::new();
         let mut compiled = COMPILED.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(ptx) = compiled.get(&(self, capability)) {
-            return Ok(ptx.clone());
+        if let Some(kernels) = compiled.get(&(self, capability)) {
+            return Ok(kernels.clone());
         }
         let (name, source) = self.source();
         let options = CompileOptions {
@@ -79,10 +79,32 @@ impl Module {
         let ptx = compile_ptx_with_opts(format!("{COMMON}\n{source}"), options).map_err(|e| {
             Error::Msg(format!("the CUDA kernels of {name}.cu do not compile for capability {capability}: {e:?}"))
         })?;
-        let ptx: Arc<str> = ptx.to_src().into();
-        compiled.insert((self, capability), ptx.clone());
-        Ok(ptx)
+        let ptx = ptx.to_src();
+        let kernels = Arc::new(Compiled { parameters: parameters(&ptx), ptx });
+        compiled.insert((self, capability), kernels.clone());
+        Ok(kernels)
     }
+}
+
+/// A file's kernels, compiled.
+#[derive(Debug)]
+pub struct Compiled {
+    /// The kernels as PTX.
+    pub ptx: String,
+    /// Of every kernel the kinds of its parameters: "u64" for addresses too, "u32", "f32".
+    pub parameters: HashMap<String, Vec<String>>,
+}
+
+/// The kernels of a PTX text and the kinds of their parameters.
+fn parameters(ptx: &str) -> HashMap<String, Vec<String>> {
+    let entries = ptx.split(".visible .entry ").skip(1);
+    let of_entry = |entry: &str| {
+        let (name, rest) = entry.split_once('(')?;
+        let (list, _) = rest.split_once(')')?;
+        let kind = |line: &str| line.trim().strip_prefix(".param .")?.split_whitespace().next().map(str::to_string);
+        Some((name.trim().to_string(), list.lines().filter_map(kind).collect()))
+    };
+    entries.filter_map(of_entry).collect()
 }
 
 /// What a kernel is given.
@@ -93,6 +115,17 @@ pub(in crate::ops::gpu) enum Argument {
     Int(i32),
     Long(i64),
     Float(f32),
+}
+
+impl Argument {
+    /// How PTX calls its kind.
+    fn kind(self) -> &'static str {
+        match self {
+            Self::Pointer(_) | Self::Long(_) => "u64",
+            Self::Int(_) => "u32",
+            Self::Float(_) => "f32",
+        }
+    }
 }
 
 /// How many blocks of how many threads, with how many bytes of shared memory.
@@ -132,8 +165,15 @@ pub(in crate::ops::gpu) fn launch(
 ) -> Result<()> {
     let stream = device.cuda_stream();
     let (major, minor) = stream.context().compute_capability().map_err(Error::wrap)?;
-    let ptx = module.compiled((10 * major + minor) as u32)?;
-    let function = device.get_or_load_custom_func(kernel, module.source().0, &ptx)?;
+    let compiled = module.compiled((10 * major + minor) as u32)?;
+    // A kernel believes what it is given: a wrong list would read and write anywhere.
+    let given = arguments.iter().map(|argument| argument.kind());
+    match compiled.parameters.get(kernel) {
+        Some(wanted) if given.clone().eq(wanted.iter().map(String::as_str)) => {}
+        Some(wanted) => bail!("kernel {kernel} takes {wanted:?} and was given {:?}", given.collect::<Vec<_>>()),
+        None => bail!("there is no kernel {kernel}"),
+    }
+    let function = device.get_or_load_custom_func(kernel, module.source().0, &compiled.ptx)?;
     // What a block may have without asking.
     const ALLOWED: u32 = 48 << 10;
     if shape.shared > ALLOWED {
