@@ -146,6 +146,8 @@ int main()
     // Vectors of the authors' Random123, kat_vectors.
     const auto is = [](uint4 got, unsigned x, unsigned y, unsigned z, unsigned w) { return got.x == x && got.y == y && got.z == z && got.w == w; };
     expect("philox of zeros as Random123 has it", is(philox(0, 0), 0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8));
+    // An element whose number equals the probability is kept: of probability 0 nothing is dropped.
+    check_dropout<float>(4, 0, static_cast<float>(philox(0, 0x299f31d0a4093822ull).x >> 8) * 0x1p-24f, 1);
     check_type<float>();
     check_type<bf16>();
     check_type<f16>();

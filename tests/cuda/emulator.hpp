@@ -23,7 +23,9 @@
 #include <unistd.h>
 #include <utility>
 #include <vector>
-#if !defined(__x86_64__)
+// FTREPL_UCONTEXT chooses the slow way everywhere.
+#if !defined(__x86_64__) || defined(FTREPL_UCONTEXT)
+#define EMULATOR_UCONTEXT 1
 #include <ucontext.h>
 #endif
 
@@ -64,7 +66,7 @@ inline std::string running = "nothing";
 
 // ---- fibers
 
-#if defined(__x86_64__)
+#ifndef EMULATOR_UCONTEXT
 extern "C" void ftrepl_switch(void** from, void* to);
 asm(R"(
 .text
@@ -109,7 +111,7 @@ struct Thread {
     unsigned generation = 0;
     // Copies of cp.async in groups; the last one is not committed yet.
     std::vector<std::vector<Copy>> copies;
-#if defined(__x86_64__)
+#ifndef EMULATOR_UCONTEXT
     void* stack_pointer = nullptr;
 #else
     ucontext_t context;
@@ -143,7 +145,7 @@ struct Machine {
     unsigned char *shared = nullptr, *dynamic_end = nullptr;
     size_t shared_used = 0, dynamic_bytes = 0;
     std::vector<SharedArray> arrays;
-#if defined(__x86_64__)
+#ifndef EMULATOR_UCONTEXT
     void* scheduler = nullptr;
 #else
     ucontext_t scheduler;
@@ -155,7 +157,7 @@ constexpr size_t STATIC_SHARED = 48 * 1024, DYNAMIC_SHARED_BYTES = 228 * 1024;
 
 inline void to_scheduler()
 {
-#if defined(__x86_64__)
+#ifndef EMULATOR_UCONTEXT
     ftrepl_switch(&machine.current->stack_pointer, machine.scheduler);
 #else
     swapcontext(&machine.current->context, &machine.scheduler);
@@ -165,7 +167,7 @@ inline void to_scheduler()
 inline void to_thread(Thread& thread)
 {
     machine.current = &thread;
-#if defined(__x86_64__)
+#ifndef EMULATOR_UCONTEXT
     ftrepl_switch(&machine.scheduler, thread.stack_pointer);
 #else
     swapcontext(&machine.scheduler, &thread.context);
@@ -183,7 +185,7 @@ inline void thread_main()
 inline void prepare(Thread& thread)
 {
     unsigned char* stack = machine.stacks + STACK * static_cast<size_t>(thread.linear);
-#if defined(__x86_64__)
+#ifndef EMULATOR_UCONTEXT
     auto* top = reinterpret_cast<void**>(stack + STACK);
     // As after a call: the stack is 8 off a multiple of 16 when the function begins.
     *--top = nullptr;
@@ -260,7 +262,7 @@ inline void run_block()
     m.arrays.clear();
     m.arrived = 0;
     for (int i = 0; i < m.warp_count; ++i) m.warps[i].arrived = 0;
-    std::vector<int> order(m.count);
+    std::vector<int> order(m.count), warps(m.warp_count);
     for (int i = 0; i < m.count; ++i) {
         Thread& thread = m.threads[i];
         thread.linear = i;
@@ -271,18 +273,30 @@ inline void run_block()
         thread.wait = Wait::none;
         thread.copies.assign(1, {});
         prepare(thread);
-        order[i] = m.order == Order::descending ? m.count - 1 - i : i;
+        order[i] = i;
     }
+    for (int i = 0; i < m.warp_count; ++i) warps[i] = m.order == Order::descending ? m.warp_count - 1 - i : i;
     for (int left = m.count; left > 0;) {
         bool progress = false;
-        if (m.order == Order::random) std::shuffle(order.begin(), order.end(), m.random);
-        for (int i : order) {
+        const auto run = [&](int i) {
             Thread& thread = m.threads[i];
-            if (thread.done || !ready(thread)) continue;
+            if (thread.done || !ready(thread)) return false;
             thread.wait = Wait::none;
             to_thread(thread);
-            progress = true;
             if (thread.done) --left;
+            return progress = true;
+        };
+        if (m.order == Order::random) {
+            std::shuffle(order.begin(), order.end(), m.random);
+            for (int i : order) run(i);
+        } else {
+            // A warp runs as far as it can before the next begins: what it does too early, all the others see.
+            for (int warp : warps) {
+                for (bool ran = true; ran;) {
+                    ran = false;
+                    for (int lane = 0; lane < 32; ++lane) ran = run(m.order == Order::descending ? 32 * warp + 31 - lane : 32 * warp + lane) || ran;
+                }
+            }
         }
         if (!progress) {
             fail("threads wait for each other: " + std::to_string(m.arrived) + " of " + std::to_string(m.count) + " at a barrier of the block, " +

@@ -49,6 +49,7 @@ template <class T> void check_type()
     check<T>(64, 3, 64, 0, -1, 96, true);
     check<T>(7, 6, 16, 32, 1, 2, true);
     check<T>(7, 2, 16, 8, 1, 1, false, 1);
+    check<T>(7, 2, 16, 3, 1, 1, false);
 }
 
 int main()

@@ -72,6 +72,7 @@ template <int D, typename T> __device__ __forceinline__ void load_tile(const T* 
             store<count>(tile + row * D + at, values);
         }
     } else {
+#pragma unroll 1
         for (int i = threadIdx.x; i < TILE * D; i += 256) {
             const int row = i / D, at = i % D;
             tile[i] = first + row < tokens && at < head_dim ? to_f32(from[(first + row) * stride + at]) : 0.0f;
@@ -258,6 +259,7 @@ __device__ __forceinline__ void keys_blocks(const T* q, const T* k, const T* v, 
                     firsts[threadIdx.x] = query < z.tokens ? first[query] : z.tokens;
                 }
                 __syncthreads();
+#pragma unroll 2
                 for (int at = 0; at < min(TILE, last_query - tile + 1); ++at) {
                     const int query = tile + at;
                     const float product = row_sum<D>(dot_part<D>(mine, queries + at * D, part));
@@ -338,6 +340,14 @@ template <typename T> __device__ __forceinline__ void attention_delta(const T* o
         const AttentionSizes sizes{tokens, heads, kv_heads, head_dim, q_stride, k_stride, v_stride, o_stride, scale, softcap};               \
         BY_WIDTH(keys_blocks, q, k, v, go, lse, delta, first, last, dk, dv, dk_stride, dv_stride, sizes)                                     \
     }
+
+// Compiling all takes NVRTC a dozen seconds: who knows the types that will be used leaves out the others, by -DWITHOUT_F16 and the like.
+#ifndef WITHOUT_F32
 ATTENTION(f32)
+#endif
+#ifndef WITHOUT_BF16
 ATTENTION(bf16)
+#endif
+#ifndef WITHOUT_F16
 ATTENTION(f16)
+#endif
