@@ -2,7 +2,21 @@
 
 use crate::error::{Error, Result};
 use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+/// Where what can be made or fetched again is kept: `FTREPL_CACHE`, else `ftrepl` in the system's cache folder (`XDG_CACHE_HOME`).
+///
+/// # Errors
+/// Neither is set and the user has no home folder.
+pub fn cache_folder() -> Result<PathBuf> {
+    if let Some(root) = std::env::var_os("FTREPL_CACHE").filter(|root| !root.is_empty()) {
+        return std::path::absolute(&root).map_err(|e| Error::io("find", Path::new(&root), e));
+    }
+    match etcetera::choose_base_strategy() {
+        Ok(strategy) => Ok(etcetera::BaseStrategy::cache_dir(&strategy).join("ftrepl")),
+        Err(_) => Err(Error::Missing("there is no home folder to keep models in; set FTREPL_CACHE to a folder".into())),
+    }
+}
 
 /// Writes a file through `fill`; the file appears under its name only when `fill` and the flush succeeded.
 ///

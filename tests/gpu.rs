@@ -63,7 +63,7 @@ fn on_cpu(tensor: &Tensor) -> Tensor {
 fn every_kernel_compiles() {
     for capability in [80, 90] {
         for module in Module::ALL {
-            let kernels = module.compiled(capability).unwrap_or_else(|error| panic!("{module:?}: {error}"));
+            let kernels = module.compiled(capability, None).unwrap_or_else(|error| panic!("{module:?}: {error}"));
             assert!(!kernels.parameters.is_empty(), "{module:?} has no kernel");
             for (kernel, kinds) in &kernels.parameters {
                 let known = |kind: &String| ["u64", "u32", "f32"].contains(&kind.as_str());

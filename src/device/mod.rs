@@ -127,9 +127,11 @@ fn open(what: &str, device: candle_core::Result<Device>) -> Result<Device> {
 }
 
 fn not_built(name: &str, feature: &str) -> Error {
-    Error::argument(format!(
-        "device \"{name}\" is not in this build; build with `cargo install ftrepl --features {feature}`, or use \"cpu\" or \"auto\""
-    ))
+    let build = match feature {
+        "cuda" => "scripts/with-cuda cargo build --release --features cuda --target-dir target/cuda",
+        _ => "cargo build --release --features metal",
+    };
+    Error::argument(format!("device \"{name}\" is not in this build; build with `{build}`, or use \"cpu\" or \"auto\""))
 }
 
 #[cfg(test)]

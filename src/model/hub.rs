@@ -9,7 +9,6 @@ use super::hub_repository::{self, HubId};
 use super::{tiny, wheel};
 use crate::control::Control;
 use crate::error::{Error, Result};
-use etcetera::BaseStrategy;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -39,19 +38,12 @@ pub fn resolve(name: &str, control: &Control) -> Result<ModelFiles> {
 }
 
 impl Cache {
-    /// The user's cache: `FTREPL_CACHE`, else `ftrepl` in the system's cache folder (`XDG_CACHE_HOME`).
+    /// The user's cache, in [`crate::files::cache_folder`].
     ///
     /// # Errors
-    /// Neither is set and the user has no home folder.
+    /// There is none.
     pub fn from_env() -> Result<Self> {
-        if let Some(root) = std::env::var_os("FTREPL_CACHE").filter(|root| !root.is_empty()) {
-            let root = std::path::absolute(&root).map_err(|e| Error::io("find", Path::new(&root), e))?;
-            return Ok(Self::at(root));
-        }
-        match etcetera::choose_base_strategy() {
-            Ok(strategy) => Ok(Self::at(strategy.cache_dir().join("ftrepl"))),
-            Err(_) => Err(Error::Missing("there is no home folder to keep models in; set FTREPL_CACHE to a folder".into())),
-        }
+        crate::files::cache_folder().map(Self::at)
     }
 
     /// The folder.

@@ -1,9 +1,11 @@
 //! Kernels: compiled for the card at first use, launched on the device's stream.
 
 use crate::device::ALLOCATION;
+use crate::files;
 use candle_core::cuda_backend::cudarc::driver::{DevicePtr, LaunchConfig, PushKernelArg, sys};
 use candle_core::cuda_backend::cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
 use candle_core::{CudaDevice, DType, Device, Error, Result, Storage, Tensor, bail};
+use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -60,30 +62,52 @@ impl Module {
         }
     }
 
-    /// The kernels for a compute capability (90 is Hopper); compiled once.
+    /// The kernels for a compute capability (90 is Hopper): those of a dtype where the file has them apart, else all. Compiled once, and
+    /// kept in the cache folder for the next time.
     ///
     /// # Errors
     /// The compiler's library is missing, or refuses the source.
-    pub fn compiled(self, capability: u32) -> Result<Arc<Compiled>> {
-        static COMPILED: OnceLock<Mutex<HashMap<(Module, u32), Arc<Compiled>>>> = OnceLock::new();
+    pub fn compiled(self, capability: u32, dtype: Option<DType>) -> Result<Arc<Compiled>> {
+        type Known = HashMap<(Module, u32, Option<DType>), Arc<Compiled>>;
+        static COMPILED: OnceLock<Mutex<Known>> = OnceLock::new();
+        // All of attention takes the compiler many seconds.
+        let dtype = dtype.filter(|_| self == Self::Attention);
+        let key = (self, capability, dtype);
         let mut compiled = COMPILED.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(kernels) = compiled.get(&(self, capability)) {
+        if let Some(kernels) = compiled.get(&key) {
             return Ok(kernels.clone());
         }
         let (name, source) = self.source();
-        let options = CompileOptions {
-            options: vec![format!("--gpu-architecture=compute_{capability}"), "--std=c++17".into()],
-            name: Some(format!("{name}.cu")),
-            ..CompileOptions::default()
-        };
-        let ptx = compile_ptx_with_opts(format!("{COMMON}\n{source}"), options).map_err(|e| {
-            Error::Msg(format!("the CUDA kernels of {name}.cu do not compile for capability {capability}: {e:?}"))
-        })?;
-        let ptx = ptx.to_src();
+        let mut options = vec![format!("--gpu-architecture=compute_{capability}"), "--std=c++17".into()];
+        let others = [(DType::F32, "F32"), (DType::BF16, "BF16"), (DType::F16, "F16")].into_iter();
+        options.extend(
+            others.filter(|(other, _)| dtype.is_some_and(|dtype| dtype != *other)).map(|(_, other)| format!("-DWITHOUT_{other}")),
+        );
+        let ptx = cached(name, &format!("{COMMON}\n{source}"), options)?;
         let kernels = Arc::new(Compiled { parameters: parameters(&ptx), ptx });
-        compiled.insert((self, capability), kernels.clone());
+        compiled.insert(key, kernels.clone());
         Ok(kernels)
     }
+}
+
+/// The PTX of a source, from the cache folder where it was compiled before.
+fn cached(name: &str, source: &str, options: Vec<String>) -> Result<String> {
+    let digest = Sha256::digest(format!("{source}\n{options:?}"));
+    let digest: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    let place = files::cache_folder().ok().map(|folder| folder.join("kernels").join(format!("{name}-{digest}.ptx")));
+    if let Some(ptx) = place.as_ref().and_then(|place| std::fs::read_to_string(place).ok()) {
+        return Ok(ptx);
+    }
+    let what = options.join(" ");
+    let options = CompileOptions { options, name: Some(format!("{name}.cu")), ..CompileOptions::default() };
+    let ptx = compile_ptx_with_opts(source, options)
+        .map_err(|e| Error::Msg(format!("the CUDA kernels of {name}.cu do not compile ({what}): {e:?}")))?
+        .to_src();
+    // A cache that cannot be written costs a compilation the next time.
+    if let Some(place) = place {
+        let _ = files::write_text(&place, &ptx);
+    }
+    Ok(ptx)
 }
 
 /// A file's kernels, compiled.
@@ -165,7 +189,9 @@ pub(in crate::ops::gpu) fn launch(
 ) -> Result<()> {
     let stream = device.cuda_stream();
     let (major, minor) = stream.context().compute_capability().map_err(Error::wrap)?;
-    let compiled = module.compiled((10 * major + minor) as u32)?;
+    let dtype = [(DType::F32, "_f32"), (DType::BF16, "_bf16"), (DType::F16, "_f16")].into_iter();
+    let dtype = dtype.filter(|(_, end)| kernel.ends_with(end)).map(|(dtype, _)| dtype).next();
+    let compiled = module.compiled((10 * major + minor) as u32, dtype)?;
     // A kernel believes what it is given: a wrong list would read and write anywhere.
     let given = arguments.iter().map(|argument| argument.kind());
     match compiled.parameters.get(kernel) {
@@ -173,9 +199,13 @@ pub(in crate::ops::gpu) fn launch(
         Some(wanted) => bail!("kernel {kernel} takes {wanted:?} and was given {:?}", given.collect::<Vec<_>>()),
         None => bail!("there is no kernel {kernel}"),
     }
-    let function = device.get_or_load_custom_func(kernel, module.source().0, &compiled.ptx)?;
-    // What a block may have without asking.
-    const ALLOWED: u32 = 48 << 10;
+    let name = match dtype.filter(|_| module == Module::Attention) {
+        Some(dtype) => format!("{}_{}", module.source().0, dtype.as_str()),
+        None => module.source().0.to_string(),
+    };
+    let function = device.get_or_load_custom_func(kernel, &name, &compiled.ptx)?;
+    // What a block may have without asking, together with what the kernel itself declares.
+    const ALLOWED: u32 = 40 << 10;
     if shape.shared > ALLOWED {
         let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         function.set_attribute(attribute, shape.shared as i32).map_err(Error::wrap)?;
