@@ -1,6 +1,6 @@
 //! Attention by kernels: by tensor cores where dtype and width of the heads allow it.
 
-use super::{Argument, Module, Shape, launch, pointer, suffix, unwritten};
+use super::{Argument, Module, Shape, capability, launch, pointer, suffix, unwritten};
 use crate::ops::attention::AttentionSpec;
 use candle_core::{DType, Result, Tensor, bail};
 
@@ -24,7 +24,8 @@ struct Kernels {
 impl Kernels {
     fn new(q: &Tensor, spec: &AttentionSpec) -> Result<Self> {
         let width = spec.head_dim;
-        if q.dtype() == DType::BF16 && matches!(width, 64 | 128) {
+        // Tensor cores for bf16 came with this capability.
+        if q.dtype() == DType::BF16 && matches!(width, 64 | 128) && capability(q)? >= 80 {
             let names = PASSES.map(|pass| format!("attention_mma_{pass}_{width}"));
             const KIB: u32 = 1 << 10;
             let (rows, shared) = match width {

@@ -179,6 +179,16 @@ pub(in crate::ops::gpu) fn device(tensor: &Tensor) -> Result<&CudaDevice> {
     tensor.device().as_cuda_device()
 }
 
+/// The compute capability of a tensor's card: 90 is Hopper.
+pub(in crate::ops::gpu) fn capability(tensor: &Tensor) -> Result<u32> {
+    capability_of(device(tensor)?)
+}
+
+fn capability_of(device: &CudaDevice) -> Result<u32> {
+    let (major, minor) = device.cuda_stream().context().compute_capability().map_err(Error::wrap)?;
+    Ok((10 * major + minor) as u32)
+}
+
 /// Launches a kernel. The arguments' memory must be alive until the call returns; what is freed later is freed in the stream's order.
 pub(in crate::ops::gpu) fn launch(
     device: &CudaDevice,
@@ -187,11 +197,9 @@ pub(in crate::ops::gpu) fn launch(
     shape: Shape,
     arguments: &[Argument],
 ) -> Result<()> {
-    let stream = device.cuda_stream();
-    let (major, minor) = stream.context().compute_capability().map_err(Error::wrap)?;
     let dtype = [(DType::F32, "_f32"), (DType::BF16, "_bf16"), (DType::F16, "_f16")].into_iter();
     let dtype = dtype.filter(|(_, end)| kernel.ends_with(end)).map(|(dtype, _)| dtype).next();
-    let compiled = module.compiled((10 * major + minor) as u32, dtype)?;
+    let compiled = module.compiled(capability_of(device)?, dtype)?;
     // A kernel believes what it is given: a wrong list would read and write anywhere.
     let given = arguments.iter().map(|argument| argument.kind());
     match compiled.parameters.get(kernel) {

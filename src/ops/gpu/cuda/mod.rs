@@ -5,7 +5,7 @@ mod launch;
 
 pub(super) use attention::{attention_backward, attention_forward};
 pub use launch::Module;
-pub(super) use launch::{Argument, Shape, address, launch, optional, pointer, suffix, unwritten};
+pub(super) use launch::{Argument, Shape, address, capability, launch, optional, pointer, suffix, unwritten};
 
 use super::product::Factor;
 use crate::ops::gated::Activation;
