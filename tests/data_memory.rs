@@ -19,11 +19,11 @@ fn peak_of_children() -> f64 {
     usage.ru_maxrss as f64 / 1024.0
 }
 
-fn train(folder: &Path, file: &str) -> f64 {
+fn train(folder: &Path, file: &str, options: &str) -> f64 {
     let script = format!(
         "let ds = load_dataset(\"json\", #{{ data_files: \"{file}\" }}).shuffle(#{{ seed: 1 }});
         let model = AutoModelForCausalLM::from_pretrained(\"tiny-random\");
-        let args = TrainingArguments(#{{ max_steps: 20, per_device_train_batch_size: 4 }});
+        let args = TrainingArguments(#{{ max_steps: 20, per_device_train_batch_size: 4{options} }});
         Trainer(#{{ model: model, args: args, train_dataset: ds }}).train().steps"
     );
     let mut command = Command::new(env!("CARGO_BIN_EXE_ftrepl"));
@@ -50,8 +50,10 @@ fn training_on_100_mb_of_json_lines_takes_less_than_a_tenth_of_the_rows_in_memor
         i += 1;
     }
     file.into_inner().unwrap();
-    let small = train(folder.path(), "small.jsonl");
-    let large = train(folder.path(), "large.jsonl");
+    let small = train(folder.path(), "small.jsonl", "");
+    let large = train(folder.path(), "large.jsonl", "");
     // 24 MB are tokens of the first rows, kept until it shows that there are too many; an order and an index take 12 bytes a row.
     assert!(large - small < 60.0, "{small:.0} MB with 10 rows, {large:.0} MB with {i}");
+    let cut = train(folder.path(), "large.jsonl", ", max_length: 32");
+    assert!(cut - small < 80.0, "{small:.0} MB with 10 rows, {cut:.0} MB with {i} that were cut");
 }

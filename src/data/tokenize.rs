@@ -144,7 +144,10 @@ pub struct Tokenized {
 
 impl Tokenized {
     /// Adds a row.
-    pub(super) fn push(&mut self, row: Encoded) {
+    pub(super) fn push(&mut self, mut row: Encoded) {
+        // A row that was cut would keep the memory of the whole.
+        row.input_ids.shrink_to_fit();
+        row.labels.shrink_to_fit();
         self.truncated += usize::from(row.truncated);
         self.without_target += usize::from(row.targets() == 0);
         self.rows.push(row);

@@ -74,12 +74,20 @@ pub fn see(terminal: &mut Terminal, text: &str) -> String {
 /// Sends a line and waits for what it must show.
 #[track_caller]
 pub fn say(terminal: &mut Terminal, line: &str, shown: &[&str]) {
+    // See `settle`: a whole line survives the change of the mode most times, and the tests say many.
+    std::thread::sleep(Duration::from_millis(30));
     terminal.send_line(line).unwrap();
     for text in shown {
         if let Err(error) = terminal.expect(text) {
-            panic!("after {line:?}: no {text:?}: {error}");
+            panic!("after {line:?}: no {text:?}: {error}; there is {:?}", rest(terminal));
         }
     }
+}
+
+/// What has been shown and was not waited for.
+fn rest(terminal: &mut Terminal) -> String {
+    let all = terminal.check(expectrl::Regex("(?s).+"));
+    all.map_or_else(|error| error.to_string(), |found| String::from_utf8_lossy(found.as_bytes()).into_owned())
 }
 
 /// Sends keys and waits for what they must show.
