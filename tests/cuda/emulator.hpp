@@ -70,7 +70,7 @@ inline std::string running = "nothing";
 extern "C" void ftrepl_switch(void** from, void* to);
 asm(R"(
 .text
-.globl ftrepl_switch
+.weak ftrepl_switch
 .type ftrepl_switch, @function
 ftrepl_switch:
     pushq %rbp
