@@ -107,7 +107,9 @@ impl Tables {
             }
             let (chunks, blocks) = self.chunks(same.iter().map(|e| e.gradient.elem_count()).collect(), device)?;
             let Numbers { lr, betas: [beta1, beta2], eps, weight_decay, correction1, correction2 } = numbers;
-            let mut arguments = vec![pointer(&table(&same, device)?)?, pointer(&chunks)?, pointer(norm)?];
+            // Named, so that its memory is there until the launch.
+            let tensors = table(&same, device)?;
+            let mut arguments = vec![pointer(&tensors)?, pointer(&chunks)?, pointer(norm)?];
             arguments.extend([lr, beta1, beta2, eps, weight_decay, correction1, correction2].map(Argument::Float));
             let kernel = format!("adamw_{}_{}", suffix(parameter)?, suffix(gradient)?);
             launch(device.as_cuda_device()?, Module::AdamW, &kernel, Shape::each(blocks, THREADS), &arguments)?;
