@@ -8,12 +8,9 @@ use crate::error::Result;
 use crate::ops::vectorised;
 #[cfg(feature = "cuda")]
 use crate::{
-    nn::Parameter,
     ops::gpu::update::{Entry, Numbers, Tables, serves},
     optim::DeviceNorm,
 };
-#[cfg(feature = "cuda")]
-use candle_core::DType;
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -167,9 +164,7 @@ impl Optimizer for Adam {
                     return Ok(None);
                 }
                 slot.prepare(parameter, 2)?;
-                if value.dtype() != DType::F32 && slot.device_master.is_none() {
-                    slot.device_master = Some(value.to_dtype(DType::F32)?);
-                }
+                let master = slot.exact_on_device(parameter)?;
                 let [Some(first), Some(second)] = slot.device.clone() else { return Ok(None) };
                 let step = (slot.step + 1) as f64;
                 let numbers = Numbers {
@@ -180,7 +175,7 @@ impl Optimizer for Adam {
                     correction1: (1.0 - beta1.powf(step)) as f32,
                     correction2: (1.0 - beta2.powf(step)).sqrt() as f32,
                 };
-                let entry = Entry { parameter: value, gradient, first, second, master: slot.device_master.clone() };
+                let entry = Entry { parameter: value, gradient, first, second, master };
                 match batches.iter_mut().find(|(same, _)| *same == numbers) {
                     Some((_, entries)) => entries.push(entry),
                     None => batches.push((numbers, vec![entry])),
@@ -196,8 +191,11 @@ impl Optimizer for Adam {
         for (numbers, entries) in &batches {
             self.tables.adamw(entries, *numbers, &norm)?;
         }
-        self.slots.iter_mut().for_each(|slot| slot.step += 1);
-        self.groups.iter().flat_map(|group| &group.parameters).for_each(Parameter::changed_on_device);
+        for (slot, parameter) in self.slots.iter_mut().zip(self.groups.iter().flat_map(|group| &group.parameters)) {
+            slot.step += 1;
+            parameter.changed_on_device();
+            slot.followed = Some(parameter.revision());
+        }
         Ok(Some(DeviceNorm(norm)))
     }
 

@@ -32,6 +32,9 @@ pub(super) struct Slot {
     pub master: Vec<f32>,
     /// The same on another device, where the optimiser keeps one there.
     pub device_master: Option<Tensor>,
+    /// The parameter's revision when its value was last what `device_master` rounds to.
+    #[cfg(feature = "cuda")]
+    pub followed: Option<u64>,
 }
 
 impl Slot {
@@ -46,6 +49,23 @@ impl Slot {
             }
         }
         make_master(parameter, &mut self.master)
+    }
+
+    /// The exact value of a parameter on a device, nothing of one in f32. Where the value was changed by someone else meanwhile, it follows.
+    #[cfg(feature = "cuda")]
+    pub fn exact_on_device(&mut self, parameter: &Parameter) -> Result<Option<Tensor>> {
+        let value = parameter.value();
+        if value.dtype() == DType::F32 {
+            return Ok(None);
+        }
+        let exact = match self.device_master.take() {
+            Some(master) if self.followed == Some(parameter.revision()) => master,
+            Some(master) => master.to_dtype(value.dtype())?.eq(&value)?.where_cond(&master, &value.to_dtype(DType::F32)?)?,
+            None => value.to_dtype(DType::F32)?,
+        };
+        self.device_master = Some(exact.clone());
+        self.followed = Some(parameter.revision());
+        Ok(Some(exact))
     }
 
     /// Runs the kernel over the parameter, which has a gradient.
@@ -107,10 +127,12 @@ impl Slot {
             return Err(Error::argument(format!("unknown state \"{key}\"; this optimizer keeps step, {}", known.join(", "))));
         }
         let wide = shaped(key, value, &parameter.dims())?;
+        // A copy: a step changes it in place.
+        let on_device = || wide.to_device(&parameter.device())?.copy();
         match which {
-            Some(which) if !parameter.device().is_cpu() => self.device[which] = Some(wide.to_device(&parameter.device())?),
+            Some(which) if !parameter.device().is_cpu() => self.device[which] = Some(on_device()?),
             Some(which) => self.host[which] = wide.flatten_all()?.to_vec1()?,
-            None if !parameter.device().is_cpu() => self.device_master = Some(wide.to_device(&parameter.device())?),
+            None if !parameter.device().is_cpu() => self.device_master = Some(on_device()?),
             None => self.master = wide.flatten_all()?.to_vec1()?,
         }
         Ok(())
