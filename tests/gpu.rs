@@ -180,14 +180,14 @@ fn scripts_run_on_the_card() {
     let script = r#"
         let model = AutoModelForCausalLM::from_pretrained("tiny-random", #{ device: "cuda" });
         let rows = [#{ text: "on the hill" }, #{ text: "by the sea" }];
-        let before = compute_perplexity(model, "on the hill");
+        let before = perplexity(model, ["on the hill"]).ppl;
         let ewc = EWCRegularizer(model, #{ importance: 10.0 });
         ewc.compute_fisher(rows);
         let args = TrainingArguments(#{ num_train_epochs: 3, learning_rate: 1e-2, logging_steps: 1 });
         Trainer(#{ model: model, args: args, train_dataset: rows, regularizer: ewc }).train();
         let lora = get_peft_model(model, LoraConfig(#{ task_type: "CAUSAL_LM", r: 4, lora_dropout: 0.1 }));
         Trainer(#{ model: lora, args: args, train_dataset: rows }).train();
-        [model.device, compute_perplexity(model, "on the hill") < before, model.generate("on the", #{ max_new_tokens: 4 }).len() > 0]
+        [model.device, perplexity(model, ["on the hill"]).ppl < before, model.generate("on the", #{ max_new_tokens: 4 }).len() > 0]
     "#;
     let mut session = Session::builder().device("cuda").out(folder.path()).build().unwrap();
     let value = session.eval_line(script).unwrap_or_else(|error| panic!("{error}"));
