@@ -245,7 +245,20 @@ impl Decoder {
         self.hidden_of(batch, self.shared(batch, Pass::default(), true))
     }
 
+    /// The hidden states of no tokens, on devices whose kernels cannot be launched for nothing.
+    fn nothing(&self, batch: &TokenBatch) -> Result<Option<Tensor>> {
+        if !batch.is_empty() || self.device().is_cpu() {
+            return Ok(None);
+        }
+        let words = self.embedding.current();
+        let width = words.dims().last().copied().unwrap_or(0);
+        Ok(Some(Tensor::zeros((0, width), words.dtype(), &words.device())?))
+    }
+
     fn hidden_of(&self, batch: &TokenBatch, shared: Shared<'_>) -> Result<Tensor> {
+        if let Some(nothing) = self.nothing(batch)? {
+            return Ok(nothing);
+        }
         let mut x = self.embedded(batch, shared.pass)?;
         let (on_tensors, fused) = (gpu::serves(&x), fused_for(&x));
         match if on_tensors || fused { self.fused(batch.len(), &shared)? } else { None } {
@@ -277,6 +290,9 @@ impl Decoder {
     /// # Errors
     /// As [`Self::hidden`].
     pub fn hidden_cached(&self, batch: &TokenBatch, caches: &mut [&mut KvCache]) -> Result<Tensor> {
+        if let Some(nothing) = self.nothing(batch)? {
+            return Ok(nothing);
+        }
         let shared = self.shared(batch, Pass::default(), true);
         let mut x = self.embedded(batch, Pass::default())?;
         for (layer, block) in self.blocks.iter().enumerate() {
