@@ -85,7 +85,11 @@ namespace standin {
 
 void die(const std::string& message) { emulator::fail(message); }
 
-bool has_context() { return in_context; }
+void expect_memory(const void* start, size_t bytes, const std::string& what)
+{
+    const std::lock_guard<std::recursive_mutex> lock(one_at_a_time);
+    memory::expect(start, bytes, what);
+}
 
 void submit(const std::string& what, std::function<void()> work)
 {

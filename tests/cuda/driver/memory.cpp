@@ -85,15 +85,7 @@ void release(void* start)
     }
 }
 
-size_t used() { return used_bytes; }
-
-size_t& most_used() { return most_bytes; }
-
-} // namespace memory
-
-namespace standin {
-
-void expect_memory(const void* start, size_t bytes, const std::string& what)
+void expect(const void* start, size_t bytes, const std::string& what)
 {
     if (bytes == 0) return;
     const auto at = reinterpret_cast<uintptr_t>(start);
@@ -102,10 +94,14 @@ void expect_memory(const void* start, size_t bytes, const std::string& what)
         const auto& [first, a] = *--next;
         if (at >= first && at + bytes <= first + a.bytes) return;
         if (at < first + a.bytes) {
-            die(what + ": " + std::to_string(bytes) + " bytes from byte " + std::to_string(at - first) + " of an allocation of " + std::to_string(a.bytes));
+            standin::die(what + ": " + std::to_string(bytes) + " bytes from byte " + std::to_string(at - first) + " of an allocation of " + std::to_string(a.bytes));
         }
     }
-    die(what + ": " + std::to_string(bytes) + " bytes where nothing is allocated");
+    standin::die(what + ": " + std::to_string(bytes) + " bytes where nothing is allocated");
 }
 
-} // namespace standin
+size_t used() { return used_bytes; }
+
+size_t& most_used() { return most_bytes; }
+
+} // namespace memory

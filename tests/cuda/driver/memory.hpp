@@ -1,6 +1,7 @@
 // The device's memory.
 #pragma once
 #include <cstddef>
+#include <string>
 
 namespace memory {
 
@@ -15,6 +16,9 @@ void release(void* start);
 
 // Before the work that uses what was freed is done, others must not get the memory: it counts as free from here on.
 void release_later(void* start);
+
+// Ends the program unless these bytes belong to one allocation.
+void expect(const void* start, size_t bytes, const std::string& what);
 
 size_t used();
 size_t& most_used();

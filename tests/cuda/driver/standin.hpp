@@ -23,9 +23,6 @@ __attribute__((visibility("default"))) void expect_memory(const void* start, siz
 // Does a stream's work: at once, or where FTREPL_EMULATE_LATE is set not before something waits for it, as a device may.
 __attribute__((visibility("default"))) void submit(const std::string& what, std::function<void()> work);
 
-// Whether this thread has a context.
-bool has_context();
-
 // ---- kernels
 
 struct Launch {
