@@ -103,7 +103,9 @@ fn embeddings_with_repeated_ids() {
 
 #[test]
 fn losses_of_a_head() {
-    for (vocabulary, targets) in [(3, vec![2i64]), (37, vec![-100, 5, 0, -100, 36]), (64, (0..20).collect()), (700, vec![699, 0, -100])] {
+    for (vocabulary, targets) in
+        [(3, vec![2i64]), (37, vec![-100, 5, 0, -100, 36]), (64, (0..20).collect()), (700, vec![699, 0, -100])]
+    {
         for softcap in [None, Some(0.8)] {
             let what = format!("head of {vocabulary} with cap {softcap:?}");
             compare(&what, &[&[targets.len(), 24], &[vocabulary, 24]], &|p| {

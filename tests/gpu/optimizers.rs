@@ -160,7 +160,8 @@ fn other_optimizers() {
         let options = SgdOptions { lr: 1e-2, momentum: 0.9, weight_decay: 0.1, ..SgdOptions::default() };
         Box::new(Sgd::new(vec![ParamGroup::new(p)], options).unwrap())
     };
-    let adam: Build = |p| Box::new(Adam::new(vec![ParamGroup::new(p)], AdamOptions { weight_decay: 0.1, ..AdamOptions::default() }).unwrap());
+    let adam: Build =
+        |p| Box::new(Adam::new(vec![ParamGroup::new(p)], AdamOptions { weight_decay: 0.1, ..AdamOptions::default() }).unwrap());
     for build in [sgd, adam] {
         let (here, there) = (parameters(DType::F32, &Device::Cpu), parameters(DType::F32, &card));
         let (mut expected, mut found) = (build(here.clone()), build(there.clone()));

@@ -40,10 +40,19 @@ fn arguments_mean_what_they_mean_on_the_cpu() {
         let ((expected, expected_eval, here), (found, found_eval, there)) = (run(&Device::Cpu), run(&card));
         assert!(!expected.is_empty() && expected.len() == found.len(), "{name}");
         for (expected, found) in expected.iter().zip(&found) {
-            assert!((expected.loss - found.loss).abs() < 1e-3 * expected.loss, "{name} step {}: {} {}", expected.step, found.loss, expected.loss);
+            assert!(
+                (expected.loss - found.loss).abs() < 1e-3 * expected.loss,
+                "{name} step {}: {} {}",
+                expected.step,
+                found.loss,
+                expected.loss
+            );
             assert!((expected.grad_norm - found.grad_norm).abs() < 1e-2 * expected.grad_norm, "{name} step {}", expected.step);
         }
-        assert!((expected_eval - found_eval).abs() < 1e-3 * expected_eval, "{name}: evaluation {found_eval} instead of {expected_eval}");
+        assert!(
+            (expected_eval - found_eval).abs() < 1e-3 * expected_eval,
+            "{name}: evaluation {found_eval} instead of {expected_eval}"
+        );
         for ((parameter, here), (_, there)) in here.named_parameters().iter().zip(there.named_parameters()) {
             let apart = difference(&on_cpu(&there.value()), &on_cpu(&here.value()));
             assert!(apart < 2e-2, "{name}: {parameter} differs by {apart}");
