@@ -12,7 +12,10 @@ pub(super) fn penalty(anchors: &[Anchor], importance: f64) -> Result<Tensor> {
     let op = Penalty { anchors: anchors.to_vec(), importance };
     // The parameters are captured, not inputs: a one-element variable stands in, so that candle records the operation.
     let stand_in = Var::zeros(1, DType::F32, &Device::Cpu)?;
-    Ok(if crate::nn::grad_enabled() { stand_in.apply_op1(op)? } else { stand_in.apply_op1_no_bwd(&op)? })
+    let penalty = if crate::nn::grad_enabled() { stand_in.apply_op1(op)? } else { stand_in.apply_op1_no_bwd(&op)? };
+    // Where the model is, so that it can be added to a loss.
+    let device = anchors.first().map_or(Device::Cpu, |anchor| anchor.parameter.device());
+    Ok(penalty.to_device(&device)?)
 }
 
 struct Penalty {
