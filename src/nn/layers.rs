@@ -42,7 +42,7 @@ impl Embedding {
         }
         let mut shape = ids.dims().to_vec();
         shape.push(size);
-        Ok(weight.index_select(&flat, 0)?.reshape(shape)?)
+        Ok(weight.index_select(&flat.to_device(weight.device())?, 0)?.reshape(shape)?)
     }
 }
 
