@@ -59,7 +59,7 @@ impl Activation {
     /// The same by candle's operations: the reference, and what other devices run.
     fn composed(self, x: &Tensor) -> Result<Tensor> {
         Ok(match self {
-            Self::Relu => (x * x.gt(&x.zeros_like()?)?.to_dtype(x.dtype())?)?,
+            Self::Relu => x.le(&x.zeros_like()?)?.where_cond(&x.zeros_like()?, x)?,
             Self::Gelu => (x * ((x / SQRT_2)?.erf()? + 1.0)?.affine(0.5, 0.0)?)?,
             Self::GeluTanh => {
                 let inner = ((x + (x.sqr()? * x)?.affine(f64::from(GELU_TANH_CUBE), 0.0)?)? * gelu_tanh_scale())?;

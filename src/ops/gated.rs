@@ -70,7 +70,7 @@ fn composed(activation: Activation, x: &Tensor) -> Result<Tensor> {
         }
         Activation::Gelu => x * ((x / std::f64::consts::SQRT_2)?.erf()? + 1.0)?.affine(0.5, 0.0)?,
         // candle's own has the derivative 1 at 0.
-        Activation::Relu => x * x.gt(&x.zeros_like()?)?.to_dtype(x.dtype())?,
+        Activation::Relu => x.le(&x.zeros_like()?)?.where_cond(&x.zeros_like()?, x),
     }
 }
 
