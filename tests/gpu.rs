@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
+#[path = "gpu/language.rs"]
+mod language;
 #[path = "gpu/models.rs"]
 mod models_against_the_cpu;
 #[path = "gpu/operations.rs"]
