@@ -12,6 +12,7 @@ use ftrepl::model::projection::Pass;
 use ftrepl::model::sampling::Sampling;
 use ftrepl::model::{Decoder, Source, TokenBatch};
 use ftrepl::ops::cache::KvCache;
+use ftrepl::ops::with_fused;
 use ftrepl::optim::{Adam, AdamWOptions, Optimizer, ParamGroup};
 use ftrepl::random::Random;
 use std::cell::RefCell;
@@ -86,6 +87,10 @@ fn with_heads(name: &str, head_dim: usize) -> tempfile::TempDir {
     let number = |field: &str| config[field].as_u64().map(|n| n as usize);
     let before = number("head_dim").unwrap_or_else(|| number("hidden_size").unwrap() / number("num_attention_heads").unwrap());
     config["head_dim"] = head_dim.into();
+    // Scores of the same size: a softmax that is nearly one key's has gradients that rounding leaves nothing of.
+    if config.get("query_pre_attn_scalar").is_some() {
+        config["query_pre_attn_scalar"] = head_dim.into();
+    }
     std::fs::write(copy.path().join("config.json"), config.to_string()).unwrap();
     let wide = |n: usize| n / before * head_dim;
     let resized = |(seed, (name, tensor)): (usize, (String, Tensor))| {
@@ -114,14 +119,13 @@ fn heads_of_every_width() {
     let Some(device) = device() else { return };
     let names = ["tiny/llama", "tiny/mistral", "families/gemma2", "families/gemma3", "families/qwen3"];
     for (head_dim, dtype, tolerance) in [
-        // Gradients of queries are differences of what is nearly equal, which rounding to 16 bits leaves little of.
-        (64, DType::BF16, 0.2),
-        (128, DType::BF16, 0.2),
+        (64, DType::BF16, 0.1f32),
+        (128, DType::BF16, 0.1),
         (64, DType::F32, 1e-4),
         (80, DType::F32, 1e-4),
-        (80, DType::BF16, 0.2),
+        (80, DType::BF16, 0.1),
         (256, DType::F32, 1e-4),
-        (128, DType::F16, 0.02),
+        (128, DType::F16, 0.05),
     ] {
         for (at, name) in names.iter().enumerate() {
             // One of each width for those that cost much.
@@ -136,9 +140,12 @@ fn heads_of_every_width() {
             let ((loss, expected), (found_loss, found)) =
                 (gradients(&here, &batch, false), gradients(&there, &batch, at % 2 == 1));
             assert!((loss - found_loss).abs() < f64::from(tolerance) * 0.2 * loss, "{what}: loss {found_loss} instead of {loss}");
-            for ((parameter, expected), (_, found)) in expected.iter().zip(&found) {
-                let apart = rms_difference(found, expected);
-                assert!(apart < tolerance, "{what}: gradient of {parameter} differs by {apart}");
+            // What rounding alone does to these random models: candle's own operations round as often.
+            let plain = with_fused(dtype == DType::F32, || gradients(&there, &batch, false)).1;
+            for (((parameter, expected), (_, found)), (_, plain)) in expected.iter().zip(&found).zip(&plain) {
+                let (apart, rounding) = (rms_difference(found, expected), rms_difference(plain, expected));
+                let most = if dtype == DType::F32 { tolerance } else { tolerance.max(3.0 * rounding) };
+                assert!(apart < most, "{what}: gradient of {parameter} differs by {apart}, by candle's operations by {rounding}");
             }
             cached_equals_whole(&there, &what, if dtype == DType::F32 { 1e-4 } else { 0.1 });
         }
