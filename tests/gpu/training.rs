@@ -22,7 +22,8 @@ fn base(device: &Device, dtype: Option<DType>) -> ModelHandle {
 fn arguments_mean_what_they_mean_on_the_cpu() {
     let Some(card) = device() else { return };
     let usual = tiny_trainer::arguments(&tiny_trainer::json("run_a.json"));
-    let variants: [(&str, fn(&mut TrainingArguments)); 4] = [
+    type Change = fn(&mut TrainingArguments);
+    let variants: [(&str, Change); 4] = [
         ("accumulation", |args| args.gradient_accumulation_steps = 3),
         ("checkpointing", |args| args.gradient_checkpointing = true),
         ("no clipping", |args| args.max_grad_norm = 0.0),
