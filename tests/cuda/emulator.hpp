@@ -7,7 +7,7 @@
 // Shared memory is filled with NaN before every block, and a read or write past its end, or past the end of a Buffer, is caught by an
 // inaccessible page or a band of known bytes. Copies of cp.async arrive as late as they may, or at once, depending on the order.
 //
-// One header, one translation unit a program. The switch of fibers is a few instructions on x86-64; elsewhere ucontext does it, slowly.
+// One header; the translation units of a program share its machine. The switch of fibers is a few instructions on x86-64; elsewhere ucontext does it, slowly.
 #pragma once
 #include <algorithm>
 #include <cmath>
