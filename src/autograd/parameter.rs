@@ -7,6 +7,7 @@ use crate::ops::quantised::Quantised;
 use candle_core::op::BackpropOp;
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Storage, Tensor, Var};
 use half::{bf16, f16};
+use std::any::Any;
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
@@ -25,7 +26,11 @@ struct Inner {
     /// How often the value was changed.
     revision: AtomicU64,
     gradient: Mutex<Gradient>,
+    /// Something made of the value, and the revision that it was made of.
+    made: Mutex<Option<(u64, Made)>>,
 }
+
+type Made = Arc<dyn Any + Send + Sync>;
 
 #[derive(Clone)]
 enum Content {
@@ -84,7 +89,7 @@ impl Parameter {
     fn from_content(content: Content, requires_grad: bool) -> Self {
         let requires_grad = AtomicBool::new(requires_grad);
         let (content, revision, gradient) = (RwLock::new(content), AtomicU64::new(0), Mutex::default());
-        Self(Arc::new(Inner { content, requires_grad, revision, gradient }))
+        Self(Arc::new(Inner { content, requires_grad, revision, gradient, made: Mutex::default() }))
     }
 
     fn content(&self) -> Content {
@@ -110,6 +115,26 @@ impl Parameter {
     /// A number that grows whenever the value changes: what was computed from the value holds as long as it stays.
     pub fn revision(&self) -> u64 {
         self.0.revision.load(Ordering::Relaxed)
+    }
+
+    /// What `make` gave since the value last changed; made now where that is nothing.
+    pub(crate) fn made_of_value<T: Send + Sync + 'static>(&self, make: impl FnOnce() -> T) -> Arc<T> {
+        let revision = self.revision();
+        let mut made = self.0.made.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some((of, value)) = &*made
+            && *of == revision
+            && let Ok(value) = value.clone().downcast::<T>()
+        {
+            return value;
+        }
+        let value = Arc::new(make());
+        *made = Some((revision, value.clone()));
+        value
+    }
+
+    /// Gives back the memory of what was made of the value.
+    pub(crate) fn forget_made(&self) {
+        self.0.made.lock().unwrap_or_else(|e| e.into_inner()).take();
     }
 
     /// The blocks of a quantised parameter.

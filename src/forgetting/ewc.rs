@@ -4,7 +4,7 @@
 //! As in the lesson there is no factor 1/2; other libraries' lambda is twice this importance.
 
 use super::fisher::Estimator;
-use super::penalty::penalty;
+use super::penalty::{add_penalty, penalty};
 use crate::adapter::ModelHandle;
 use crate::error::{Error, Result};
 use crate::nn::Parameter;
@@ -93,10 +93,9 @@ impl Ewc {
         }
         self.penalty()
     }
-}
 
-impl Regularizer for Ewc {
-    fn penalty(&self) -> Result<Tensor> {
+    /// Whether there is something to pull by, and everything that is pulled trains.
+    fn check(&self) -> Result<()> {
         if self.estimator.is_none() {
             return Err(Error::argument(
                 "the Fisher information is still zero everywhere: call ewc.update_fisher(model, loader) before training",
@@ -108,7 +107,19 @@ impl Regularizer for Ewc {
                 frozen.name
             )));
         }
+        Ok(())
+    }
+}
+
+impl Regularizer for Ewc {
+    fn penalty(&self) -> Result<Tensor> {
+        self.check()?;
         penalty(&self.anchors, self.importance)
+    }
+
+    fn add_penalty(&self) -> Result<f64> {
+        self.check()?;
+        add_penalty(&self.anchors, self.importance)
     }
 }
 

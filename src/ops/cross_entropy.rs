@@ -224,7 +224,7 @@ impl CustomOp1 for HeadCrossEntropy {
         let hidden = super::elements(storage, layout)?;
         let vocabulary = self.weight.dims()[0];
         let mut losses = Vec::with_capacity(self.rows.len());
-        super::layer::with_weight(&self.weight, |weight| {
+        super::layer::with_factor(&self.weight, |weight| {
             self.by_chunk(hidden, weight, |rows, _, logits| {
                 let row = |i: usize| row_loss(&logits[i * vocabulary..(i + 1) * vocabulary], rows[i].1).0;
                 losses.extend(parallel::map(rows.len(), row));
@@ -254,7 +254,7 @@ impl HeadCrossEntropy {
         let dims = self.weight.dims();
         let (vocabulary, width) = (dims[0], dims[1]);
         let mut total = 0.0;
-        super::layer::with_weight(&self.weight, |weight| {
+        super::layer::with_factor(&self.weight, |weight| {
             let mut gradients = Vec::new();
             self.by_chunk(hidden, weight, |rows, states, logits| {
                 let mut losses: Vec<(f64, &mut [f32])> = logits.chunks_exact_mut(vocabulary).map(|z| (0.0, z)).collect();

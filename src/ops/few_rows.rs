@@ -54,7 +54,7 @@ thread_local! {
 
 /// Runs `read` on rows `from..to` of the weight in f32, widened where they are stored otherwise.
 fn with_rows(weight: Weight<'_>, from: usize, to: usize, columns: usize, read: impl FnOnce(&[f32])) {
-    if let Weight::F32(values) = weight {
+    if let Weight::F32(values) | Weight::Steady(values, _) = weight {
         return read(&values[from * columns..to * columns]);
     }
     WIDENED.with(|scratch| {

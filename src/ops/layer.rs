@@ -8,7 +8,8 @@
 //! `dx = g W + m * ((g' - g) W + u A)` with `u = scaling g' B`. See [`super::magnitude`].
 
 use super::magnitude::Magnitude;
-use super::matrix::{self, Dims, Weight};
+use super::matrix::{self, Dims, Steady, Weight};
+use super::precision;
 use crate::autograd::Parameter;
 use crate::autograd::buffer::Buffer;
 use candle_core::{DType, Result, Storage, bail};
@@ -73,6 +74,19 @@ pub(super) fn with_weight<T>(weight: &Parameter, read: impl FnOnce(Weight<'_>) -
         (Storage::Cpu(storage), Some((start, end))) => read(Weight::from_storage(storage, start, end)?),
         _ => bail!("a fused operation got a weight that is not contiguous on the CPU"),
     }
+}
+
+/// As [`with_weight`], to multiply with: where operands may be rounded, what is made of the weight for that is kept.
+pub(super) fn with_factor<T>(weight: &Parameter, read: impl FnOnce(Weight<'_>) -> Result<T>) -> Result<T> {
+    if !precision::may_round() {
+        weight.forget_made();
+        return with_weight(weight, read);
+    }
+    let steady = weight.made_of_value(Steady::default);
+    with_weight(weight, |factor| match factor {
+        Weight::F32(values) => read(Weight::Steady(values, &steady)),
+        other => read(other),
+    })
 }
 
 /// A vector's values in f32.
@@ -242,7 +256,7 @@ impl Layer {
 
     /// `out = (add ? out : 0) + x W^T`.
     fn product(&self, x: &[f32], dims: Dims, out: &mut [f32], add: bool) -> Result<()> {
-        with_weight(&self.weight, |w| {
+        with_factor(&self.weight, |w| {
             matrix::times_weight_transposed(x, w, out, add, dims);
             Ok(())
         })
@@ -250,7 +264,7 @@ impl Layer {
 
     /// `dx = (add ? dx : 0) + g W`.
     fn product_gradient(&self, g: &[f32], dims: Dims, dx: &mut [f32], add: bool) -> Result<()> {
-        with_weight(&self.weight, |w| {
+        with_factor(&self.weight, |w| {
             matrix::times_weight(g, w, dx, add, dims);
             Ok(())
         })

@@ -4,6 +4,7 @@ use super::exp::vectorised;
 use super::few_rows;
 use super::panels::{self, Right, Shape};
 use super::parallel;
+use super::precision;
 use super::quantised::{FEW_ROWS, Quantised};
 use candle_core::{CpuStorage, Result};
 use half::f16;
@@ -11,11 +12,17 @@ use half::f16;
 /// Rows of a weight that a thread widens at once: enough to feed the product, few enough for its cache.
 const SLAB: usize = 256;
 
+/// What products keep of a weight from one to the next.
+#[derive(Default)]
+pub struct Steady(panels::Kept);
+
 /// A row-major weight in the dtype in which it is stored.
 #[derive(Clone, Copy)]
 pub enum Weight<'a> {
     /// 32-bit floats.
     F32(&'a [f32]),
+    /// 32-bit floats that stay as they are, so that what is made of them for a product may be kept.
+    Steady(&'a [f32], &'a Steady),
     /// Brain floats.
     Bf16(&'a [half::bf16]),
     /// IEEE half floats.
@@ -42,7 +49,7 @@ impl<'a> Weight<'a> {
     fn rows<'s>(&'s self, from: usize, to: usize, columns: usize, scratch: &'s mut Vec<f32>) -> &'s [f32] {
         let range = from * columns..to * columns;
         match self {
-            Self::F32(v) => &v[range],
+            Self::F32(v) | Self::Steady(v, _) => &v[range],
             Self::Bf16(v) => widen(&v[range], scratch, widen_bf16),
             Self::F16(v) => widen(&v[range], scratch, widen_f16),
             Self::Quantised(q) => q.rows(from, to, scratch),
@@ -52,7 +59,7 @@ impl<'a> Weight<'a> {
     /// Calls `work` with the range and the f32 values of some rows at a time: all of them where they are stored so.
     fn for_each_slab(&self, rows: usize, columns: usize, mut work: impl FnMut(usize, usize, &[f32])) {
         let at_once = match self {
-            Self::F32(_) => rows.max(1),
+            Self::F32(_) | Self::Steady(..) => rows.max(1),
             _ if parallel::inside() => SLAB,
             // More for each thread to share.
             _ => 4 * SLAB,
@@ -68,7 +75,7 @@ impl<'a> Weight<'a> {
     pub fn copy_row(&self, row: usize, out: &mut [f32]) {
         let range = row * out.len()..(row + 1) * out.len();
         match self {
-            Self::F32(v) => out.copy_from_slice(&v[range]),
+            Self::F32(v) | Self::Steady(v, _) => out.copy_from_slice(&v[range]),
             Self::Bf16(v) => widen_bf16(&v[range], out),
             Self::F16(v) => widen_f16(&v[range], out),
             Self::Quantised(q) => q.copy_row(row, out),
@@ -198,6 +205,11 @@ pub fn times_weight_transposed(x: &[f32], weight: Weight<'_>, out: &mut [f32], a
     {
         return;
     }
+    if let Weight::Steady(w, Steady(kept)) = weight
+        && panels::product_kept(x, Right::ByColumn(w), kept, out, add, whole)
+    {
+        return;
+    }
     weight.for_each_slab(outputs, inputs, |from, to, w| {
         let (n, out) = (to - from, &mut out[from..]);
         if !panels::product(x, Right::ByColumn(w), out, add, Shape { n, ..whole }) {
@@ -215,6 +227,11 @@ pub fn times_weight(g: &[f32], weight: Weight<'_>, out: &mut [f32], add: bool, d
     let whole = Shape { m: rows, n: inputs, k: outputs, left_stride: outputs, out_stride: inputs };
     if let Weight::Bf16(w) = weight
         && panels::product_bf16(g, Right::ByStep(w), out, add, whole)
+    {
+        return;
+    }
+    if let Weight::Steady(w, Steady(kept)) = weight
+        && panels::product_kept(g, Right::ByStep(w), kept, out, add, whole)
     {
         return;
     }
@@ -254,8 +271,14 @@ pub fn weight_gradient_rows(
     add: bool,
     rows: usize,
 ) {
-    let shape = (out.len() / inputs.max(1), inputs, rows);
-    product(shape, out, by_row(inputs), add, &g[first..], transposed(outputs), x, by_row(inputs), false);
+    let count = out.len() / inputs.max(1);
+    if precision::may_round() {
+        let shape = Shape { m: count, n: inputs, k: rows, left_stride: outputs, out_stride: inputs };
+        if panels::transposed_product_bf16(&g[first.min(g.len())..], x, out, add, shape) {
+            return;
+        }
+    }
+    product((count, inputs, rows), out, by_row(inputs), add, &g[first..], transposed(outputs), x, by_row(inputs), false);
 }
 
 /// All inner products of the rows of `a` [m, width] and `b` [n, width], as [m, n]; within one thread.

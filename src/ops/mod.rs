@@ -24,6 +24,7 @@ pub mod matrix;
 pub mod norm;
 mod panels;
 pub(crate) mod parallel;
+pub mod precision;
 pub mod quantised;
 pub mod rope;
 pub mod stack;

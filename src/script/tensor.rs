@@ -209,6 +209,7 @@ mod creation {
     /// ```
     #[rhai_fn(return_raw)]
     pub fn manual_seed(call: NativeCallContext, seed: i64) -> ScriptResult<()> {
+        // A negative seed wraps around, as it does in PyTorch.
         *context(&call)?.random.borrow_mut() = Random::new(seed as u64);
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! A term that is added to the loss of every optimiser step.
 
 use crate::error::Result;
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 /// Something that pulls the parameters while they are trained, such as elastic weight consolidation.
 pub trait Regularizer {
@@ -10,4 +10,15 @@ pub trait Regularizer {
     /// # Errors
     /// The parameters are not those that it was made for.
     fn penalty(&self) -> Result<Tensor>;
+
+    /// Adds the penalty's gradients to the parameters' and returns the penalty, as its backward pass does; in one pass over the parameters
+    /// where there is a way.
+    ///
+    /// # Errors
+    /// As [`Self::penalty`].
+    fn add_penalty(&self) -> Result<f64> {
+        let penalty = self.penalty()?;
+        crate::nn::backward(&penalty)?;
+        Ok(f64::from(penalty.to_dtype(DType::F32)?.to_scalar::<f32>()?))
+    }
 }

@@ -354,9 +354,7 @@ impl Trainer<'_> {
         if let Some(regularizer) = self.regularizer {
             // The gradients of a loss that is not finite are not worth a penalty.
             finite_loss(loss.value()?, step + 1, rate)?;
-            let penalty = regularizer.penalty()?;
-            crate::nn::backward(&penalty)?;
-            loss = loss.plus(Loss::Known(f64::from(penalty.to_dtype(DType::F32)?.to_scalar::<f32>()?)))?;
+            loss = loss.plus(Loss::Known(regularizer.add_penalty()?))?;
         }
         if let Loss::Known(known) = loss {
             finite_loss(known, step + 1, rate)?;

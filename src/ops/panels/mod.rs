@@ -17,6 +17,8 @@ mod blocks;
 #[cfg(target_arch = "x86_64")]
 mod instruction;
 #[cfg(target_arch = "x86_64")]
+mod kept;
+#[cfg(target_arch = "x86_64")]
 mod multiply;
 #[cfg(target_arch = "x86_64")]
 mod pack;
@@ -61,7 +63,9 @@ impl Shape {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use multiply::{product, product_bf16, transposed_product};
+pub(super) use kept::{Kept, product_kept};
+#[cfg(target_arch = "x86_64")]
+pub(super) use multiply::{product, product_bf16, transposed_product, transposed_product_bf16};
 #[cfg(target_arch = "x86_64")]
 pub(super) use unit::has_matrix_unit;
 
@@ -85,14 +89,31 @@ pub(super) fn transposed_product(_: &[f32], _: &[f32], _: &mut [f32], _: bool, _
 
 /// As [`product`].
 #[cfg(not(target_arch = "x86_64"))]
-pub(super) fn product_bf16(_: &[f32], _: Right<'_, half::bf16>, _: &mut [f32], _: bool, _: Shape) -> bool {
+pub(super) fn transposed_product_bf16(_: &[f32], _: &[f32], _: &mut [f32], _: bool, _: Shape) -> bool {
+    false
+}
+
+/// Nothing is kept.
+#[cfg(not(target_arch = "x86_64"))]
+#[derive(Default)]
+pub(super) struct Kept;
+
+/// As [`product`].
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) fn product_kept(_: &[f32], _: Right<'_, f32>, _: &Kept, _: &mut [f32], _: bool, _: Shape) -> bool {
+    false
+}
+
+/// As [`product`].
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) fn product_bf16<T>(_: &[f32], _: Right<'_, T>, _: &mut [f32], _: bool, _: Shape) -> bool {
     false
 }
 
 #[cfg(all(test, target_arch = "x86_64"))]
 mod tests {
     use super::instruction::has_bf16;
-    use super::multiply::{multiply_bf16, product};
+    use super::multiply::{multiply_bf16, multiply_transposed_bf16, product};
     use super::*;
     use crate::ops::check::values;
     use crate::ops::few_rows::has_avx512;
@@ -137,9 +158,35 @@ mod tests {
                         close(&out, &exact(&a, &b, start, (m, n, k)));
                     }
                     assert_eq!(multiply_bf16(&a, rounded, &mut out_bf16, add, shape(m, n, k)), has_bf16());
+                    let mut out_rounded = vec![0.5; m * n];
+                    assert_eq!(multiply_bf16(&a, wide, &mut out_rounded, add, shape(m, n, k)), has_bf16());
                     if has_bf16() {
                         close(&out_bf16, &exact(&widen(&narrow(&a)), &widen(&b_columns), start, (m, n, k)));
+                        // An operand that is rounded while it is packed gives the same bits as one that was rounded before.
+                        assert_eq!(out_rounded, out_bf16);
                     }
+                }
+            }
+        }
+    }
+
+    /// Some columns of the left operand, in rows that are further apart, with an odd number of steps too.
+    #[test]
+    fn products_of_a_transpose_equal_those_of_rounded_operands() {
+        let round = |v: &[f32]| v.iter().map(|v| bf16::from_f32(*v).to_f32()).collect::<Vec<_>>();
+        let odd = [(1, 1, 1), (70, 3, 5), (64, 64, 600), (192, 100, 577), (9, 17, 1153), (3, 5, 0)];
+        for (m, n, k) in SIZES.into_iter().chain(odd) {
+            let (first, stride) = (2, m + 3);
+            let (wide, b) = (values(k * stride, 1), values(k * n, 2));
+            let a: Vec<f32> = (0..m * k).map(|i| wide[i % k.max(1) * stride + first + i / k.max(1)]).collect();
+            let rounded = exact(&round(&a), &round(&swap(&b, k, n)), 0.5, (m, n, k));
+            for add in [false, true] {
+                let mut out = vec![0.5; m * n];
+                let shape = Shape { left_stride: stride, ..shape(m, n, k) };
+                assert_eq!(multiply_transposed_bf16(&wide[first.min(wide.len())..], &b, &mut out, add, shape), has_bf16());
+                for (x, y) in out.iter().zip(&rounded).take(if has_bf16() { m * n } else { 0 }) {
+                    let y = if add { *y } else { y - 0.5 };
+                    assert!((f64::from(*x) - y).abs() < 1e-4 * (1.0 + y.abs()), "{x} {y}, {m} {n} {k}");
                 }
             }
         }

@@ -2,13 +2,14 @@
 
 use super::blocks::{self, Cells, Product};
 use super::instruction::{has_bf16, is_fast, is_on};
-use super::pack::{fetch_rows, interleave, round, transpose};
+use super::kept::Panels;
+use super::pack::{Narrow, fetch_rows, round, transpose};
 use super::split::{Element, Source};
 use super::tile::{Bf16, DEPTH, F32, FETCH_ROWS, Place, ROWS, Tile, WIDTH, panel};
 use super::unit::has_matrix_unit;
 use super::{Right, Shape};
 use crate::ops::few_rows::has_avx512;
-use crate::ops::parallel;
+use crate::ops::{parallel, precision};
 use half::bf16;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -19,7 +20,7 @@ const LEAST_ROWS: usize = 48;
 /// The whole product, before it is cut into tiles.
 fn uncut(left: *const i32, row_stride: usize, out: &mut [f32], stride: usize, add: bool) -> Tile {
     let (packed, out) = (std::ptr::null(), out.as_mut_ptr());
-    Tile { left, row_stride, packed, steps: 0, out, stride, fresh: !add, mask: 0 }
+    Tile { left, row_stride, step_stride: 1, packed, steps: 0, out, stride, fresh: !add, mask: 0 }
 }
 
 /// `out [m, n] = (add ? out : 0) + left * right`, with `left` `[m, k]`. `false` without AVX-512: nothing is computed then.
@@ -30,7 +31,7 @@ pub(in crate::ops) fn product(left: &[f32], right: Right<'_, f32>, out: &mut [f3
     }
     let (Right::ByStep(values) | Right::ByColumn(values)) = right;
     assert!(shape.fits(left.len(), values.len(), out.len()));
-    if by_unit(left, right, out, add, shape, 3) {
+    if precision::may_round() && product_bf16(left, right, out, add, shape) || by_unit(left, right, out, add, shape, 3) {
         return true;
     }
     // SAFETY: AVX-512 was found, and the sizes were checked.
@@ -44,6 +45,7 @@ pub(in crate::ops) fn product(left: &[f32], right: Right<'_, f32>, out: &mut [f3
             }
             Right::ByColumn(values) => transpose(values[column * k + step..].as_ptr().cast(), k, columns, steps, packed),
         }
+        packed.as_ptr()
     };
     let fetch = |Place { column, columns, step, steps }: Place, some: Range<usize>| match right {
         Right::ByStep(_) => fetch_rows(values.as_ptr().wrapping_add(step * n + column), n, columns, some, steps),
@@ -88,7 +90,7 @@ pub(in crate::ops) fn transposed_product(
     let source = |values: &[f32], stride: usize| Source { values: values.as_ptr(), stride, by_line: false };
     let shape = Shape { m, n, k, left_stride: m, out_stride: n };
     // SAFETY: the unit was found, and the sizes were checked.
-    unsafe { in_blocks(source(left, m), source(right, n), out, add, shape, 3) };
+    unsafe { in_blocks(source(left, m), source(right, n), out, add, shape, if precision::may_round() { 1 } else { 3 }) };
     true
 }
 
@@ -106,54 +108,166 @@ unsafe fn in_blocks<T: Element>(left: Source<f32>, right: Source<T>, out: &mut [
     }
 }
 
-/// As [`product`] with `left` rounded to bf16; `false` where this is not the faster way.
-pub(in crate::ops) fn product_bf16(left: &[f32], right: Right<'_, bf16>, out: &mut [f32], add: bool, shape: Shape) -> bool {
+/// As [`product`] with both operands rounded to bf16; `false` where this is not the faster way.
+pub(in crate::ops) fn product_bf16<T: Element + Narrow>(
+    left: &[f32],
+    right: Right<'_, T>,
+    out: &mut [f32],
+    add: bool,
+    shape: Shape,
+) -> bool {
     if is_on() && by_unit(left, right, out, add, shape, 1) {
         return true;
     }
     shape.k.is_multiple_of(2) && is_fast() && multiply_bf16(left, right, out, add, shape)
 }
 
-/// As [`product_bf16`], wherever the instruction exists.
-pub(super) fn multiply_bf16(left: &[f32], right: Right<'_, bf16>, out: &mut [f32], add: bool, shape: Shape) -> bool {
+/// As [`product_bf16`], wherever the instruction exists; of an even number of steps.
+pub(super) fn multiply_bf16<T: Narrow>(left: &[f32], right: Right<'_, T>, out: &mut [f32], add: bool, shape: Shape) -> bool {
     let Shape { m, n, k, left_stride, out_stride } = shape;
     if !has_bf16() {
         return false;
     }
     let (Right::ByStep(values) | Right::ByColumn(values)) = right;
-    assert!(left_stride == k && shape.fits(left.len(), values.len(), out.len()));
-    let mut rounded = vec![bf16::ZERO; m * k];
-    const CHUNK: usize = 1 << 14;
-    // SAFETY: the instructions were found.
-    parallel::by_chunks(&mut rounded, CHUNK, |first, to| unsafe { round(&left[first..first + to.len()], to) });
+    assert!(k.is_multiple_of(2) && shape.fits(left.len(), values.len(), out.len()));
     let steps = k / 2;
-    let tile = uncut(rounded.as_ptr().cast(), steps, out, out_stride, add);
-    // SAFETY: the instructions were found, and the sizes checked.
-    let pack = |Place { column, columns, step, steps }: Place, packed: &mut [i32]| unsafe {
-        match right {
-            Right::ByStep(values) => interleave(&values[2 * step * n + column..], n, steps, columns, packed),
-            Right::ByColumn(values) => {
-                transpose(values[column * k + 2 * step..].as_ptr().cast(), k / 2, columns, steps, packed);
+    with_rounded(left, left_stride, (m, k), |rounded| {
+        let tile = uncut(rounded.as_ptr().cast(), steps, out, out_stride, add);
+        // SAFETY: the instructions were found, and the sizes checked.
+        let pack = |Place { column, columns, step, steps }: Place, packed: &mut [i32]| unsafe {
+            match right {
+                Right::ByStep(values) => T::interleave(&values[2 * step * n + column..], n, 2 * steps, columns, packed),
+                Right::ByColumn(values) => T::transpose(values[column * k + 2 * step..].as_ptr(), k, columns, steps, packed),
             }
-        }
-    };
-    let fetch = |Place { column, columns, step, steps }: Place, some: Range<usize>| match right {
-        Right::ByStep(_) => {
-            fetch_rows(values.as_ptr().wrapping_add(2 * step * n + column), n, columns, 2 * some.start..2 * some.end, 2 * steps)
-        }
-        Right::ByColumn(_) => fetch_rows(values.as_ptr().wrapping_add(column * k + 2 * step), k, 2 * steps, some, columns),
-    };
-    let shape = Shape { k: steps, ..shape };
-    // SAFETY: as above.
-    in_panels(tile, shape, pack, fetch, |tile, rows, vectors| unsafe { panel::<Bf16>(tile, rows, vectors) });
+            packed.as_ptr()
+        };
+        let fetch = |Place { column, columns, step, steps }: Place, some: Range<usize>| match right {
+            Right::ByStep(_) => {
+                fetch_rows(values.as_ptr().wrapping_add(2 * step * n + column), n, columns, 2 * some.start..2 * some.end, 2 * steps)
+            }
+            Right::ByColumn(_) => fetch_rows(values.as_ptr().wrapping_add(column * k + 2 * step), k, 2 * steps, some, columns),
+        };
+        let shape = Shape { k: steps, ..shape };
+        // SAFETY: as above.
+        in_panels(tile, shape, pack, fetch, |tile, rows, vectors| unsafe { panel::<Bf16>(tile, rows, vectors) });
+    });
     true
 }
 
-/// Packs every panel and runs the kernel on it, in parallel over panels and, where those are few, parts of the rows.
+/// As [`multiply_bf16`], with the right operand's panels packed already.
+///
+/// The instructions must be there, and the panels be those of an operand of this shape.
+pub(super) fn multiply_kept(left: &[f32], panels: &Panels, out: &mut [f32], add: bool, shape: Shape) {
+    let Shape { m, k, left_stride, out_stride, .. } = shape;
+    let steps = k / 2;
+    with_rounded(left, left_stride, (m, k), |rounded| {
+        let tile = uncut(rounded.as_ptr().cast(), steps, out, out_stride, add);
+        let pack = |Place { column, step, .. }: Place, _: &mut [i32]| panels.at(column, step);
+        let fetch = |place: Place, some: Range<usize>| {
+            fetch_rows(panels.at(place.column, place.step), WIDTH, place.columns.min(1) * WIDTH, some, place.steps);
+        };
+        let shape = Shape { k: steps, ..shape };
+        // SAFETY: the instructions were found, and the caller checked the sizes.
+        in_panels(tile, shape, pack, fetch, |tile, rows, vectors| unsafe { panel::<Bf16>(tile, rows, vectors) });
+    });
+}
+
+/// Runs `work` on a matrix `[m, k]` rounded to bf16. The memory is kept for the next one, and taken out of its place meanwhile, because a
+/// thread that waits for others may begin another product.
+///
+/// The instructions must be there, and every element.
+fn with_rounded(left: &[f32], stride: usize, (m, k): (usize, usize), work: impl FnOnce(&[bf16])) {
+    const CHUNK: usize = 1 << 14;
+    thread_local! {
+        static ROUNDED: RefCell<Vec<bf16>> = const { RefCell::new(Vec::new()) };
+    }
+    let mut rounded = ROUNDED.take();
+    if rounded.len() < m * k {
+        rounded.resize(m * k, bf16::ZERO);
+    }
+    let to = &mut rounded[..m * k];
+    if stride == k {
+        // SAFETY: the instructions were found.
+        parallel::by_chunks(to, CHUNK, |first, to| unsafe { round(&left[first..first + to.len()], to) });
+    } else {
+        parallel::by_chunks(to, CHUNK.div_ceil(k.max(1)) * k, |first, to| {
+            for (row, to) in to.chunks_exact_mut(k.max(1)).enumerate() {
+                // SAFETY: as above.
+                unsafe { round(&left[(first / k + row) * stride..][..k], to) };
+            }
+        });
+    }
+    work(&rounded[..m * k]);
+    ROUNDED.set(rounded);
+}
+
+/// `out [m, n] = (add ? out : 0) + left^T * right` with `left` `[k, m]` and `right` `[k, n]`, both rounded to bf16, within one thread; a row
+/// of `left` begins every `left_stride` elements. `false` where this is not the faster way.
+pub(in crate::ops) fn transposed_product_bf16(left: &[f32], right: &[f32], out: &mut [f32], add: bool, shape: Shape) -> bool {
+    is_fast() && multiply_transposed_bf16(left, right, out, add, shape)
+}
+
+/// As [`transposed_product_bf16`], wherever the instruction exists.
+pub(super) fn multiply_transposed_bf16(left: &[f32], right: &[f32], out: &mut [f32], add: bool, shape: Shape) -> bool {
+    thread_local! {
+        static LEFT: RefCell<Vec<i32>> = const { RefCell::new(Vec::new()) };
+        static RIGHT: RefCell<Vec<i32>> = const { RefCell::new(Vec::new()) };
+    }
+    let Shape { m, n, k, left_stride, out_stride } = shape;
+    if !has_bf16() {
+        return false;
+    }
+    if m == 0 || n == 0 {
+        return true;
+    }
+    assert!(k == 0 || left.len() >= (k - 1) * left_stride + m);
+    assert!(right.len() >= k * n && out.len() >= (m - 1) * out_stride + n);
+    let whole = uncut(std::ptr::null(), 1, out, out_stride, add);
+    let tile = Tile { step_stride: WIDTH, ..whole };
+    // Nothing is waited for meanwhile, so that the memory stays in its place.
+    LEFT.with_borrow_mut(|packed_left| {
+        RIGHT.with_borrow_mut(|packed_right| {
+            packed_right.resize(DEPTH * WIDTH, 0);
+            for step in (0..k.div_ceil(2).max(1)).step_by(DEPTH) {
+                let steps = (k.div_ceil(2) - step).min(DEPTH);
+                let rows = (k - 2 * step).min(2 * DEPTH);
+                let group = steps * WIDTH;
+                if packed_left.len() < m.div_ceil(WIDTH) * group {
+                    packed_left.resize(m.div_ceil(WIDTH) * group, 0);
+                }
+                for (first, packed) in (0..m).step_by(WIDTH).zip(packed_left.chunks_exact_mut(group.max(1))) {
+                    let from = &left[(2 * step * left_stride + first).min(left.len())..];
+                    // SAFETY: the instructions were found, and the sizes checked.
+                    unsafe { f32::interleave(from, left_stride, rows, (m - first).min(WIDTH), packed) };
+                }
+                for column in (0..n).step_by(WIDTH) {
+                    let columns = (n - column).min(WIDTH);
+                    let vectors = columns.div_ceil(16);
+                    let mask = (((1u32 << (columns - (vectors - 1) * 16)) - 1) & 0xffff) as u16;
+                    let from = &right[(2 * step * n + column).min(right.len())..];
+                    // SAFETY: as above.
+                    unsafe { f32::interleave(from, n, rows, columns, packed_right) };
+                    for first in (0..m).step_by(WIDTH) {
+                        let left = packed_left.as_ptr().wrapping_add(first / WIDTH * group);
+                        let out = tile.out.wrapping_add(first * out_stride + column);
+                        let fresh = tile.fresh && step == 0;
+                        let tile = Tile { left, packed: packed_right.as_ptr(), steps, out, fresh, mask, ..tile };
+                        // SAFETY: as above.
+                        unsafe { panel::<Bf16>(tile, (m - first).min(WIDTH), vectors) };
+                    }
+                }
+            }
+        });
+    });
+    true
+}
+
+/// Runs the kernel on every panel, in parallel over panels and, where those are few, parts of the rows; `pack` is given memory to pack
+/// one into, and says where it is.
 fn in_panels(
     tile: Tile,
     Shape { m, n, k, .. }: Shape,
-    pack: impl Fn(Place, &mut [i32]) + Sync,
+    pack: impl Fn(Place, &mut [i32]) -> *const i32 + Sync,
     fetch: impl Fn(Place, Range<usize>) + Sync,
     kernel: impl Fn(Tile, usize, usize) + Sync,
 ) {
@@ -177,9 +291,9 @@ fn in_panels(
             // One round even without any step, so that the result is written.
             for step in (0..k.max(1)).step_by(DEPTH) {
                 let place = Place { column, columns, step, steps: (k - step).min(DEPTH) };
-                pack(place, &mut packed);
+                let panel = pack(place, &mut packed);
                 let mask = (((1u32 << last) - 1) & 0xffff) as u16;
-                let tile = tile.panel(place, packed.as_ptr(), mask).at_row(first_row);
+                let tile = tile.panel(place, panel, mask).at_row(first_row);
                 let next = place.next(n, k);
                 let lines = next.steps.max(next.columns);
                 for row in (0..rows).step_by(FETCH_ROWS) {

@@ -42,7 +42,7 @@ impl<T> Source<T> {
 }
 
 /// An element that becomes f32.
-pub(super) trait Element: Copy {
+pub(in crate::ops) trait Element: Copy {
     /// Those elements of 16 that the mask names; zeros for the others.
     ///
     /// # Safety

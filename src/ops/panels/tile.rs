@@ -21,6 +21,7 @@ pub(super) const FETCH_ROWS: usize = 4 * ROWS;
 pub(super) struct Tile {
     pub(super) left: *const i32,
     pub(super) row_stride: usize,
+    pub(super) step_stride: usize,
     /// `[steps, WIDTH]`.
     pub(super) packed: *const i32,
     pub(super) steps: usize,
@@ -39,7 +40,7 @@ impl Tile {
     }
 
     pub(super) fn panel(self, place: Place, packed: *const i32, mask: __mmask16) -> Self {
-        let left = self.left.wrapping_add(place.step);
+        let left = self.left.wrapping_add(place.step * self.step_stride);
         let out = self.out.wrapping_add(place.column);
         Self { left, packed, steps: place.steps, out, fresh: self.fresh && place.step == 0, mask, ..self }
     }
@@ -134,7 +135,7 @@ macro_rules! kind {
                             rights[c] = _mm512_loadu_si512(tile.packed.add(s * WIDTH + c * 16).cast());
                         }
                         for r in 0..R {
-                            let $left = _mm512_set1_epi32(*tile.left.add(r * tile.row_stride + s));
+                            let $left = _mm512_set1_epi32(*tile.left.add(r * tile.row_stride + s * tile.step_stride));
                             for c in 0..C {
                                 let ($sum, $right) = (sums[r][c], rights[c]);
                                 sums[r][c] = $added;

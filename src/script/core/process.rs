@@ -1,7 +1,7 @@
-//! What a script asks of its process: parameters, time, memory, the random seed.
+//! What a script asks of its process: parameters, time, memory, how exactly it multiplies.
 
 use crate::machine::resident_memory;
-use crate::random::Random;
+use crate::ops::precision::{self, MatmulPrecision};
 use crate::script::context::context;
 use crate::script::display;
 use crate::script::error::ScriptResult;
@@ -48,18 +48,6 @@ mod functions {
         }
     }
 
-    /// Restarts the session's random source, as `torch.manual_seed`.
-    ///
-    /// ```rhai
-    /// manual_seed(42);
-    /// ```
-    #[rhai_fn(return_raw)]
-    pub fn manual_seed(call: NativeCallContext, seed: i64) -> ScriptResult<()> {
-        // A negative seed wraps around, as it does in PyTorch.
-        *context(&call)?.random.borrow_mut() = Random::new(seed as u64);
-        Ok(())
-    }
-
     /// Seconds since 1970, with fractions: the difference of two calls is the time between them.
     ///
     /// ```rhai
@@ -68,6 +56,33 @@ mod functions {
     /// ```
     pub fn time() -> f64 {
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0.0, |elapsed| elapsed.as_secs_f64())
+    }
+
+    /// How exactly matrices of f32 are multiplied from now on, as `torch.set_float32_matmul_precision`: "highest" (default) in f32; "high"
+    /// and "medium" may round the factors first, to TF32 and to bf16, where this machine multiplies those faster. Sums and whatever is stored
+    /// stay f32; training in "medium" is what `bf16: true` in TrainingArguments does. Where the machine has nothing faster, all three are the same.
+    ///
+    /// ```rhai
+    /// set_float32_matmul_precision("medium");
+    /// get_float32_matmul_precision() // => "medium"
+    /// set_float32_matmul_precision("highest");
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn set_float32_matmul_precision(name: &str) -> ScriptResult<()> {
+        let Some(wanted) = MatmulPrecision::from_name(name) else {
+            return Err(format!("set_float32_matmul_precision: there are \"highest\", \"high\" and \"medium\", not \"{name}\"").into());
+        };
+        precision::set_float32_matmul_precision(wanted);
+        Ok(())
+    }
+
+    /// How exactly matrices of f32 are multiplied: "highest", "high" or "medium".
+    ///
+    /// ```rhai
+    /// get_float32_matmul_precision() // => "highest"
+    /// ```
+    pub fn get_float32_matmul_precision() -> String {
+        precision::float32_matmul_precision().name().into()
     }
 
     /// The memory of this process in MB (millions of bytes): `current`, and `peak` since it started. Where a session's device is a CUDA card,

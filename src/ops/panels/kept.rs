@@ -1,0 +1,170 @@
+//! Panels of a weight that stays as it is: packed once instead of for every product.
+//!
+//! Rounding and packing a weight takes as long as multiplying some ten rows with it. A frozen weight, or one of a model that only
+//! generates, is multiplied again and again; so after some products its panels are kept. They hold the same bits as panels that are packed
+//! for one product, so that nothing changes but the time, and take half of what the weight takes, for each of the two ways to read it.
+
+use super::instruction::is_fast;
+use super::multiply::multiply_kept;
+use super::pack::Narrow;
+use super::tile::WIDTH;
+use super::unit::has_matrix_unit;
+use super::{Right, Shape};
+use crate::machine::available_memory;
+use crate::ops::parallel;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+/// Products of one value of a weight before its panels are kept: more than a step of training takes.
+const USES: usize = 8;
+
+/// Part of the memory that is free when the first panels are kept: all together take no more.
+const SHARE: u64 = 4;
+
+/// 16 units, aligned to the cache's lines.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Line(#[allow(dead_code, reason = "read through pointers")] [i32; 16]);
+
+const LINES: usize = WIDTH / 16;
+
+/// Bytes that kept panels take.
+static TAKEN: AtomicU64 = AtomicU64::new(0);
+
+/// What is kept of one value of a weight.
+#[derive(Default)]
+pub(in crate::ops) struct Kept {
+    by_step: Side,
+    by_column: Side,
+}
+
+#[derive(Default)]
+struct Side {
+    uses: AtomicUsize,
+    /// `None` where there is no room for them.
+    panels: OnceLock<Option<Panels>>,
+}
+
+/// `[panels, steps, WIDTH]` units.
+pub(super) struct Panels {
+    lines: Vec<Line>,
+    steps: usize,
+}
+
+impl Panels {
+    fn pack(right: Right<'_, f32>, n: usize, k: usize) -> Option<Self> {
+        let steps = k / 2;
+        let count = n.div_ceil(WIDTH) * steps * LINES;
+        if !take((count * size_of::<Line>()) as u64) {
+            return None;
+        }
+        let mut panels = Self { lines: vec![Line([0; 16]); count], steps };
+        let each = (steps * LINES).max(1);
+        parallel::by_chunks(&mut panels.lines, each, |first, lines| {
+            for (index, lines) in lines.chunks_exact_mut(each).enumerate() {
+                let column = (first / each + index) * WIDTH;
+                let columns = (n - column).min(WIDTH);
+                // SAFETY: a line is 16 units.
+                let packed = unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), steps * WIDTH) };
+                // SAFETY: the instructions were found; the weight is `[k, n]` or `[n, k]`.
+                unsafe {
+                    match right {
+                        Right::ByStep(values) => f32::interleave(&values[column..], n, k, columns, packed),
+                        Right::ByColumn(values) => f32::transpose(values[column * k..].as_ptr(), k, columns, steps, packed),
+                    }
+                }
+            }
+        });
+        Some(panels)
+    }
+
+    /// The rows of the panel with this column from this step on.
+    pub(super) fn at(&self, column: usize, step: usize) -> *const i32 {
+        self.lines.as_ptr().wrapping_add((column / WIDTH * self.steps + step) * LINES).cast()
+    }
+}
+
+impl Drop for Panels {
+    fn drop(&mut self) {
+        TAKEN.fetch_sub((self.lines.len() * size_of::<Line>()) as u64, Ordering::Relaxed);
+    }
+}
+
+/// Takes memory for panels, if there is enough.
+fn take(bytes: u64) -> bool {
+    static MOST: OnceLock<u64> = OnceLock::new();
+    // What cannot be found out is reported by whoever loads a model.
+    let most = *MOST.get_or_init(|| available_memory().ok().flatten().unwrap_or(0) / SHARE);
+    TAKEN.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| Some(taken + bytes).filter(|all| *all <= most)).is_ok()
+}
+
+/// As [`product`](super::product) with both operands rounded to bf16 and the weight's panels kept; `false` where they are not, or not yet.
+pub(in crate::ops) fn product_kept(
+    left: &[f32],
+    right: Right<'_, f32>,
+    kept: &Kept,
+    out: &mut [f32],
+    add: bool,
+    shape: Shape,
+) -> bool {
+    if !shape.k.is_multiple_of(2) || has_matrix_unit() || !is_fast() {
+        return false;
+    }
+    let (side, values) = match right {
+        Right::ByStep(values) => (&kept.by_step, values),
+        Right::ByColumn(values) => (&kept.by_column, values),
+    };
+    assert!(shape.fits(left.len(), values.len(), out.len()));
+    if side.uses.fetch_add(1, Ordering::Relaxed) < USES {
+        return false;
+    }
+    let panels = side.panels.get_or_init(|| Panels::pack(right, shape.n, shape.k));
+    panels.as_ref().is_some_and(|panels| {
+        multiply_kept(left, panels, out, add, shape);
+        true
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::check::values;
+    use crate::ops::panels::instruction::has_bf16;
+    use crate::ops::panels::multiply::multiply_bf16;
+
+    #[test]
+    fn kept_panels_give_the_same_bits() {
+        if !has_bf16() {
+            return;
+        }
+        for (m, n, k) in [(1, 1, 2), (13, 70, 34), (6, 130, 600), (65, 17, 1030), (100, 200, 48)] {
+            let (a, b) = (values(m * k, 1), values(n * k, 2));
+            let shape = Shape { m, n, k, left_stride: k, out_stride: n };
+            for right in [Right::ByColumn(&b[..]), Right::ByStep(&b[..])] {
+                let (mut plain, mut out) = (vec![0.5; m * n], vec![0.5; m * n]);
+                assert!(multiply_bf16(&a, right, &mut plain, true, shape));
+                let panels = Panels::pack(right, n, k).unwrap();
+                multiply_kept(&a, &panels, &mut out, true, shape);
+                assert_eq!(out, plain, "{m} {n} {k}");
+            }
+        }
+    }
+
+    #[test]
+    fn panels_are_kept_after_some_products_and_their_memory_is_given_back() {
+        if !is_fast() || has_matrix_unit() {
+            return;
+        }
+        let (m, n, k) = (20, 70, 34);
+        let (a, b) = (values(m * k, 1), values(n * k, 2));
+        let (mut out, shape) = (vec![0f32; m * n], Shape { m, n, k, left_stride: k, out_stride: n });
+        let kept = Kept::default();
+        for _ in 0..USES {
+            assert!(!product_kept(&a, Right::ByColumn(&b), &kept, &mut out, false, shape));
+        }
+        assert!(product_kept(&a, Right::ByColumn(&b), &kept, &mut out, false, shape));
+        // The other side counts for itself.
+        assert!(!product_kept(&a, Right::ByStep(&b), &kept, &mut out, false, shape));
+        assert!(!take(u64::MAX / 2));
+    }
+}
