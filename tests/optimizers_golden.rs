@@ -405,6 +405,21 @@ fn wrong_settings_are_refused_in_words() {
              let s = o.state_dict(); s.remove(\"state.0.exp_avg_sq\"); o.load_state_dict(s)",
             "lacks \"state.0.exp_avg_sq\"",
         ),
+        (
+            "let o = optim::Adafactor([w]); w.sum().backward(); o.step(); let s = o.state_dict();
+             optim::Adafactor([w], #{ beta1: 0.9 }).load_state_dict(s)",
+            "lacks \"state.0.exp_avg\"",
+        ),
+        (
+            "let o = optim::AdamWScheduleFree([w]); o.train(); w.sum().backward(); o.step();
+             let s = o.state_dict(); s.remove(\"weight_sum\"); o.load_state_dict(s)",
+            "lacks \"weight_sum\"",
+        ),
+        (
+            "let o = optim::AdamW([w]); w.sum().backward(); o.step();
+             let s = o.state_dict(); s[\"state.0.step\"] = tensor(-1.0); o.load_state_dict(s)",
+            "a whole number >= 0, got -1",
+        ),
         ("optim::AdamWScheduleFree([w], #{ betas: [0, 0.9] })", "betas[0]"),
         ("optim::AdamW8bit([w], #{ eps: -1 })", "eps"),
         ("EMA([w], #{ decay: 1.5 })", "between 0 and 1, got 1.5"),
@@ -413,6 +428,7 @@ fn wrong_settings_are_refused_in_words() {
         ("let e = EMA([w]); e.store(); e.update();", "restore"),
         ("let e = EMA([w]); e.store(); e.apply(|| 1)", "call restore before"),
         ("let e = EMA([w]); let s = e.state_dict(); s.remove(\"state.0.average\"); e.load_state_dict(s)", "0 parameters"),
+        ("let e = EMA([w]); let s = e.state_dict(); s.remove(\"num_updates\"); e.load_state_dict(s)", "lacks \"num_updates\""),
         ("get_scheduler(\"linear\", optim::SGD([w]), #{ num_training_steps: 5, num_cycles: 2 })", "does not take \"num_cycles\""),
         ("get_scheduler(\"cosine_with_min_lr\", optim::SGD([w]), #{ num_training_steps: 5 })", "min_lr_rate"),
         ("get_scheduler(\"warmup_stable_decay\", optim::SGD([w]), #{ num_training_steps: 5 })", "num_decay_steps"),
@@ -435,6 +451,18 @@ fn wrong_settings_are_refused_in_words() {
     ] {
         let message = fails(&format!("{w} {code}"));
         assert!(message.contains(words), "{code}: {message}");
+    }
+}
+
+#[test]
+fn a_state_without_the_number_of_steps_is_refused() {
+    for made in ["AdamW([w])", "AdamW8bit([w], #{ min_8bit_size: 1 })", "Adafactor([w])", "SGD([w], #{ momentum: 0.9 })"] {
+        let code = format!(
+            "let w = ones([3], #{{ requires_grad: true }}); let o = optim::{made}; w.sum().backward(); o.step();
+             let s = o.state_dict(); o.load_state_dict(s); s.remove(\"state.0.step\"); o.load_state_dict(s)"
+        );
+        let message = fails(&code);
+        assert!(message.contains("lacks \"state.0.step\""), "{made}: {message}");
     }
 }
 

@@ -105,12 +105,15 @@ impl Slot {
         Ok(())
     }
 
-    /// Fails where a parameter with a past lacks one of its first `count` state vectors, as in the state of another optimiser, which
-    /// would begin at 0 in the middle of the training.
+    /// Fails where a parameter with a past lacks one of its first `count` state vectors, as in the state of another optimiser, or the number
+    /// of its steps: it would begin at 0 in the middle of the training.
     pub fn check_complete(&self, at: usize, parameter: &Parameter, names: [&str; 2], count: usize) -> Result<()> {
         let lacks = |which: &usize| self.host[*which].is_empty() && self.device[*which].is_none();
+        if self.step == 0 {
+            return if (0..2).all(|which| lacks(&which)) { Ok(()) } else { Err(lacking(at, "step")) };
+        }
         match (0..count).find(lacks) {
-            Some(which) if self.step > 0 && parameter.elem_count() > 0 => Err(lacking(at, names[which])),
+            Some(which) if parameter.elem_count() > 0 => Err(lacking(at, names[which])),
             _ => Ok(()),
         }
     }
@@ -118,7 +121,7 @@ impl Slot {
     /// Sets one entry from a state dict.
     pub fn load(&mut self, key: &str, parameter: &Parameter, names: [&str; 2], value: &Tensor) -> Result<()> {
         if key == "step" {
-            self.step = scalar(value)? as u64;
+            self.step = steps(value)?;
             return Ok(());
         }
         let which = names.iter().position(|name| *name == key);
@@ -242,6 +245,15 @@ pub(super) fn lacking(at: usize, name: &str) -> Error {
 /// The one value of an entry.
 pub(super) fn scalar(value: &Tensor) -> Result<f64> {
     Ok(value.to_dtype(DType::F64)?.flatten_all()?.get(0)?.to_scalar::<f64>()?)
+}
+
+/// The number of steps in an entry.
+pub(super) fn steps(value: &Tensor) -> Result<u64> {
+    let number = scalar(value)?;
+    if number >= 0.0 && number.fract() == 0.0 {
+        return Ok(number as u64);
+    }
+    Err(Error::argument(format!("a number of steps must be a whole number >= 0, got {number}")))
 }
 
 /// An entry in f32, which must have this shape.
