@@ -272,15 +272,16 @@ pub(super) fn make_master(parameter: &Parameter, master: &mut Vec<f32>) -> Resul
     Ok(())
 }
 
-/// Changes a parameter's elements in f32: in place on the CPU, where bf16 and f16 parameters go through `master`; on another device
-/// on a copy that is written back.
+/// Changes a parameter's elements in f32: in place on the CPU, where bf16 and f16 parameters go through `master`, which they must have; on
+/// another device on a copy that is written back.
 pub(super) fn change(parameter: &Parameter, master: &mut [f32], mut update: impl FnMut(&mut [f32])) -> Result<()> {
     if !parameter.device().is_cpu() {
         let mut values = parameter.value().to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
         update(&mut values);
         return parameter.set(&Tensor::from_vec(values, parameter.dims(), &Device::Cpu)?);
     }
-    if master.is_empty() { parameter.update_f32(update) } else { parameter.update_half(master, update) }
+    // A parameter in f32 has a master too where its state was that of one in bf16.
+    if parameter.dtype() == DType::F32 { parameter.update_f32(update) } else { parameter.update_half(master, update) }
 }
 
 /// Halves until the pieces are small; elementwise work, so that the split does not change a bit of the result. `value` begins

@@ -226,6 +226,8 @@ fn blend(slot: &mut Slot, parameter: &Parameter, weight: f64) -> Result<()> {
         let value = parameter.value().to_dtype(DType::F32)?;
         return parameter.set(&(&value + ((z - &value)? * weight)?)?);
     }
+    // A state of f32 parameters has none.
+    host::make_master(parameter, &mut slot.master)?;
     let z = &slot.host[0];
     host::change(parameter, &mut slot.master, |value| {
         parallel::by_chunks(value, CHUNK, |start, value| {
