@@ -189,6 +189,18 @@ fn a_restored_state_continues_bit_for_bit() {
 }
 
 #[test]
+fn a_state_without_the_number_of_steps_is_refused() {
+    for made in ["AdamW([w])", "AdamW8bit([w], #{ min_8bit_size: 1 })", "Adafactor([w])", "SGD([w], #{ momentum: 0.9 })"] {
+        let script = format!(
+            "let w = ones([3], #{{ requires_grad: true }}); let o = optim::{made}; w.sum().backward(); o.step();
+             let s = o.state_dict(); o.load_state_dict(s); s.remove(\"state.0.step\"); o.load_state_dict(s)"
+        );
+        let message = fails(&script);
+        assert!(message.contains("lacks \"state.0.step\""), "{made}: {message}");
+    }
+}
+
+#[test]
 fn small_updates_of_bf16_parameters_are_not_lost() {
     let parameter = Parameter::new(&Tensor::ones(4, DType::BF16, &Device::Cpu).unwrap()).unwrap();
     let mut sgd =

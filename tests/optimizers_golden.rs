@@ -405,6 +405,21 @@ fn wrong_settings_are_refused_in_words() {
              let s = o.state_dict(); s.remove(\"state.0.exp_avg_sq\"); o.load_state_dict(s)",
             "lacks \"state.0.exp_avg_sq\"",
         ),
+        (
+            "let o = optim::Adafactor([w]); w.sum().backward(); o.step(); let s = o.state_dict();
+             optim::Adafactor([w], #{ beta1: 0.9 }).load_state_dict(s)",
+            "lacks \"state.0.exp_avg\"",
+        ),
+        (
+            "let o = optim::AdamWScheduleFree([w]); o.train(); w.sum().backward(); o.step();
+             let s = o.state_dict(); s.remove(\"weight_sum\"); o.load_state_dict(s)",
+            "lacks \"weight_sum\"",
+        ),
+        (
+            "let o = optim::AdamW([w]); w.sum().backward(); o.step();
+             let s = o.state_dict(); s[\"state.0.step\"] = tensor(-1.0); o.load_state_dict(s)",
+            "a whole number >= 0, got -1",
+        ),
         ("optim::AdamWScheduleFree([w], #{ betas: [0, 0.9] })", "betas[0]"),
         ("optim::AdamW8bit([w], #{ eps: -1 })", "eps"),
         ("EMA([w], #{ decay: 1.5 })", "between 0 and 1, got 1.5"),
@@ -413,6 +428,7 @@ fn wrong_settings_are_refused_in_words() {
         ("let e = EMA([w]); e.store(); e.update();", "restore"),
         ("let e = EMA([w]); e.store(); e.apply(|| 1)", "call restore before"),
         ("let e = EMA([w]); let s = e.state_dict(); s.remove(\"state.0.average\"); e.load_state_dict(s)", "0 parameters"),
+        ("let e = EMA([w]); let s = e.state_dict(); s.remove(\"num_updates\"); e.load_state_dict(s)", "lacks \"num_updates\""),
         ("get_scheduler(\"linear\", optim::SGD([w]), #{ num_training_steps: 5, num_cycles: 2 })", "does not take \"num_cycles\""),
         ("get_scheduler(\"cosine_with_min_lr\", optim::SGD([w]), #{ num_training_steps: 5 })", "min_lr_rate"),
         ("get_scheduler(\"warmup_stable_decay\", optim::SGD([w]), #{ num_training_steps: 5 })", "num_decay_steps"),
@@ -435,6 +451,33 @@ fn wrong_settings_are_refused_in_words() {
     ] {
         let message = fails(&format!("{w} {code}"));
         assert!(message.contains(words), "{code}: {message}");
+    }
+}
+
+#[test]
+fn a_state_goes_on_with_parameters_of_another_dtype() {
+    for (from, to) in [(DType::BF16, DType::F32), (DType::F32, DType::BF16)] {
+        for kind in ["SGD", "AdamW", "Lion", "Adafactor", "Muon", "AdamWScheduleFree", "AdamW8bit"] {
+            let options = match kind {
+                "Adafactor" => json!({}),
+                "AdamW8bit" => json!({ "lr": 0.25, "min_8bit_size": 1 }),
+                _ => json!({ "lr": 0.25 }),
+            };
+            let made = |dtype: DType| {
+                let parameter = Parameter::new(&Tensor::ones((4, 6), dtype, &Device::Cpu).unwrap()).unwrap();
+                parameter.accumulate(&Tensor::ones((4, 6), DType::F32, &Device::Cpu).unwrap()).unwrap();
+                let optimizer = build(kind, options.clone(), std::slice::from_ref(&parameter));
+                (parameter, optimizer)
+            };
+            let ((_, mut first), (parameter, mut second)) = (made(from), made(to));
+            first.train_mode().unwrap();
+            first.step().unwrap();
+            first.eval_mode().unwrap();
+            second.load_state_dict(&first.state_dict().unwrap()).unwrap();
+            let step = second.train_mode().and_then(|()| second.step());
+            step.unwrap_or_else(|error| panic!("{kind}, {from:?} to {to:?}: {error}"));
+            assert!(elements(&parameter.value()).iter().all(|v| *v < 1.0), "{kind}, {from:?} to {to:?}");
+        }
     }
 }
 

@@ -36,6 +36,8 @@ fn check(name: &str, checkpointing: bool) {
         };
         close(state.loss, expected[i], "loss");
         close(state.grad_norm, numbers(&run["grad_norm"])[i], "grad_norm");
+        let epoch = numbers(&run["epoch"])[i];
+        assert!((state.epoch - epoch).abs() < 1e-9, "run {name}, step {}: epoch {} {epoch}", i + 1, state.epoch);
         let rate = numbers(&run["learning_rate"])[i];
         assert!((state.learning_rate - rate).abs() < 1e-12, "run {name}, step {}: {} {rate}", i + 1, state.learning_rate);
     }
@@ -168,22 +170,19 @@ fn evaluation_and_the_trained_model_have_the_averaged_weights() {
     assert!(error.contains("without ema_decay"), "{error}");
 }
 
-/// Rows whose answers were cut off: the step learns nothing, and training goes on.
 #[test]
-fn a_step_without_any_target_changes_nothing() {
-    for lora in [false, true] {
-        let model = model();
-        if lora {
-            model.load_adapter(&golden("lora_init"), true).unwrap();
-        }
-        let before = values(&model);
-        let row = Encoded { input_ids: vec![5, 6, 7], labels: vec![-100; 3], truncated: true };
-        let args = TrainingArguments { max_steps: 2, learning_rate: 1e-2, ..TrainingArguments::default() };
-        let (result, states) = train(&model, args, vec![row]);
-        assert_eq!(result.steps, 2, "lora {lora}");
-        assert!(states.iter().all(|state| state.loss == 0.0 && state.grad_norm == 0.0), "lora {lora}: {states:?}");
-        assert_eq!(values(&model), before, "lora {lora}");
-    }
+fn rows_without_a_target_do_not_lower_the_loss_of_an_evaluation() {
+    let empty = Encoded { input_ids: vec![5, 6, 7], labels: vec![-100; 3], truncated: true };
+    let evaluate = |rows: Vec<Encoded>| {
+        let args = TrainingArguments { per_device_eval_batch_size: 1, ..TrainingArguments::default() };
+        let trainer = Trainer { model: model(), args, train: vec![].into(), eval: rows.into(), regularizer: None };
+        trainer.evaluate(&Control::default())
+    };
+    let rows: Vec<Encoded> = rows().into_iter().filter(|row| row.targets() > 0).take(2).collect();
+    let alone = evaluate(rows.clone()).unwrap();
+    assert_eq!(evaluate([rows, vec![empty.clone()]].concat()).unwrap(), alone);
+    let error = evaluate(vec![empty; 2]).unwrap_err().to_string();
+    assert!(error.contains("none of the 2 rows"), "{error}");
 }
 
 #[test]

@@ -238,7 +238,7 @@ impl Gradient {
         }
     }
 
-    /// The sum of the elements' squares, in f64.
+    /// The sum of the elements' squares; in f64, but on another device than the CPU in f32.
     pub fn square_sum(&self, dims: &[usize]) -> Result<f64> {
         if let Some(gradient) = self.on_device() {
             let sum = gradient.to_dtype(DType::F32)?.sqr()?.sum_all()?.to_scalar::<f32>()?;

@@ -340,7 +340,7 @@ impl Parameter {
         Ok(Some(gradient.with_pieces(&self.dims(), read)?))
     }
 
-    /// The sum of the squares of the gradient's elements, in f64; 0 where there is no gradient.
+    /// The sum of the squares of the gradient's elements, in f64, on another device than the CPU in f32; 0 where there is no gradient.
     ///
     /// # Errors
     /// As [`Self::with_grad`].

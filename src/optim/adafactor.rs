@@ -196,7 +196,7 @@ impl Optimizer for Adafactor {
         };
         host::read_state(state, parameters.len(), top, |at, key, value| states[at].load(key, &parameters[at], value))?;
         for (at, (state, parameter)) in states.iter().zip(&parameters).enumerate() {
-            state.check_complete(at, parameter)?;
+            state.check_complete(at, parameter, self.options.beta1.is_some())?;
         }
         if let Some(lr) = lr {
             self.set_lr(lr)?;
@@ -219,14 +219,22 @@ impl State {
         ]
     }
 
-    /// Fails where a parameter with a past lacks an average, which would begin at 0 in the middle of the training.
-    fn check_complete(&self, at: usize, parameter: &Parameter) -> Result<()> {
+    /// Fails where a parameter with a past lacks an average, a wanted momentum among them, or the number of its steps: it would begin at 0
+    /// in the middle of the training.
+    fn check_complete(&self, at: usize, parameter: &Parameter, momentum: bool) -> Result<()> {
         let dims = parameter.dims();
-        let needed: &[&str] = if dims.len() > 1 { &["exp_avg_sq_row", "exp_avg_sq_col"] } else { &["exp_avg_sq"] };
+        let mut needed = if dims.len() > 1 { vec!["exp_avg_sq_row", "exp_avg_sq_col"] } else { vec!["exp_avg_sq"] };
+        if momentum {
+            needed.push("exp_avg");
+        }
         let parts = self.named(&dims);
+        if self.step == 0 {
+            let begun = parts.iter().any(|(_, values, _)| !values.is_empty());
+            return if begun { Err(host::lacking(at, "step")) } else { Ok(()) };
+        }
         let lacks = |name: &&&str| parts.iter().any(|(part, values, _)| part == *name && values.is_empty());
         match needed.iter().find(lacks) {
-            Some(name) if self.step > 0 && parameter.elem_count() > 0 => Err(host::lacking(at, name)),
+            Some(name) if parameter.elem_count() > 0 => Err(host::lacking(at, name)),
             _ => Ok(()),
         }
     }
@@ -236,7 +244,7 @@ impl State {
         let (rows, columns) = factor_dims(&dims);
         let (place, dims) = match key {
             "step" => {
-                self.step = host::scalar(value)? as u64;
+                self.step = host::steps(value)?;
                 return Ok(());
             }
             "exp_avg_sq_row" if dims.len() > 1 => (&mut self.averages.rows, rows),

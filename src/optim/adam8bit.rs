@@ -221,7 +221,7 @@ impl Narrow {
         Ok(())
     }
 
-    /// Fails where a parameter with a past lacks a part of a moment.
+    /// Fails where a parameter with a past lacks a part of a moment, or the number of its steps.
     fn check_complete(&self, at: usize) -> Result<()> {
         let parts = [
             ("state1", self.first.codes.is_empty()),
@@ -229,9 +229,12 @@ impl Narrow {
             ("state2", self.second.codes.is_empty()),
             ("absmax2", self.second.largest.is_empty()),
         ];
+        if self.step == 0 {
+            return if parts.iter().all(|(_, empty)| *empty) { Ok(()) } else { Err(host::lacking(at, "step")) };
+        }
         match parts.iter().find(|(_, empty)| *empty) {
-            Some((name, _)) if self.step > 0 => Err(host::lacking(at, name)),
-            _ => Ok(()),
+            Some((name, _)) => Err(host::lacking(at, name)),
+            None => Ok(()),
         }
     }
 
@@ -239,7 +242,7 @@ impl Narrow {
         let blocks = dims.iter().product::<usize>().div_ceil(BLOCK);
         let floats = |dims: &[usize]| -> Result<Vec<f32>> { Ok(host::shaped(key, value, dims)?.flatten_all()?.to_vec1()?) };
         match key {
-            "step" => self.step = host::scalar(value)? as u64,
+            "step" => self.step = host::steps(value)?,
             "state1" | "state2" => {
                 if value.dtype() != DType::U8 {
                     return Err(Error::argument(format!("state \"{key}\" is {:?}, but must be 8-bit codes (u8)", value.dtype())));

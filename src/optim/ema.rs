@@ -6,7 +6,7 @@
 //! ```
 //! The average is f32 whatever the parameter's dtype: with a decay of 0.999 bf16 would round every update away.
 
-use super::host::{CHUNK, read_state, scalar, shaped};
+use super::host::{CHUNK, read_state, shaped, steps};
 use crate::error::{Error, Result};
 use crate::nn::Parameter;
 use crate::ops::{parallel, with_elements};
@@ -152,10 +152,10 @@ impl Ema {
     /// # Errors
     /// Unknown or missing names, or other shapes; nothing has changed then.
     pub fn load_state_dict(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
-        let mut updates = self.updates;
+        let mut updates = None;
         let top = |name: &str, value: &Tensor| {
             if name == "num_updates" {
-                updates = scalar(value)? as u64;
+                updates = Some(steps(value)?);
             }
             Ok(matches!(name, "num_updates" | "decay"))
         };
@@ -175,6 +175,10 @@ impl Ema {
                 averages.len()
             )));
         }
+        // Without it the next update would put the parameters in the average's place.
+        let Some(updates) = updates else {
+            return Err(Error::argument("the state dict lacks \"num_updates\", the number of updates that are in the average"));
+        };
         read.iter().try_for_each(|(at, value)| averages[*at].set(value))?;
         self.updates = updates;
         Ok(())

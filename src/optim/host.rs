@@ -105,12 +105,15 @@ impl Slot {
         Ok(())
     }
 
-    /// Fails where a parameter with a past lacks one of its first `count` state vectors, as in the state of another optimiser, which
-    /// would begin at 0 in the middle of the training.
+    /// Fails where a parameter with a past lacks one of its first `count` state vectors, as in the state of another optimiser, or the number
+    /// of its steps: it would begin at 0 in the middle of the training.
     pub fn check_complete(&self, at: usize, parameter: &Parameter, names: [&str; 2], count: usize) -> Result<()> {
         let lacks = |which: &usize| self.host[*which].is_empty() && self.device[*which].is_none();
+        if self.step == 0 {
+            return if (0..2).all(|which| lacks(&which)) { Ok(()) } else { Err(lacking(at, "step")) };
+        }
         match (0..count).find(lacks) {
-            Some(which) if self.step > 0 && parameter.elem_count() > 0 => Err(lacking(at, names[which])),
+            Some(which) if parameter.elem_count() > 0 => Err(lacking(at, names[which])),
             _ => Ok(()),
         }
     }
@@ -118,7 +121,7 @@ impl Slot {
     /// Sets one entry from a state dict.
     pub fn load(&mut self, key: &str, parameter: &Parameter, names: [&str; 2], value: &Tensor) -> Result<()> {
         if key == "step" {
-            self.step = scalar(value)? as u64;
+            self.step = steps(value)?;
             return Ok(());
         }
         let which = names.iter().position(|name| *name == key);
@@ -244,6 +247,15 @@ pub(super) fn scalar(value: &Tensor) -> Result<f64> {
     Ok(value.to_dtype(DType::F64)?.flatten_all()?.get(0)?.to_scalar::<f64>()?)
 }
 
+/// The number of steps in an entry.
+pub(super) fn steps(value: &Tensor) -> Result<u64> {
+    let number = scalar(value)?;
+    if number >= 0.0 && number.fract() == 0.0 {
+        return Ok(number as u64);
+    }
+    Err(Error::argument(format!("a number of steps must be a whole number >= 0, got {number}")))
+}
+
 /// An entry in f32, which must have this shape.
 pub(super) fn shaped(key: &str, value: &Tensor, dims: &[usize]) -> Result<Tensor> {
     if value.dims() != dims {
@@ -260,15 +272,16 @@ pub(super) fn make_master(parameter: &Parameter, master: &mut Vec<f32>) -> Resul
     Ok(())
 }
 
-/// Changes a parameter's elements in f32: in place on the CPU, where bf16 and f16 parameters go through `master`; on another device
-/// on a copy that is written back.
+/// Changes a parameter's elements in f32: in place on the CPU, where bf16 and f16 parameters go through `master`, which they must have; on
+/// another device on a copy that is written back.
 pub(super) fn change(parameter: &Parameter, master: &mut [f32], mut update: impl FnMut(&mut [f32])) -> Result<()> {
     if !parameter.device().is_cpu() {
         let mut values = parameter.value().to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
         update(&mut values);
         return parameter.set(&Tensor::from_vec(values, parameter.dims(), &Device::Cpu)?);
     }
-    if master.is_empty() { parameter.update_f32(update) } else { parameter.update_half(master, update) }
+    // A parameter in f32 has a master too where its state was that of one in bf16.
+    if parameter.dtype() == DType::F32 { parameter.update_f32(update) } else { parameter.update_half(master, update) }
 }
 
 /// Halves until the pieces are small; elementwise work, so that the split does not change a bit of the result. `value` begins

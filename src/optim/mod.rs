@@ -1,8 +1,8 @@
 //! Optimisers with PyTorch's formulas and defaults, learning-rate schedules as transformers has them, clipping.
 //!
 //! Gradients are read from [`Parameter`]'s `.grad`; a parameter without one is skipped, as in PyTorch. State is f32 whatever the
-//! parameter's dtype; bf16 and f16 parameters on the CPU get an f32 master copy, so that small updates are not rounded away. On other
-//! devices they are updated in f32 and rounded after every step.
+//! parameter's dtype; bf16 and f16 parameters on the CPU get an f32 master copy, so that small updates are not rounded away. So do
+//! bf16 parameters in [`Optimizer::step_on_device`]; elsewhere on other devices they are updated in f32 and rounded after every step.
 
 mod adafactor;
 mod adam;

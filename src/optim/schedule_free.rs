@@ -198,6 +198,12 @@ impl Optimizer for AdamWScheduleFree {
         for (at, (slot, parameter)) in slots.iter().zip(&parameters).enumerate() {
             slot.check_complete(at, parameter, NAMES, 2)?;
         }
+        let lacks = |name: &&str| !state.contains_key(*name);
+        if slots.iter().any(|slot| slot.step > 0)
+            && let Some(name) = ["k", "weight_sum", "lr_max", "train_mode"].into_iter().find(lacks)
+        {
+            return Err(Error::argument(format!("the optimizer's state dict lacks \"{name}\"")));
+        }
         self.set_lr(lr)?;
         (self.slots, self.progress) = (slots, progress);
         Ok(())
@@ -220,6 +226,8 @@ fn blend(slot: &mut Slot, parameter: &Parameter, weight: f64) -> Result<()> {
         let value = parameter.value().to_dtype(DType::F32)?;
         return parameter.set(&(&value + ((z - &value)? * weight)?)?);
     }
+    // A state of f32 parameters has none.
+    host::make_master(parameter, &mut slot.master)?;
     let z = &slot.host[0];
     host::change(parameter, &mut slot.master, |value| {
         parallel::by_chunks(value, CHUNK, |start, value| {

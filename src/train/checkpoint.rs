@@ -46,8 +46,9 @@ pub fn save(args: &TrainingArguments, progress: &Progress, model: &ModelHandle, 
     if target.exists() {
         std::fs::remove_dir_all(&target).map_err(|e| Error::io("replace", &target, e))?;
     }
-    let folder = folder.keep();
-    std::fs::rename(&folder, &target).map_err(|e| Error::io("write", &target, e))?;
+    std::fs::rename(folder.path(), &target).map_err(|e| Error::io("write", &target, e))?;
+    // Under its new name it is no temporary folder any more.
+    let _ = folder.keep();
     if let Some(limit) = args.save_total_limit {
         // Checkpoints of an earlier, longer run may have higher numbers: the one just written stays.
         let mut others = list(root)?;
@@ -60,12 +61,12 @@ pub fn save(args: &TrainingArguments, progress: &Progress, model: &ModelHandle, 
     Ok(())
 }
 
-/// The checkpoints of a folder, oldest first.
+/// The checkpoints of a folder, oldest first; files with such names are none.
 fn list(root: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let entries = std::fs::read_dir(root).map_err(|e| Error::io("read", root, e))?;
     let step = |path: &Path| path.file_name()?.to_str()?.strip_prefix("checkpoint-")?.parse().ok();
-    let mut found: Vec<(u64, PathBuf)> =
-        entries.filter_map(|e| Some(e.ok()?.path())).filter_map(|p| Some((step(&p)?, p))).collect();
+    let folders = entries.filter_map(|e| Some(e.ok()?.path())).filter(|path| path.is_dir());
+    let mut found: Vec<(u64, PathBuf)> = folders.filter_map(|p| Some((step(&p)?, p))).collect();
     found.sort();
     Ok(found)
 }

@@ -86,6 +86,14 @@ impl<'a> Feed<'a> {
         self.len().map_or_else(|| self.total_steps(), |length| self.args.steps_per_epoch(length))
     }
 
+    /// The share of an epoch that its first `steps` optimiser steps are: that of its micro batches, as transformers counts it.
+    pub(super) fn share(&self, steps: u64) -> f64 {
+        let Some(length) = self.len() else { return steps as f64 / self.steps_per_epoch() as f64 };
+        let batches = length.div_ceil(self.args.per_device_train_batch_size) as u64;
+        let trained = steps.saturating_mul(self.args.gradient_accumulation_steps as u64).min(batches);
+        trained as f64 / batches as f64
+    }
+
     /// The steps of an epoch without the first `skip`. Of a stream of unknown length all passes make one epoch.
     pub(super) fn epoch(&self, seed: u64, epoch: u64, skip: u64) -> Box<dyn Iterator<Item = Result<Step<'_>>> + '_> {
         let skip = usize::try_from(skip).unwrap_or(usize::MAX);

@@ -231,7 +231,7 @@ impl Trainer<'_> {
                 progress.step += 1;
                 run.tokens += tokens;
                 let done = (progress.step - 1) % steps_per_epoch + 1;
-                let epoch = epoch as f64 + done as f64 / steps_per_epoch as f64;
+                let epoch = epoch as f64 + feed.share(done);
                 pending.push(Step { number: progress.step, epoch, rate, tokens: run.tokens, loss, norm });
                 let evaluates = self.evaluates(progress.step, epoch, total);
                 let saves =
@@ -301,13 +301,14 @@ impl Trainer<'_> {
         Ok((Loss::Known(loss), Norm::Known(norm)))
     }
 
-    /// Mean loss of the evaluation rows: batches' means weighted by their rows, as transformers computes it.
+    /// Mean loss of the evaluation rows: batches' means weighted by their rows, as transformers computes it. A batch without any target,
+    /// which has no mean and makes transformers' NaN, is left out.
     ///
     /// # Errors
-    /// No evaluation rows, or Ctrl-C.
+    /// No evaluation rows, none with a target, or Ctrl-C.
     pub fn evaluate(&self, control: &Control) -> Result<f64> {
         let decoder = self.model.model().decoder();
-        let (mut sum, mut rows_done) = (0.0, 0);
+        let (mut sum, mut rows_done, mut rows_scored) = (0.0, 0, 0);
         for rows in groups(self.eval.pass(0), self.args.per_device_eval_batch_size) {
             control.check()?;
             let rows = rows?;
@@ -323,10 +324,15 @@ impl Trainer<'_> {
                 Ok(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?)
             })?;
             sum += f64::from(loss) * rows.len() as f64;
+            rows_scored += rows.len();
         }
-        match rows_done {
-            0 => Err(Error::argument("there is no eval_dataset to evaluate on")),
-            rows => Ok(sum / rows as f64),
+        match (rows_done, rows_scored) {
+            (0, _) => Err(Error::argument("there is no eval_dataset to evaluate on")),
+            (rows, 0) => Err(Error::argument(format!(
+                "none of the {rows} rows of eval_dataset has a token to score; raise max_length, or look whether the answers are \
+                 empty"
+            ))),
+            (_, scored) => Ok(sum / scored as f64),
         }
     }
 
