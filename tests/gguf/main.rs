@@ -184,7 +184,7 @@ fn damaged() {
     let text = |text: &str| Meta::String(text.into());
     for (key, value, said) in [
         ("general.architecture", text("mamba"), "\"mamba\" is not supported"),
-        ("llama.block_count", text("x"), "llama.block_count is missing or no whole number"),
+        ("llama.block_count", text("x"), "llama.block_count: expected a whole number, found the text \"x\""),
         ("llama.rope.scaling.type", text("longest"), "\"longest\" is not supported"),
         ("llama.rope.dimension_count", Meta::U32(4), "partial rotary"),
         ("llama.expert_count", Meta::U32(8), "mixtures of experts"),
@@ -248,6 +248,16 @@ fn metadata_of_the_wrong_kind_or_that_is_not_computed() {
         write_gguf(&path, &hf, GgmlDType::F32, vec![(name, ones(32))], &[]);
         let found = message(Source::open(&path));
         assert!(found.contains(&format!("tensor {name} is not supported")), "{found}");
+    }
+    // Two changes of the rotary frequencies at once, or factors for other pairs than there are.
+    for (count, change, said) in [
+        (4, ("llama.rope.scaling.type", text("yarn")), "rope.scaling's rule \"yarn\" together are not supported"),
+        (4, ("llama.rope.scaling.factor", Meta::F32(4.0)), "rope.scaling's rule \"linear\" together are not supported"),
+        (5, ("llama.rope.scaling.type", text("none")), "rope_freqs.weight: 5 factors for the pairs of 8 dimensions"),
+    ] {
+        write_gguf(&path, &hf, GgmlDType::F32, vec![("rope_freqs.weight", ones(count))], &[change]);
+        let found = message(Source::open(&path));
+        assert!(found.contains(said), "{found}\nlacks {said}");
     }
     write_gguf(&path, &hf, GgmlDType::F32, vec![("rope_factors_long.weight", ones(4))], &[]);
     assert!(message(Source::open(&path)).contains("rope_factors_short.weight and rope_factors_long.weight is missing"));
