@@ -6,10 +6,12 @@ use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::{Content, Value as Meta};
 use ftrepl::control::Control;
 use ftrepl::model::generate::{Generation, generate};
+use ftrepl::model::gguf_write::{GgufDtype, save_gguf};
 use ftrepl::model::hub::Cache;
 use ftrepl::model::lm::LanguageModel;
 use ftrepl::model::sampling::Sampling;
 use ftrepl::model::{Source, Tokenizer, config::read_json};
+use serde_json::json;
 use std::path::Path;
 
 /// A tokenizer's metadata that cannot be meant.
@@ -59,6 +61,78 @@ fn tokenizers_that_are_damaged() {
         let found = message(open(&change));
         assert!(found.contains("model.gguf") && found.contains(said), "{found}\nlacks {said}");
     }
+}
+
+/// A file that does not tell its tokens' kinds apart has none that is looked for in texts: there the letters of the start of text
+/// are a text, before which the start is not left out.
+#[test]
+fn letters_of_the_start_of_text_that_are_a_text_keep_their_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let hf = Source::open(&golden("tiny/llama")).unwrap();
+    let tokens = ["<unk>", "<s>", "</s>", "\u{2581}", "s", "<", ">"].map(|token| Meta::String(token.into()));
+    let encode = |kinds: Option<[i32; 7]>| {
+        let mut metadata = vec![
+            ("tokenizer.ggml.model", Meta::String("llama".into())),
+            ("tokenizer.ggml.tokens", Meta::Array(tokens.to_vec())),
+            ("tokenizer.ggml.scores", Meta::Array(vec![Meta::F32(0.0); 7])),
+            ("tokenizer.ggml.bos_token_id", Meta::U32(1)),
+        ];
+        metadata.extend(kinds.map(|kinds| ("tokenizer.ggml.token_type", Meta::Array(kinds.map(Meta::I32).to_vec()))));
+        write_gguf(&path, &hf, GgmlDType::F32, vec![], &metadata);
+        let tokenizer = Tokenizer::open(&path).unwrap();
+        let batch = tokenizer.encode_batch(&["<s> s"], true).unwrap();
+        assert_eq!(batch[0], tokenizer.encode("<s> s", true).unwrap());
+        batch[0].clone()
+    };
+    assert_eq!(encode(None), [1, 3, 5, 4, 6, 3, 4]);
+    assert_eq!(encode(Some([2, 3, 3, 1, 1, 1, 1])), [1, 3, 3, 4]);
+}
+
+/// A folder without its tokenizer, which nobody was told of, would be found out too late.
+#[test]
+fn a_tokenizer_that_cannot_be_saved_with_its_model_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, saved) = (folder.path().join("model.gguf"), folder.path().join("saved"));
+    let hf = Source::open(&golden("tiny/llama")).unwrap();
+    let save = |metadata: &[(&str, Meta)]| {
+        write_gguf(&path, &hf, GgmlDType::F32, vec![], metadata);
+        LanguageModel::load("llama", &path, None, &Device::Cpu).unwrap().save_pretrained(&saved)
+    };
+    save(&[]).unwrap();
+    std::fs::remove_dir_all(&saved).unwrap();
+    let found = message(save(&[("tokenizer.ggml.model", Meta::String("bert".into()))]));
+    for words in ["the model's tokenizer cannot be saved with it", "\"bert\" is not supported"] {
+        assert!(found.contains(words), "{found}\nlacks {words}");
+    }
+    // What can be saved is.
+    assert_eq!(Source::open(&saved).unwrap().names(), hf.names());
+}
+
+/// llama.cpp adds the start and the end of a text and nothing else.
+#[test]
+fn tokenizers_that_add_other_tokens_to_texts_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = Cache::at(folder.path()).resolve("tiny-random", &Control::default()).unwrap().path;
+    let (path, written) = (source.join("tokenizer.json"), folder.path().join("model.gguf"));
+    let mut changed = read_json(&path).unwrap();
+    let mut save = |added: &str, id: u32| {
+        let text = |which: &str| json!({ "Sequence": { "id": which, "type_id": 0 } });
+        changed["post_processor"] = json!({
+            "type": "TemplateProcessing",
+            "single": [{ "SpecialToken": { "id": added, "type_id": 0 } }, text("A")],
+            "pair": [text("A"), text("B")],
+            "special_tokens": { added: { "id": added, "ids": [id], "tokens": [added] } },
+        });
+        std::fs::write(&path, changed.to_string()).unwrap();
+        let model = LanguageModel::load("tiny", &source, None, &Device::Cpu).unwrap();
+        save_gguf(&model, &written, GgufDtype::from_name("f32").unwrap())
+    };
+    let found = message(save("<|endoftext|>", 0));
+    assert!(found.contains("it adds other tokens to a text than its start and its end"), "{found}");
+    assert!(!written.exists());
+    save("<|im_start|>", 1).unwrap();
+    assert_eq!(Tokenizer::open(&written).unwrap().encode("a", true).unwrap()[0], 1);
 }
 
 /// The ids of rows of text, each with those that Python gives.
