@@ -208,6 +208,27 @@ fn a_plan_that_is_too_large_to_count_is_refused() {
     assert!(info.status.code() == Some(1) && error.contains("batch_size times max_length must be at most 268435456"), "{info:?}");
 }
 
+/// What attention keeps where it drops something grows with the square of the length: no sum of that begins again at 0.
+#[test]
+fn long_texts_that_a_block_drops_something_of_are_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let xl = json!({
+        "model_type": "gpt2", "n_embd": 1600, "n_layer": 48, "n_head": 25, "n_positions": 1024, "vocab_size": 50257,
+    });
+    std::fs::write(folder.path().join("config.json"), xl.to_string()).unwrap();
+    for (batch, length) in [("16", "16777216"), ("64", "4194304")] {
+        let args = ["model", "info", ".", "--json", "--batch", batch, "--length", length];
+        let info = document(&command(folder.path()).args(args).output().unwrap());
+        let total = |checkpointing: bool| {
+            let rows = info["memory"]["rows"].as_array().unwrap();
+            let row = rows.iter().find(|row| row["work"] == "full, AdamW" && row["gradient_checkpointing"] == checkpointing);
+            row.unwrap()["total"].as_u64().unwrap()
+        };
+        // 48 blocks of that against one.
+        assert!(total(true) > 1 << 48 && total(false) > 10 * total(true), "{batch} {length}: {} {}", total(false), total(true));
+    }
+}
+
 #[test]
 fn a_configuration_alone_is_enough_to_plan_with() {
     let folder = tempfile::tempdir().unwrap();

@@ -117,6 +117,16 @@ fn tokens_that_only_the_map_names_are_saved() {
     assert_eq!(again.eos().map(|token| token.id), Some(2));
 }
 
+/// What names the end of text where the tokenizer's own files do not is not passed over because it cannot be read.
+#[test]
+fn a_configuration_that_is_damaged_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    tiny(folder.path()).save(folder.path()).unwrap();
+    std::fs::write(folder.path().join("config.json"), "{\"eos_token_id\":").unwrap();
+    let error = Tokenizer::open(folder.path()).unwrap_err().to_string();
+    assert!(error.contains("config.json: not valid JSON"), "{error}");
+}
+
 /// A tokenizer.json with a post-processor that adds the start of text, as Llama 3's does.
 fn with_bos(folder: &Path) -> Tokenizer {
     tiny(folder).save(folder).unwrap();

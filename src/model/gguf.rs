@@ -207,6 +207,12 @@ impl Entry {
 
     /// The elements in the Hugging Face order.
     fn read<T: Float>(&self, bytes: &[u8], decode: Decode) -> Vec<T> {
+        if let &[count] = self.shape.as_slice() {
+            // The blocks of a vector go over many of what are rows of a matrix.
+            let mut stored = vec![0f32; count];
+            decode(bytes, &mut stored);
+            return (0..count).map(|row| T::narrow(stored[self.stored_row(row)] - self.added)).collect();
+        }
         let rows = self.rows();
         let columns: usize = self.shape.iter().skip(1).product();
         let length = bytes.len() / rows.max(1);
@@ -222,5 +228,27 @@ impl Entry {
             },
         );
         values
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Tensor;
+    use candle_core::quantized::QTensor;
+
+    #[test]
+    fn vectors_in_blocks_are_read_block_by_block() {
+        let numbers = Tensor::arange(0f32, 64f32, &Device::Cpu).unwrap();
+        let stored = QTensor::quantize(&numbers, GgmlDType::Q8_0).unwrap();
+        let bytes = stored.data().unwrap();
+        let expected: Vec<f32> = stored.dequantize(&Device::Cpu).unwrap().to_vec1().unwrap();
+        let entry =
+            |head_dim, added| Entry { dtype: GgmlDType::Q8_0, shape: vec![64], start: 0, end: bytes.len(), head_dim, added };
+        let decode = decode_of(GgmlDType::Q8_0).unwrap();
+        let found = entry(None, 1.0).read::<f32>(&bytes, decode);
+        assert_eq!(found, expected.iter().map(|value| value - 1.0).collect::<Vec<_>>());
+        let turned = entry(Some(4), 0.0).read::<f32>(&bytes, decode);
+        assert_eq!(turned[..4], [expected[0], expected[2], expected[1], expected[3]]);
     }
 }

@@ -40,8 +40,7 @@ impl<'a> Keys<'a> {
     }
 
     fn needed(&self, name: &str) -> Result<u64> {
-        let missing = || self.wrong(format!("metadata {} is missing or no whole number", self.key(name)));
-        self.integer(name).ok().flatten().ok_or_else(missing)
+        self.integer(name)?.ok_or_else(|| self.wrong(format!("metadata {} is missing", self.key(name))))
     }
 
     fn needed_float(&self, name: &str) -> Result<f64> {
@@ -274,7 +273,14 @@ fn rope_scaling(keys: &Keys<'_>, bytes: &[u8], dims: usize, theta: f64) -> Resul
     }
     let attention = attention.filter(|factor| *factor != 1.0);
     let kind = keys.text("rope.scaling.type")?;
+    let factors = floats(keys, bytes, "rope_freqs.weight")?;
+    let wrong_beside = |rule: &str| {
+        Err(keys.wrong(format!("tensor rope_freqs.weight and rope.scaling's rule \"{rule}\" together are not supported")))
+    };
     if kind == Some("yarn") {
+        if factors.is_some() {
+            return wrong_beside("yarn");
+        }
         let factor = keys.float("rope.scaling.factor")?.unwrap_or(1.0);
         for (name, usual) in [
             ("yarn_beta_fast", 32.0),
@@ -304,23 +310,27 @@ fn rope_scaling(keys: &Keys<'_>, bytes: &[u8], dims: usize, theta: f64) -> Resul
         None | Some("linear") => {
             let of_old = keys.float("rope.scale_linear")?;
             let factor = keys.float("rope.scaling.factor")?.or(of_old).filter(|factor| *factor != 0.0 && *factor != 1.0);
-            if let Some(factor) = factor {
-                return Ok(json!({ "rope_type": "linear", "factor": factor }));
+            match factor {
+                Some(_) if factors.is_some() => return wrong_beside("linear"),
+                Some(factor) => return Ok(json!({ "rope_type": "linear", "factor": factor })),
+                None => {}
             }
         }
         Some(other) => {
             return Err(keys.wrong(format!("{}: \"{other}\" is not supported", keys.key("rope.scaling.type"))));
         }
     }
-    let Some(factors) = floats(keys, bytes, "rope_freqs.weight")? else { return Ok(Json::Null) };
+    let Some(factors) = factors else { return Ok(Json::Null) };
+    if factors.len() != dims.div_ceil(2) {
+        return Err(keys.wrong(format!("tensor rope_freqs.weight: {} factors for the pairs of {dims} dimensions", factors.len())));
+    }
     let frequencies = |scaling| Rope { theta, dims, scaling }.inverse_frequencies(1);
     let plain = frequencies(RopeScaling::Default);
     for factor in [8.0, 32.0] {
         let rule =
             RopeScaling::Llama3 { factor, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_position_embeddings: 8192.0 };
         let scaled = frequencies(rule);
-        let same = factors.len() == plain.len()
-            && factors.iter().zip(plain.iter().zip(&scaled)).all(|(&f, (&a, &b))| (a / b - f).abs() <= 1e-3 * f);
+        let same = factors.iter().zip(plain.iter().zip(&scaled)).all(|(&f, (&a, &b))| (a / b - f).abs() <= 1e-3 * f);
         if same {
             return Ok(json!({
                 "rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0,

@@ -63,6 +63,9 @@ pub(super) fn tokenizer_fields(model: &LanguageModel, rows: usize) -> Result<Fie
     let added = whole.len().saturating_sub(plain.len());
     let add_bos = added > 0 && tokenizer.bos().is_some_and(|bos| whole.first() == Some(&bos.id));
     let add_eos = added > usize::from(add_bos) && tokenizer.eos().is_some_and(|eos| whole.last() == Some(&eos.id));
+    if added != usize::from(add_bos) + usize::from(add_eos) {
+        return Err(refused("it adds other tokens to a text than its start and its end, which llama.cpp cannot"));
+    }
     add("add_bos_token", Field::Bool(add_bos));
     add("add_eos_token", Field::Bool(add_eos));
     if tokenizer.has_chat_template() {
@@ -118,7 +121,8 @@ fn scores(names: &[String], kinds: &[u64], merges: &[String]) -> Vec<f32> {
         places.entry(merge.replacen(' ', "", 1)).or_insert(place);
     }
     let score = |(id, (name, kind)): (usize, (&String, &u64))| match (*kind, places.get(name)) {
-        (NORMAL, Some(place)) => -(*place as f32),
+        // Of whatever kind: Gemma's runs of spaces are tokens that users have defined, and merged before all else.
+        (_, Some(place)) => -(*place as f32),
         // No merge gives it: its score is not asked for.
         (NORMAL, None) => -((merges.len() + id) as f32),
         _ => -1000.0,
@@ -196,6 +200,9 @@ mod tests {
         let found = scores(&names, &[UNKNOWN, 1, 1, 1, 1, 1], &["b c".to_string(), "a b".to_string()]);
         assert_eq!((found[4], found[5]), (-1.0, 0.0));
         assert!(found[1] < found[4] && found[0] < found[3]);
+        // A token that users have defined is merged in its turn too.
+        let found = scores(&names, &[UNKNOWN, 1, 1, 1, 1, USER_DEFINED], &["b c".to_string(), "a b".to_string()]);
+        assert_eq!((found[4], found[5]), (-1.0, 0.0));
     }
 
     #[test]

@@ -126,7 +126,11 @@ impl Outline {
         let mut alignment = Ok(DEFAULT_ALIGNMENT);
         for _ in 0..fields {
             let length = walk.length()?;
-            let key = walk.take(length)?;
+            let mut key = walk.take(length)?;
+            // candle reads texts without the zeros at their end.
+            while let [rest @ .., 0] = key {
+                key = rest;
+            }
             let kind = walk.u32()?;
             if key == b"general.alignment" {
                 alignment = walk.alignment(kind)?;
@@ -243,6 +247,7 @@ mod tests {
             let zero = field("general.alignment", kind, &vec![0; width(kind).unwrap() as usize]);
             assert!(message(&[long.clone(), zero]).contains("general.alignment is 0"), "{kind}");
         }
+        assert!(message(&[field("general.alignment\0", 4, &[0; 4])]).contains("general.alignment is 0"));
         assert!(message(&[field("general.alignment", 5, &[0xff; 4])]).contains("is negative"));
         assert!(message(&[field("general.alignment", 8, &[&1u64.to_le_bytes()[..], b"x"].concat())]).contains("no whole number"));
         assert_eq!(message(&[field("general.alignment", 4, &64u32.to_le_bytes())]), "");

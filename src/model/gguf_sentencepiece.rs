@@ -19,7 +19,7 @@ pub(super) struct Pieces<'a> {
     pub add_space_prefix: bool,
     /// What stands for what has no piece.
     pub unknown: Option<&'a str>,
-    /// Whether special tokens take the white space after them, as Phi-3's do.
+    /// Whether tokens that are found in texts take the white space after them, as Phi-3's do.
     pub strip_after_special: bool,
     pub bos: Option<AddedToken>,
     pub eos: Option<AddedToken>,
@@ -39,9 +39,8 @@ pub(super) fn sentencepiece_bpe(pieces: &Pieces<'_>) -> Built {
     let added = (0..tokens.len()).filter(|id| is_added(*id)).map(|id| {
         let special = kind(id) != USER_DEFINED;
         let content = tokens[id].as_str();
-        // llama.cpp's exceptions to Phi-3's rule.
-        let strips =
-            pieces.strip_after_special && (special || content == "</s>") && !["<unk>", "<s>", "<|endoftext|>"].contains(&content);
+        // llama.cpp's rule for Phi-3, of those that users have defined too, and its exceptions.
+        let strips = pieces.strip_after_special && !["<unk>", "<s>", "<|endoftext|>"].contains(&content);
         AddedToken { id: id as u64, content: content.to_string(), special, rstrip: strips }
     });
     let added = added.collect();
@@ -95,6 +94,25 @@ fn merges(tokens: &[String], score: &dyn Fn(usize) -> f32) -> Vec<(String, Strin
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tokens_of_phi3_take_the_white_space_after_them_whatever_their_kind() {
+        let strips = |strip_after_special: bool| -> Vec<bool> {
+            let pieces = Pieces {
+                tokens: &["<unk>", "<s>", "<|end|>", "<|user|>", "a"],
+                scores: &[0.0; 5],
+                types: &[UNKNOWN, CONTROL, CONTROL, USER_DEFINED, 1],
+                add_space_prefix: true,
+                unknown: None,
+                strip_after_special,
+                bos: None,
+                eos: None,
+            };
+            sentencepiece_bpe(&pieces).added.iter().map(|token| token.rstrip).collect()
+        };
+        assert_eq!(strips(true), [false, false, true, true]);
+        assert_eq!(strips(false), [false; 4]);
+    }
 
     #[test]
     fn pairs_are_ordered_by_the_scores_of_what_they_give() {

@@ -80,7 +80,7 @@ impl Tokenizer {
             }
         }
         // Where neither file names a token, the model's configuration may give its id.
-        let model = object("config.json").unwrap_or_default();
+        let model = object("config.json")?;
         let special = |role: &str| {
             let key = format!("{role}_token");
             let named = config.get(&key).and_then(content);
@@ -179,9 +179,11 @@ impl Tokenizer {
 
     fn without_second_bos(&self, text: &str, ids: &[u32], add_special_tokens: bool) -> Vec<u32> {
         match &self.0.bos {
-            Some(bos) if add_special_tokens && self.0.adds_bos && text.starts_with(&bos.content) => {
-                ids.get(1..).unwrap_or(ids).to_vec()
-            }
+            // Not every tokenizer looks for the token in texts: there its letters are a text like any other.
+            Some(bos) if add_special_tokens && self.0.adds_bos && text.starts_with(&bos.content) => match ids {
+                [_, rest @ ..] if rest.first() == Some(&bos.id) => rest.to_vec(),
+                _ => ids.to_vec(),
+            },
             _ => ids.to_vec(),
         }
     }

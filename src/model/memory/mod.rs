@@ -6,7 +6,7 @@
 //! - weights: what they are held in, 4, 2 or, quantised, 0.56 bytes (Q4_0) and 1.06 (Q8_0) a parameter
 //! - activations kept by a block for its backward pass: `4 T (H + 2 Q + 2 K + heads + H + I [+ I gated])`; a norm of queries, keys or of
 //!   what is added keeps its input besides (see `ops/block`)
-//! - a block's own buffers in its backward pass: `4 T (2 I [+ I + ..] + 4 H + Q)`; they go with the block
+//! - a block's own buffers in its backward pass: `4 T (3 I [+ I gated + ..] + 4 H + Q)`; they go with the block
 //! - gradients: 4 bytes a trained parameter, or up to 128 tokens the factors of the product, `4 T (rows + columns)`
 //! - AdamW's averages: 8 bytes a trained parameter; SGD has none; an exact copy of trained bf16 and f16 weights: 4
 //! - logits: `4 V` for as many tokens at once as 64 MiB hold, in training; for every sequence's last token, twice, in generation
@@ -39,6 +39,10 @@ const PROGRAM: u64 = 25_000_000;
 
 /// Tensors `[tokens, hidden]` around the blocks, forward and backward: embedded, its copy, normed, the gradients by these.
 const STREAMS: u64 = 8;
+
+/// More bytes than any machine has for one block. What a composition of operations keeps grows with the square of the length; it
+/// is counted up to here, and sums over all blocks stay within 64 bits.
+const MOST_COMPOSED: u64 = 1 << 48;
 
 /// Of freed buffers that wait for a use, what is lost to sizes that do not fit: one part in so many.
 const LOST: u64 = 8;
@@ -235,7 +239,7 @@ fn training(outline: &Outline<'_>, plan: &Plan, base: Estimate) -> Estimate {
     }
     let per_block = of_adapters.div_ceil(c.num_hidden_layers.max(1) as u64);
     // Of what operations made, a composition keeps the gradients too until the block is done.
-    let composed = FLOAT * composed(c, &w, &plan.lengths);
+    let composed = FLOAT.saturating_mul(composed(c, &w, &plan.lengths)).min(MOST_COMPOSED);
     let block = FLOAT * tokens * (w.kept + per_block) + composed;
     let working = FLOAT * tokens * (w.backward + per_block) + composed;
     let streams = STREAMS * FLOAT * tokens * w.hidden;
@@ -294,7 +298,8 @@ fn composed(c: &ModelConfig, w: &Widths, lengths: &[usize]) -> u64 {
     }
     let pairs: u64 = lengths.iter().map(|n| (n * n) as u64).sum();
     let tokens: u64 = lengths.iter().map(|n| *n as u64).sum();
-    8 * c.num_attention_heads as u64 * pairs + tokens * (w.kept + w.backward + w.queries + w.gate + w.up)
+    let scores = (8 * c.num_attention_heads as u64).saturating_mul(pairs);
+    scores.saturating_add(tokens * (w.kept + w.backward + w.queries + w.gate + w.up))
 }
 
 /// Scores of attention for a block of queries and rows of weights that are widened or packed, for every thread.

