@@ -3,7 +3,7 @@
 use super::context::Context;
 use super::error::{IntoScript, ScriptResult};
 use crate::data::card::configurations;
-use crate::data::hub::HubDataset;
+use crate::data::hub::{CARD, HubDataset};
 use crate::data::repository::{Chosen, NoChoice, choose};
 use crate::data::{Dataset, FileFormat, IterableDataset, ReadOptions, read_files};
 use crate::error::Error;
@@ -137,10 +137,13 @@ pub fn file_splits(session: &Context, format: FileFormat, splits: &Map) -> Scrip
 pub fn folder_splits(folder: &Path, configuration: Option<&str>, session: &Context) -> ScriptResult<Vec<(String, Files)>> {
     let mut names = Vec::new();
     names_below(folder, &mut names);
-    let card = match std::fs::read(folder.join("README.md")) {
-        Ok(text) => configurations(&String::from_utf8_lossy(&text))
-            .map_err(|what| format!("{}: {what}", folder.join("README.md").display()))?,
-        Err(_) => Vec::new(),
+    let card = match names.iter().any(|name| name == CARD) {
+        true => {
+            let path = folder.join(CARD);
+            let text = std::fs::read(&path).map_err(|e| Error::io("read", &path, e)).script()?;
+            configurations(&String::from_utf8_lossy(&text)).map_err(|what| format!("{}: {what}", path.display()))?
+        }
+        false => Vec::new(),
     };
     let chosen = choose(&names, &card, configuration).map_err(|why| match why {
         NoChoice::Reason(reason) => format!("{}: {reason}", folder.display()),
@@ -171,7 +174,14 @@ pub fn hub_splits(
     configuration: Option<&str>,
     session: &Context,
 ) -> ScriptResult<Vec<(String, Files)>> {
-    let (data, chosen) = HubDataset::find(name, revision, configuration, &session.control).script()?;
+    let found = HubDataset::find(name, revision, configuration, &session.control).map_err(|error| match error {
+        // What looks like a file may be meant as one.
+        Error::Missing(reason) if FileFormat::from_path(Path::new(name)).is_some() => {
+            Error::Missing(format!("there is no file {name}, and as a data set: {reason}"))
+        }
+        other => other,
+    });
+    let (data, chosen) = found.script()?;
     warn_of_unheeded(name, &chosen, session);
     Ok(Files::of_chosen(chosen, |format, files| Place::Hub(format, data.clone(), files)))
 }
