@@ -376,6 +376,19 @@ fn what_has_one_split_and_no_configurations_refuses_others() {
 }
 
 #[test]
+fn options_of_other_formats_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("x.jsonl"), "{\"n\": 1}\n").unwrap();
+    for (options, words) in [
+        ("delimiter: \";\"", "delimiter belongs to CSV files"),
+        ("sample_by: \"document\", streaming: true", "sample_by belongs to text files"),
+    ] {
+        let got = eval_in(folder.path(), &format!("load_dataset(\"x.jsonl\", #{{ {options} }})")).0;
+        assert!(got.contains(words), "{options}: {got}");
+    }
+}
+
+#[test]
 fn the_card_of_a_folder_says_which_files_are_which() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| {
