@@ -266,6 +266,10 @@ fn what_no_row_can_hold_is_told_when_a_long_file_is_loaded() {
     let good = r#"{"a": ["\ud83d\ude00\n", 1e300, -0.5, 18446744073709551615, true, null, {"b": {}}], "c": ""}"#;
     std::fs::write(folder.path().join("long.jsonl"), many_lines() + good + "\n").unwrap();
     assert_eq!(eval_in(folder.path(), "load_dataset(\"long.jsonl\")[-1].a[0].len()").0, "2");
+    // Blanks that JSON does not know may stand behind a row, as in a short file.
+    std::fs::write(folder.path().join("long.jsonl"), many_lines() + "\u{c}\n{\"a\": 1}\u{a0}\n").unwrap();
+    let ends = "let ds = load_dataset(\"long.jsonl\"); [ds.len(), ds[-2].text.len(), ds[-1].a]";
+    assert_eq!(eval_in(folder.path(), ends).0, "[9001, 1000, 1]");
 }
 
 #[test]
@@ -299,6 +303,16 @@ fn numbers_keep_their_last_digit() {
     assert_eq!(
         eval_in(folder.path(), "load_dataset(\"x.csv\").to_list()").0,
         r##"[#{ id: "12345678901234567890", n: 1, phone: "+0049" }, #{ id: "2", n: -2, phone: "+1" }]"##
+    );
+}
+
+#[test]
+fn truth_is_written_in_three_ways_and_only_empty_cells_are_null() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("x.csv"), "flag,score\nTRUE,1.5\n,NaN\nFalse,\n").unwrap();
+    assert_eq!(
+        eval_in(folder.path(), "load_dataset(\"x.csv\").to_list()").0,
+        r##"[#{ flag: true, score: "1.5" }, #{ flag: (), score: "NaN" }, #{ flag: false, score: () }]"##
     );
 }
 
@@ -359,6 +373,19 @@ fn what_has_one_split_and_no_configurations_refuses_others() {
         eval_in(folder.path(), "load_dataset(\"csv\", #{ data_files: #{ test: \"x.csv\" }, split: \"test\" }).len()").0,
         "2"
     );
+}
+
+#[test]
+fn options_of_other_formats_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("x.jsonl"), "{\"n\": 1}\n").unwrap();
+    for (options, words) in [
+        ("delimiter: \";\"", "delimiter belongs to CSV files"),
+        ("sample_by: \"document\", streaming: true", "sample_by belongs to text files"),
+    ] {
+        let got = eval_in(folder.path(), &format!("load_dataset(\"x.jsonl\", #{{ {options} }})")).0;
+        assert!(got.contains(words), "{options}: {got}");
+    }
 }
 
 #[test]

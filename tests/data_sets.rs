@@ -108,6 +108,8 @@ fn every_format_is_learned_where_it_should_be() {
             json!({"messages": [message("user", "a"), {"role": "assistant", "content": "b", "weight": 0}]}),
             "message 1 has the `weight` 0",
         ),
+        (json!({"conversations": [{"from": "gpt", "value": "b", "weight": 0}]}), "message 0 has the `weight` 0"),
+        (json!({"conversations": [{"from": "gpt", "value": "b", "tool_calls": [{"name": "f"}]}]}), "message 0 has `tool_calls`"),
     ] {
         let got = learned(row.clone());
         assert!(got.contains(words), "{row}: {got}");

@@ -4,6 +4,7 @@
 use ftrepl::control::{Control, ProgressSink, ProgressUpdate};
 use ftrepl::model::hub::Cache;
 use ftrepl::model::{Source, Tokenizer};
+use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -11,31 +12,38 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// Answers as the hub does for the repository org/name at its revision main.
-fn serve(folder: PathBuf) -> String {
+/// The folders of repositories by "org/name".
+type Folders = BTreeMap<&'static str, PathBuf>;
+
+/// Answers as the hub does for these repositories at their revision main.
+fn serve(folders: Folders) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
-            let folder = folder.clone();
-            std::thread::spawn(move || answer(stream.unwrap(), &folder));
+            let folders = folders.clone();
+            std::thread::spawn(move || answer(stream.unwrap(), &folders));
         }
     });
     format!("http://{address}")
 }
 
-fn answer(mut stream: TcpStream, folder: &Path) {
+fn answer(mut stream: TcpStream, folders: &Folders) {
     let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
     let path = lines.next().unwrap_or_default().split(' ').nth(1).unwrap_or_default().to_string();
     let headers: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
     let range = headers.iter().find_map(|line| line.to_lowercase().strip_prefix("range: bytes=").map(str::to_string));
-    let (status, extra, body) = if path.starts_with("/api/models/org/name") {
+    // The folder of the repository and what follows its name.
+    let of = |prefix: &str| {
+        let rest = path.strip_prefix(prefix)?;
+        folders.iter().find_map(|(name, folder)| Some((folder, rest.strip_prefix(name)?.strip_prefix('/')?)))
+    };
+    let file = of("/").and_then(|(folder, rest)| std::fs::read(folder.join(rest.strip_prefix("resolve/main/")?)).ok());
+    let (status, extra, body) = if let Some((folder, _)) = of("/api/models/") {
         let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
         let siblings: Vec<_> = names.map(|name| serde_json::json!({ "rfilename": name })).collect();
         ("200 OK", String::new(), serde_json::json!({ "sha": "abc", "siblings": siblings }).to_string().into_bytes())
-    } else if let Some(bytes) =
-        path.strip_prefix("/org/name/resolve/main/").and_then(|file| std::fs::read(folder.join(file)).ok())
-    {
+    } else if let Some(bytes) = file {
         let (start, end) = range.as_deref().and_then(|range| range.split_once('-')).unwrap_or(("0", ""));
         let start: usize = start.parse().unwrap();
         let end = end.parse().map_or(bytes.len(), |end: usize| (end + 1).min(bytes.len()));
@@ -66,13 +74,35 @@ fn set(key: &str, value: impl AsRef<std::ffi::OsStr>) {
     unsafe { std::env::set_var(key, value) }
 }
 
+/// The model in a folder of its own, in two files that are not called as transformers calls them.
+fn in_shards(model: &Path, folder: &Path) {
+    std::fs::create_dir_all(folder).unwrap();
+    for file in ["config.json", "tokenizer.json"] {
+        std::fs::copy(model.join(file), folder.join(file)).unwrap();
+    }
+    let tensors = candle_core::safetensors::load(model.join("model.safetensors"), &candle_core::Device::Cpu).unwrap();
+    let file_of = |name: &str| if name.contains("layers.0") { "first.safetensors" } else { "second.safetensors" };
+    let index: BTreeMap<&str, &str> = tensors.keys().map(|name| (name.as_str(), file_of(name))).collect();
+    let index = serde_json::json!({ "weight_map": index }).to_string();
+    std::fs::write(folder.join("model.safetensors.index.json"), index).unwrap();
+    for file in ["first.safetensors", "second.safetensors"] {
+        let of_file = tensors.iter().filter(|(name, _)| file_of(name) == file);
+        let part: HashMap<String, _> = of_file.map(|(name, tensor)| (name.clone(), tensor.clone())).collect();
+        candle_core::safetensors::save(&part, folder.join(file)).unwrap();
+    }
+}
+
 #[test]
 fn models_are_fetched() {
     let folder = tempfile::tempdir().unwrap();
     let cache = Cache::at(folder.path());
     let tiny = cache.resolve("tiny-random", &Control::default()).unwrap().path;
     set("HF_HOME", folder.path().join("hf"));
-    set("HF_ENDPOINT", serve(tiny.clone()));
+    let (shards, torn) = (folder.path().join("shards"), folder.path().join("torn"));
+    in_shards(&tiny, &shards);
+    in_shards(&tiny, &torn);
+    std::fs::remove_file(torn.join("second.safetensors")).unwrap();
+    set("HF_ENDPOINT", serve([("org/name", tiny.clone()), ("org/shards", shards), ("org/torn", torn)].into()));
 
     // Not there yet, and offline.
     set("HF_HUB_OFFLINE", "1");
@@ -94,8 +124,14 @@ fn models_are_fetched() {
     assert!(Tokenizer::open(&files.path).unwrap().has_chat_template());
     let last = reports.0.lock().unwrap().last().cloned().unwrap();
     assert!(last.message.starts_with("model.safetensors") && last.done == last.total && last.total > 100_000, "{last:?}");
+    // The index says which files the weights are in.
+    let shards = cache.resolve("org/shards", &Control::default()).unwrap().path;
+    assert_eq!(Source::open(&shards).unwrap().num_parameters().unwrap(), Source::open(&tiny).unwrap().num_parameters().unwrap());
+    let error = cache.resolve("org/torn", &Control::default()).unwrap_err().to_string();
+    assert!(error.contains("model.safetensors.index.json names second.safetensors, which the repository lacks"), "{error}");
     set("HF_HUB_OFFLINE", "1");
     assert_eq!(cache.resolve("org/name", &Control::default()).unwrap(), files);
+    assert_eq!(cache.resolve("org/name@abc", &Control::default()).unwrap().path, files.path, "the commit that this is");
     assert_eq!(cache.path("org/name").unwrap(), files.path);
     set("HF_HUB_OFFLINE", "0");
 

@@ -68,6 +68,7 @@ fn revision(file: &str) -> &str {
 fn answer(mut stream: TcpStream, files: &Mutex<Files>, seen: &Mutex<Vec<String>>) {
     let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
     let path = lines.next().unwrap_or_default().split(' ').nth(1).unwrap_or_default().replace("%2F", "/");
+    let path = path.replace("%20", " ").replace("%23", "#");
     let headers: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
     let header = |name: &str| headers.iter().find_map(|line| line.to_lowercase().strip_prefix(name).map(str::to_string));
     let private = path.contains("org/private") && header("authorization: ").as_deref() != Some("bearer secret");
@@ -268,6 +269,10 @@ fn data_sets_are_fetched() {
     put("org/several@main/hard/train.jsonl", b"{\"text\": \"hard\"}\n".to_vec());
     put("org/script@main/script.py", b"no data".to_vec());
     put("org/script@refs/convert/parquet/default/train/0000.parquet", parquet(&["converted"]));
+    // There splits may have any name.
+    put("org/script@refs/convert/parquet/default/train_gen/0000.parquet", parquet(&["generated"]));
+    put("org/script@v2/script.py", b"no data".to_vec());
+    put("org/odd@main/of mine/train #1.jsonl", b"{\"text\": \"oddly named\"}\n".to_vec());
     put("org/nothing@main/weights.bin", b"no data".to_vec());
     put("org/private@main/train.csv", b"text\nhidden\n".to_vec());
     let (hub, address) = Hub::serve(files);
@@ -291,7 +296,15 @@ fn data_sets_are_fetched() {
     assert_eq!(eval("load_dataset(\"org/shards\", #{ revision: \"v2\", split: \"train\" })[0].text"), "second version");
     assert_eq!(eval("load_dataset(\"org/several\", #{ name: \"hard\", split: \"train\" })[0].text"), "hard");
     assert_eq!(eval("load_dataset(\"org/script\", #{ split: \"train\" })[0].text"), "converted");
+    assert_eq!(eval("load_dataset(\"org/script\", #{ split: \"train_gen\" })[0].text"), "generated");
+    let odd = "load_dataset(\"org/odd\", #{ split: \"train\" })[0].text";
+    assert_eq!(eval(odd), "oddly named");
+    let before = hub.fetched("train #1");
+    assert_eq!(eval(odd), "oddly named");
+    assert_eq!(hub.fetched("train #1"), before);
     for (code, words) in [
+        ("load_dataset(\"org/script@v2\")", vec!["org/script@v2", "no Parquet, JSON, CSV or text files"]),
+        ("load_dataset(\"org/absent.csv\")", vec!["there is no file org/absent.csv", "no repository org/absent.csv"]),
         ("load_dataset(\"org/several\")", vec!["several configurations: easy, hard", "name: \"easy\""]),
         ("load_dataset(\"org/several\", #{ name: \"x\" })", vec!["no configuration \"x\"", "easy, hard"]),
         ("load_dataset(\"org/shards\", #{ split: \"dev\" })", vec!["no split \"dev\"", "train, test"]),
@@ -310,6 +323,7 @@ fn data_sets_are_fetched() {
     set("HF_HUB_OFFLINE", "1");
     assert_eq!(eval(train), r#"["one", "two", "three"]"#);
     assert_eq!(eval("load_dataset(\"org/script\", #{ split: \"train\" })[0].text"), "converted");
+    assert_eq!(eval(odd), "oddly named");
     assert_eq!(eval("load_dataset(\"org/cards\", #{ split: \"train\" }).column(\"text\")"), r#"["b", "a1", "a2"]"#);
     says("load_dataset(\"org/named\")", &["cache has only README.md", "the hub does not answer"]);
     // Of what was fetched in part only the whole would do.

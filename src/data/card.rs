@@ -111,7 +111,8 @@ fn configuration(item: &Value) -> Result<Configuration, String> {
         [byte] if byte.is_ascii() => Some(*byte),
         _ => None,
     });
-    let default = text("default").is_some_and(|value| value.eq_ignore_ascii_case("true"));
+    // What YAML 1.1 takes for true.
+    let default = text("default").is_some_and(|value| ["true", "yes", "on"].iter().any(|yes| value.eq_ignore_ascii_case(yes)));
     let unheeded = unheeded(fields, delimiter.is_some());
     Ok(Configuration { name: name.to_string(), default, folder, splits, delimiter, unheeded })
 }
@@ -172,7 +173,7 @@ mod tests {
     fn a_card_lists_configurations_with_their_files() {
         let plain = "- config_name: plain\n  data_files: a.csv\n  sep: \"\\t\"\n  skiprows: 1\n";
         let files = "  data_files:\n  - split: train\n    path:\n    - ./x.csv\n    - y/*\n  - split: test\n    path: z.csv\n";
-        let two = format!("- config_name: two\n  default: true\n  data_dir: ./two/\n{files}- config_name: names\n");
+        let two = format!("- config_name: two\n  default: yes\n  data_dir: ./two/\n{files}- config_name: names\n");
         let card = configurations(&format!("\u{feff}---\nlicense: mit\nconfigs:\n{plain}{two}---\n# configs:\n")).unwrap();
         assert_eq!(names(&card), ["plain", "two", "names"]);
         let split = |name: &str, paths: &[&str]| (name.to_string(), paths.iter().map(ToString::to_string).collect::<Vec<_>>());

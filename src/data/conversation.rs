@@ -32,7 +32,7 @@ const SPEAKERS: &[(&str, &str)] = &[
 pub(super) fn messages(row: &Row, name: &str) -> Result<Vec<Message>, String> {
     let hint = format!("`{name}` is an array of {{role, content}}, both strings");
     let turn = |(i, turn): (usize, &Value)| {
-        if let Some(what) = unheeded(turn) {
+        if let Some(what) = unheeded(turn, turn.get("role").and_then(Value::as_str)) {
             return Err(format!("message {i} has {what}"));
         }
         match (turn.get("role"), turn.get("content").and_then(content)) {
@@ -53,7 +53,10 @@ pub(super) fn sharegpt(row: &Row) -> Result<Vec<Message>, String> {
             return Err(format!("message {i} lacks from or value, or one of them is not a string; {hint}"));
         };
         match SPEAKERS.iter().find(|(speaker, _)| speaker == from) {
-            Some((_, role)) => Ok(Message { role: role.to_string(), content }),
+            Some((_, role)) => match unheeded(turn, Some(*role)) {
+                Some(what) => Err(format!("message {i} has {what}")),
+                None => Ok(Message { role: role.to_string(), content }),
+            },
             None => {
                 let known: Vec<&str> = SPEAKERS.iter().map(|(speaker, _)| *speaker).collect();
                 Err(format!("message {i} is from \"{from}\", but known are {}", known.join(", ")))
@@ -70,7 +73,7 @@ pub(super) fn sharegpt(row: &Row) -> Result<Vec<Message>, String> {
 }
 
 /// What a message says beside its content that would change what is learned, and is refused because it is not heeded.
-fn unheeded(turn: &Value) -> Option<String> {
+fn unheeded(turn: &Value, role: Option<&str>) -> Option<String> {
     let calls = ["tool_calls", "function_call"].into_iter().find(|name| match turn.get(name) {
         None | Some(Value::Null) => false,
         Some(Value::Array(calls)) => !calls.is_empty(),
@@ -81,8 +84,7 @@ fn unheeded(turn: &Value) -> Option<String> {
             "`{name}`, which would not be learned: write the calls into its content, as the model should write them"
         ));
     }
-    let unlearned =
-        turn.get("weight").and_then(Value::as_f64) == Some(0.0) && turn.get("role").and_then(Value::as_str) == Some("assistant");
+    let unlearned = turn.get("weight").and_then(Value::as_f64) == Some(0.0) && role == Some("assistant");
     unlearned.then(|| {
         "the `weight` 0, but every turn of the assistant is learned: put the turns before the answer into `prompt` and the \
          answer into `completion`"

@@ -1,4 +1,5 @@
-//! CSV files: a header row, then one row a line. A column whose cells are all numbers becomes numbers.
+//! CSV files: a header row, then one row a line. A column whose cells are all numbers becomes numbers. Only an empty cell is null:
+//! `NA`, `NaN` and their like, which pandas takes for null too, stay text.
 
 use super::Row;
 use super::input::{self, Input};
@@ -185,7 +186,7 @@ impl Cells {
         let numeric = !code && cell.bytes().any(|b| b.is_ascii_digit());
         self.integer = self.integer && numeric && cell.parse::<i64>().is_ok();
         self.float = self.float && numeric && cell.parse::<f64>().is_ok_and(f64::is_finite);
-        self.bool &= matches!(cell, "true" | "false" | "True" | "False");
+        self.bool &= matches!(cell, "true" | "false" | "True" | "False" | "TRUE" | "FALSE");
     }
 
     fn kind(&self) -> Kind {

@@ -4,7 +4,7 @@
 //! The hub is asked which files there are, and of which commit; where it does not answer, what the cache has is taken.
 
 use super::card::{Configuration, configurations, pick};
-use super::repository::{Chosen, NoChoice, SplitFiles, choose};
+use super::repository::{Chosen, NoChoice, SplitFiles, choose, choose_converted};
 use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::model::hub_repository::{self, Failure, HubId, Listing, PATIENCE};
@@ -13,7 +13,7 @@ use std::path::PathBuf;
 /// The branch in which the hub keeps every data set as Parquet.
 const CONVERTED: &str = "refs/convert/parquet";
 /// The file whose header is the data set's card.
-const CARD: &str = "README.md";
+pub const CARD: &str = "README.md";
 
 /// A data set of the hub, at one commit.
 #[derive(Debug, Clone)]
@@ -38,11 +38,11 @@ impl HubDataset {
             HubId::dataset(name, revision).ok_or_else(|| Error::argument(format!("\"{name}\" is no name of the hub: org/name")))
         };
         let (own, converted) = (id(revision)?, id(Some(CONVERTED))?);
+        // That is what the hub converts.
+        let is_main = own.is_main();
         let listing = match listing(&own, control) {
             // Of a repository without data of its own the cache has only the other branch.
-            Err(Error::Missing(_)) if revision.is_none() && !hub_repository::list_cached(&converted).names.is_empty() => {
-                Listing::default()
-            }
+            Err(Error::Missing(_)) if is_main && !hub_repository::list_cached(&converted).names.is_empty() => Listing::default(),
             listing => listing?,
         };
         let fault = |reason: String| Error::Missing(format!("cannot load {own} from the hub: {reason}"));
@@ -58,7 +58,7 @@ impl HubDataset {
                     true => format!("the hub's cache has only {files}, and the hub does not answer"),
                     false => format!("it has no Parquet, JSON, CSV or text files, only {files}"),
                 };
-                if revision.is_some() {
+                if !is_main {
                     return Err(fault(none));
                 }
                 let listing = match self::listing(&converted, control) {
@@ -66,9 +66,8 @@ impl HubDataset {
                     Err(Error::Interrupted) => return Err(Error::Interrupted),
                     Err(_) => return Err(fault(format!("{none}; and no branch {CONVERTED}"))),
                 };
-                // There every configuration is a folder.
                 let default = pick(&card, configuration).ok().flatten().map(|one| one.name.as_str());
-                match choose(&listing.names, &[], default.or(configuration)) {
+                match choose_converted(&listing.names, default.or(configuration)) {
                     Ok(chosen) => {
                         warn_of_parts(&own, &chosen, control);
                         let chosen = whole(chosen, &listing);
@@ -141,8 +140,9 @@ fn whole(mut chosen: Chosen, listing: &Listing) -> Chosen {
 /// A part that is not among files such as `train-00000-of-00002.parquet`, though their names promise it.
 fn missing_part(files: &[String]) -> Option<String> {
     files.iter().find_map(|file| {
-        let (start, rest) = file.split_once("-of-")?;
-        let (start, number) = start.rsplit_once('-')?;
+        let name = file.rfind('/').map_or(0, |slash| slash + 1);
+        let (start, rest) = file.split_at(name + file[name..].find("-of-")?);
+        let (rest, (start, number)) = (rest.strip_prefix("-of-")?, start.rsplit_once('-')?);
         let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
         let count: usize = rest[..digits].parse().ok()?;
         number.parse::<usize>().ok()?;
@@ -174,6 +174,8 @@ mod tests {
         let part = |i: usize| format!("data/train-0000{i}-of-00003-a{i}.parquet");
         assert_eq!(missing_part(&[part(0), part(1), part(2)]), None);
         assert_eq!(missing_part(&[part(0), part(2)]).as_deref(), Some("data/train-00001-of-00003"));
+        let folder = files(&["best-of-three/train-00000-of-00002.parquet"]);
+        assert_eq!(missing_part(&folder).as_deref(), Some("best-of-three/train-00001-of-00002"));
         assert_eq!(missing_part(&files(&["train.csv", "a-of-b.csv", "x-of-3.csv", "y-1-of-b.csv"])), None);
     }
 }

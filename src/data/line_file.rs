@@ -96,7 +96,9 @@ impl LineFile {
         // A panic elsewhere leaves the block as it was or with other bytes of the same file; both are right.
         let mut reader = self.reader.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let bytes = reader.read(start, end).map_err(|e| Error::io("read", &self.path, e))?;
-        serde_json::from_slice(bytes).map_err(|_| {
+        // Blanks may follow that JSON does not know, as when the line was checked.
+        let text = std::str::from_utf8(bytes).ok().map(str::trim_end);
+        text.and_then(|text| serde_json::from_str(text).ok()).ok_or_else(|| {
             Error::format(&self.path, format!("row {index} is not what it was: the file has changed since it was loaded"))
         })
     }
@@ -109,12 +111,12 @@ impl Block {
             let length = (end - start) as usize;
             let wanted = if start == self.next { length.max(AHEAD) } else { length };
             self.bytes.clear();
+            self.start = start;
             self.file.seek(SeekFrom::Start(start))?;
             (&self.file).take(wanted as u64).read_to_end(&mut self.bytes)?;
             if self.bytes.len() < length {
                 return Err(std::io::Error::other("the file has been cut since it was loaded"));
             }
-            self.start = start;
         }
         self.next = end;
         let from = (start - self.start) as usize;

@@ -71,8 +71,33 @@ pub fn choose(names: &[String], card: &[Configuration], wanted: Option<&str>) ->
         return of_card(&names, configuration);
     }
     let (format, files) = best(names.into_iter().map(|name| (name, data_format(name)))).ok_or(NoChoice::NoData)?;
-    let splits = by_name(format, &of_configuration(files, wanted)?, "");
+    let splits = by_name(format, &of_configuration(files, wanted, configuration_of)?, "");
     Ok(Chosen { splits, delimiter: None, unheeded: Vec::new() })
+}
+
+/// The files among those of the branch in which the hub keeps data sets as Parquet. There every configuration is a folder with a
+/// folder for every split, whatever they are called.
+///
+/// # Errors
+/// As [`choose`].
+pub fn choose_converted(names: &[String], wanted: Option<&str>) -> Result<Chosen, NoChoice> {
+    let mut files: Vec<&str> = names.iter().map(String::as_str).filter(|name| converted(name).is_some()).collect();
+    files.sort_unstable();
+    if files.is_empty() {
+        return choose(names, &[], wanted);
+    }
+    let files = of_configuration(files, wanted, |name| converted(name).map(|(configuration, _)| configuration))?;
+    let splits = by_rule(FileFormat::Parquet, &files, "", |name| converted(name).map(|(_, split)| split));
+    Ok(Chosen { splits, delimiter: None, unheeded: Vec::new() })
+}
+
+/// Configuration and split of `configuration/split/0000.parquet`. Of a large split only the first part may be there, in a folder
+/// `partial-split`.
+fn converted(name: &str) -> Option<(&str, &str)> {
+    let (configuration, rest) = name.split_once('/')?;
+    let (split, file) = rest.split_once('/')?;
+    let split = split.strip_prefix("partial-").unwrap_or(split);
+    (file.ends_with(".parquet") && !file.contains('/')).then_some((configuration, split))
 }
 
 fn of_card(names: &[&str], configuration: &Configuration) -> Result<Chosen, NoChoice> {
@@ -106,8 +131,9 @@ fn data_format(name: &str) -> Option<FileFormat> {
     let last = name.rsplit('/').next().unwrap_or(name);
     let hidden = name.split('/').any(|part| part.starts_with('.'));
     let described = DESCRIPTIONS.contains(&last) || last.to_ascii_lowercase().ends_with(".md");
-    let licence = last.to_ascii_lowercase().starts_with("license") || last == "requirements.txt";
-    if hidden || described || licence { None } else { FileFormat::from_path(Path::new(last)) }
+    let beside = last.to_ascii_lowercase().starts_with("license") || last == "requirements.txt";
+    let format = FileFormat::from_path(Path::new(last));
+    if hidden || described || (beside && format == Some(FileFormat::Text)) { None } else { format }
 }
 
 /// The files of the format that goes before the others; nothing where none has a format.
@@ -172,30 +198,39 @@ fn is_pattern(path: &str) -> bool {
 fn by_name(format: FileFormat, files: &[&str], folder: &str) -> Vec<SplitFiles> {
     // The first rule that tells the split of any file; files of which it does not are no part of the data set.
     for rule in [sharded, split_of_folder, split_of_file] {
-        let mut splits: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-        for name in files {
-            if let Some(split) = rule(name) {
-                splits.entry(split).or_default().push(name);
-            }
-        }
+        let splits = by_rule(format, files, folder, rule);
         if !splits.is_empty() {
-            let rank = |name: &str| ["train", "validation", "test"].iter().position(|known| *known == name).unwrap_or(3);
-            let one = |(name, files): (&str, Vec<&str>)| SplitFiles {
-                name: name.to_string(),
-                files: Ok((format, within(folder, &files))),
-            };
-            let mut splits: Vec<SplitFiles> = splits.into_iter().map(one).collect();
-            splits.sort_by_key(|split| rank(&split.name));
             return splits;
         }
     }
     vec![SplitFiles { name: "train".to_string(), files: Ok((format, within(folder, files))) }]
 }
 
-fn of_configuration<'a>(files: Vec<&'a str>, wanted: Option<&str>) -> Result<Vec<&'a str>, NoChoice> {
+/// The splits of files of which a rule tells the split.
+fn by_rule(format: FileFormat, files: &[&str], folder: &str, rule: impl Fn(&str) -> Option<&str>) -> Vec<SplitFiles> {
+    let mut splits: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for name in files {
+        if let Some(split) = rule(name) {
+            splits.entry(split).or_default().push(name);
+        }
+    }
+    let rank = |name: &str| ["train", "validation", "test"].iter().position(|known| *known == name).unwrap_or(3);
+    let one =
+        |(name, files): (&str, Vec<&str>)| SplitFiles { name: name.to_string(), files: Ok((format, within(folder, &files))) };
+    let mut splits: Vec<SplitFiles> = splits.into_iter().map(one).collect();
+    splits.sort_by_key(|split| rank(&split.name));
+    splits
+}
+
+/// The files of a configuration; `named` says which one a file is of.
+fn of_configuration<'a>(
+    files: Vec<&'a str>,
+    wanted: Option<&str>,
+    named: impl Fn(&str) -> Option<&str>,
+) -> Result<Vec<&'a str>, NoChoice> {
     let mut groups: BTreeMap<Option<&str>, Vec<&'a str>> = BTreeMap::new();
     for name in files {
-        groups.entry(configuration_of(name)).or_default().push(name);
+        groups.entry(named(name)).or_default().push(name);
     }
     let names: Vec<&str> = groups.keys().filter_map(|name| *name).collect();
     let key = match wanted {
@@ -232,8 +267,8 @@ fn split_of_folder(name: &str) -> Option<&str> {
 }
 
 fn split_of_file(name: &str) -> Option<&str> {
-    let file = name.rsplit('/').next().unwrap_or(name);
-    word_of(file.split('.').next().unwrap_or(file))
+    // No suffix of a data file is a split's word.
+    word_of(name.rsplit('/').next().unwrap_or(name))
 }
 
 /// The split that a word of this text stands for.
@@ -272,6 +307,8 @@ mod tests {
         assert_eq!(chosen(&["train/0.csv", "test/0.csv"], None), splits(&[("train", 1), ("test", 1)]));
         assert_eq!(chosen(&["alpaca_data.json", "dataset_infos.json", ".gitattributes"], None), splits(&[("train", 1)]));
         assert_eq!(chosen(&["README.md", "LICENSE.txt", "load.py"], None), Err(NoChoice::NoData));
+        assert_eq!(chosen(&["license_plates.csv", "LICENSE.txt"], None), splits(&[("train", 1)]));
+        assert_eq!(chosen(&["qa.train.jsonl.gz", "qa.test.jsonl.gz"], None), splits(&[("train", 1), ("test", 1)]));
     }
 
     #[test]
@@ -327,5 +364,27 @@ mod tests {
         let absent = chosen(&names, Some("other"));
         assert!(matches!(&absent, Err(NoChoice::Reason(text)) if text.contains("no configuration \"other\"")), "{absent:?}");
         assert_eq!(chosen(&["default/train/0000.parquet", "x/train/0000.parquet"], None), splits(&[("train", 1)]));
+    }
+
+    #[test]
+    fn converted_data_sets_have_splits_of_any_name() {
+        let chosen = |names: &[&str], configuration: Option<&str>| {
+            let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+            let count = |split: SplitFiles| (split.name, split.files.map_or(0, |(_, files)| files.len()));
+            choose_converted(&names, configuration).map(|chosen| chosen.splits.into_iter().map(count).collect::<Vec<_>>())
+        };
+        let names = [
+            "default/train_sft/0000.parquet",
+            "default/train_sft/0001.parquet",
+            "default/train_gen/0000.parquet",
+            "default/partial-unsupervised/0000.parquet",
+            "test_set/train/0000.parquet",
+        ];
+        assert_eq!(chosen(&names, None), splits(&[("train_gen", 1), ("train_sft", 2), ("unsupervised", 1)]));
+        assert_eq!(chosen(&names, Some("test_set")), splits(&[("train", 1)]));
+        let absent = chosen(&names, Some("other"));
+        assert!(matches!(&absent, Err(NoChoice::Reason(text)) if text.contains("default, test_set")), "{absent:?}");
+        assert_eq!(chosen(&["default/data-train-00000-of-00001.parquet"], None), splits(&[("train", 1)]));
+        assert_eq!(chosen(&["README.md"], None), Err(NoChoice::NoData));
     }
 }

@@ -6,7 +6,7 @@ use crate::control::Control;
 use crate::error::{Error, Result};
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -26,6 +26,9 @@ const SMALL: [&str; 6] = [
     "special_tokens_map.json",
     "chat_template.jinja",
 ];
+
+/// Says which shards there are.
+const INDEX: &str = "model.safetensors.index.json";
 
 /// "org/name" with an optional "@revision".
 #[derive(Debug, Clone)]
@@ -72,6 +75,11 @@ impl HubId {
         Some(Self { kind: RepoType::Dataset, ..id })
     }
 
+    /// Whether it is of the branch that is meant where none is named.
+    pub(crate) fn is_main(&self) -> bool {
+        self.revision == "main"
+    }
+
     fn repo(&self) -> Repo {
         Repo::with_revision(self.repository.clone(), self.kind, self.revision.clone())
     }
@@ -97,20 +105,28 @@ impl Failure {
 
 /// The folder of a repository that is in the cache in full.
 pub(super) fn cached(id: &HubId) -> Option<PathBuf> {
-    let repo = Cache::from_env().repo(id.repo());
-    let folder = repo.get("config.json")?.parent()?.to_path_buf();
-    let whole = folder.join("tokenizer.json").exists()
-        && match std::fs::read_to_string(folder.join("model.safetensors.index.json")) {
-            _ if folder.join("model.safetensors").exists() => true,
-            Ok(index) => {
-                let index: serde_json::Value = serde_json::from_str(&index).ok()?;
-                let shards: HashSet<&str> =
-                    index.get("weight_map")?.as_object()?.values().filter_map(|file| file.as_str()).collect();
-                shards.into_iter().all(|shard| folder.join(shard).exists())
-            }
-            Err(_) => false,
-        };
+    let (_, folder) = snapshot(id);
+    let has = |name: &str| folder.join(name).exists();
+    let weights =
+        || has("model.safetensors") || shards(&folder.join(INDEX)).is_some_and(|all| all.iter().all(|shard| has(shard)));
+    let whole = has("config.json") && has("tokenizer.json") && weights();
     whole.then_some(folder)
+}
+
+/// The commit that a revision was when it was fetched last, else the revision itself, which may be a commit; and the folder that the
+/// cache has for it, if it has one.
+fn snapshot(id: &HubId) -> (String, PathBuf) {
+    let (cache, repo) = (Cache::from_env(), id.repo());
+    let reference = cache.path().join(repo.folder_name()).join("refs").join(repo.revision());
+    let commit = std::fs::read_to_string(reference).unwrap_or_else(|_| repo.revision().to_string()).trim().to_string();
+    let folder = cache.repo(repo).pointer_path(&commit);
+    (commit, folder)
+}
+
+/// The files that an index of weights names; none where it is no such index.
+fn shards(index: &Path) -> Option<BTreeSet<String>> {
+    let index: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(index).ok()?).ok()?;
+    index.get("weight_map")?.as_object()?.values().map(|file| file.as_str().map(str::to_string)).collect()
 }
 
 /// Why the hub did not answer in this process: where there is another source, nobody waits for it twice.
@@ -122,7 +138,15 @@ pub(super) fn fetch(id: &HubId, patience: Duration, control: &Control) -> Result
         return Ok(folder);
     }
     let listing = list(id, patience, control)?;
-    download(id, &listing.commit, &wanted(&listing.names).map_err(Failure::Reason)?, control)?;
+    let paths = download(id, &listing.commit, &wanted(&listing.names).map_err(Failure::Reason)?, control)?;
+    if let Some(index) = paths.iter().find(|path| path.ends_with(INDEX)) {
+        let shards =
+            shards(index).ok_or_else(|| Failure::Reason(format!("its {INDEX} does not say which files the weights are in")))?;
+        if let Some(absent) = shards.iter().find(|shard| !listing.names.contains(shard)) {
+            return Err(Failure::Reason(format!("its {INDEX} names {absent}, which the repository lacks")));
+        }
+        download(id, &listing.commit, &Vec::from_iter(shards), control)?;
+    }
     cached(id).ok_or_else(|| Failure::Reason("the repository lacks config.json or tokenizer.json".into()))
 }
 
@@ -195,14 +219,28 @@ pub(crate) fn download(id: &HubId, commit: &str, files: &[String], control: &Con
 
 /// Fetches a file, unless its content came with another commit already.
 fn fetch_file(api: &Api, repo: Repo, file: &str, kept: bool, progress: Progress) -> Result<PathBuf, ApiError> {
-    let asked = api.repo(repo.clone());
+    let (asked, address) = (api.repo(repo.clone()), in_address(file));
     if kept {
-        let (found, cache) = (api.metadata(&asked.url(file))?, Cache::from_env().repo(repo));
+        let (found, cache) = (api.metadata(&asked.url(&address))?, Cache::from_env().repo(repo));
         if cache.blob_path(found.etag()).exists() {
             return Ok(link(&cache, found.etag(), found.commit_hash(), file)?);
         }
     }
-    asked.download_with_progress(file, progress)
+    let found = asked.download_with_progress(&address, progress)?;
+    // The library calls the file as its address does.
+    let Some(snapshot) = found.ancestors().nth(address.split('/').count()).filter(|_| address != file) else { return Ok(found) };
+    let path = snapshot.join(file);
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    std::fs::rename(&found, &path)?;
+    Ok(path)
+}
+
+/// A file's name as it is written in an address, where a blank or a `#` would end it.
+fn in_address(file: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);
+    file.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
 /// Puts a content that is in the cache under its name in a further commit, as Python's library has it.
@@ -213,13 +251,17 @@ fn link(cache: &CacheRepo, etag: &str, commit: &str, file: &str) -> std::io::Res
     }
     if !path.exists() {
         #[cfg(unix)]
-        {
+        let made = {
             // From snapshots/commit/file, so that the cache can be moved.
             let up = "../".repeat(file.split('/').count() + 1);
-            std::os::unix::fs::symlink(Path::new(&up).join("blobs").join(etag), &path)?;
-        }
+            std::os::unix::fs::symlink(Path::new(&up).join("blobs").join(etag), &path)
+        };
         #[cfg(not(unix))]
-        std::fs::hard_link(cache.blob_path(etag), &path)?;
+        let made = std::fs::hard_link(cache.blob_path(etag), &path);
+        // Another process may have been faster.
+        if !path.exists() {
+            made?;
+        }
     }
     cache.create_ref(commit)?;
     Ok(path)
@@ -227,27 +269,25 @@ fn link(cache: &CacheRepo, etag: &str, commit: &str, file: &str) -> std::io::Res
 
 /// A repository's files that are in the cache.
 pub(crate) fn list_cached(id: &HubId) -> Listing {
-    let (cache, repo) = (Cache::from_env(), id.repo());
-    let reference = cache.path().join(repo.folder_name()).join("refs").join(repo.revision());
-    let commit = std::fs::read_to_string(reference).unwrap_or_else(|_| repo.revision().to_string()).trim().to_string();
+    let (commit, folder) = snapshot(id);
     let mut names = Vec::new();
-    crate::files::names_below(&cache.repo(id.repo()).pointer_path(&commit), &mut names);
+    crate::files::names_below(&folder, &mut names);
     Listing { names, commit, cached: true }
 }
 
 /// The folder that a repository's config.json is in, which alone is fetched.
 pub(super) fn fetch_config(id: &HubId, patience: Duration, control: &Control) -> Result<PathBuf, Failure> {
     const CONFIG: &str = "config.json";
-    let folder = |path: PathBuf| path.parent().map(Path::to_path_buf).ok_or_else(|| Failure::Reason("it is in no folder".into()));
-    if let Some(path) = Cache::from_env().repo(id.repo()).get(CONFIG) {
-        return folder(path);
+    let (_, folder) = snapshot(id);
+    if folder.join(CONFIG).exists() {
+        return Ok(folder);
     }
     if offline() {
         return Err(Failure::Reason("it is not in the hub's cache, and HF_HUB_OFFLINE is set".into()));
     }
     let asked = api().map_err(|error| Failure::Reason(error.to_string()))?.repo(id.repo());
     match in_background(control, Some(patience), move || asked.get(CONFIG))? {
-        Some(Ok(path)) => folder(path),
+        Some(Ok(path)) => path.parent().map(Path::to_path_buf).ok_or_else(|| Failure::Reason("it is in no folder".into())),
         Some(Err(error)) => Err(Failure::Reason(reason(&error, id).0)),
         None => Err(Failure::Reason(format!("the hub does not answer within {} seconds", patience.as_secs()))),
     }
@@ -291,15 +331,14 @@ fn in_background<T: Send + 'static>(
     }
 }
 
-/// The files of a repository that make up the model; weights last.
+/// The files of a repository that make up the model, weights last; of shards the index, which names them.
 fn wanted(names: &[String]) -> Result<Vec<String>, String> {
     let has = |name: &str| names.iter().any(|other| other == name);
     let mut files: Vec<String> = SMALL.iter().filter(|name| has(name)).map(|name| name.to_string()).collect();
     if has("model.safetensors") {
         files.push("model.safetensors".into());
-    } else if has("model.safetensors.index.json") {
-        files.push("model.safetensors.index.json".into());
-        files.extend(names.iter().filter(|name| name.starts_with("model-") && name.ends_with(".safetensors")).cloned());
+    } else if has(INDEX) {
+        files.push(INDEX.into());
     } else if names.iter().any(|name| name.ends_with(".gguf")) {
         return Err("the repository has only GGUF files; download one of them and give its path".into());
     } else {
@@ -351,7 +390,7 @@ impl hf_hub::api::Progress for Progress {
 
 #[cfg(test)]
 mod tests {
-    use super::{HubId, wanted};
+    use super::{HubId, in_address, shards, wanted};
 
     #[test]
     fn ids() {
@@ -365,12 +404,24 @@ mod tests {
     }
 
     #[test]
-    fn shards_are_wanted_and_other_weights_are_not() {
-        let names = ["README.md", "config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
-        let mut names: Vec<String> = names.map(String::from).to_vec();
-        names.extend(["model.safetensors.index.json".into(), "original/model-x.safetensors".into(), "pytorch_model.bin".into()]);
-        let files = wanted(&names).unwrap_or_default();
-        assert_eq!(files.len(), 4);
+    fn shards_are_those_of_the_index_and_other_weights_are_not_wanted() {
+        let names = ["README.md", "config.json", "model-00001-of-00001.safetensors", super::INDEX, "pytorch_model.bin"];
+        assert_eq!(wanted(&names.map(String::from)).unwrap_or_default(), ["config.json", super::INDEX]);
         assert!(wanted(&["config.json".into()]).is_err());
+        let path = tempfile::NamedTempFile::new().unwrap().into_temp_path();
+        let shards_in = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            shards(&path).map(Vec::from_iter)
+        };
+        let two = r#"{"weight_map": {"a": "second.safetensors", "b": "first.safetensors", "c": "second.safetensors"}}"#;
+        assert_eq!(shards_in(two), Some(vec!["first.safetensors".to_string(), "second.safetensors".to_string()]));
+        assert_eq!(shards_in("{}"), None);
+        assert_eq!(shards_in("<html>"), None);
+    }
+
+    #[test]
+    fn names_are_written_in_addresses_as_python_quotes_them() {
+        assert_eq!(in_address("data/train-00000-of-00001.parquet"), "data/train-00000-of-00001.parquet");
+        assert_eq!(in_address("a b/50%#ü?.csv"), "a%20b/50%25%23%C3%BC%3F.csv");
     }
 }

@@ -3,7 +3,8 @@
 use super::context::Context;
 use super::error::{IntoScript, ScriptResult};
 use crate::data::card::configurations;
-use crate::data::hub::HubDataset;
+use crate::data::hub::{CARD, HubDataset};
+use crate::data::read::SampleBy;
 use crate::data::repository::{Chosen, NoChoice, choose};
 use crate::data::{Dataset, FileFormat, IterableDataset, ReadOptions, read_files};
 use crate::error::Error;
@@ -62,19 +63,26 @@ impl Files {
         splits.collect()
     }
 
-    fn options(&self, given: &ReadOptions) -> ReadOptions {
-        ReadOptions { delimiter: given.delimiter.or(self.delimiter), ..given.clone() }
+    /// How files of this format are read; refuses what belongs to another.
+    fn options(&self, format: FileFormat, given: &ReadOptions) -> ScriptResult<ReadOptions> {
+        if given.delimiter.is_some() && format != FileFormat::Csv {
+            return Err("load_dataset: delimiter belongs to CSV files, which these are not".into());
+        }
+        if given.sample_by != SampleBy::Line && format != FileFormat::Text {
+            return Err("load_dataset: sample_by belongs to text files, which these are not".into());
+        }
+        Ok(ReadOptions { delimiter: given.delimiter.or(self.delimiter), ..given.clone() })
     }
 
     /// The rows; files of the hub are downloaded now.
     ///
     /// # Errors
-    /// A file cannot be fetched or read; Ctrl-C.
+    /// A file cannot be fetched or read, or an option belongs to another format; Ctrl-C.
     pub fn read(&self, options: &ReadOptions) -> ScriptResult<Dataset> {
-        let options = self.options(options);
         match &self.place {
-            Place::Local(format, paths) => read_files(*format, paths, &options).script(),
+            Place::Local(format, paths) => read_files(*format, paths, &self.options(*format, options)?).script(),
             Place::Hub(format, data, files) => {
+                let options = self.options(*format, options)?;
                 let paths = data.download(files, &options.control).script()?;
                 read_files(*format, &paths, &options).script()
             }
@@ -85,12 +93,14 @@ impl Files {
     /// The rows as a stream; a file of the hub is downloaded when the stream comes to it.
     ///
     /// # Errors
-    /// A file is missing.
+    /// A file is missing, or an option belongs to another format.
     pub fn stream(&self, options: &ReadOptions) -> ScriptResult<IterableDataset> {
-        let options = self.options(options);
         match &self.place {
-            Place::Local(format, paths) => IterableDataset::of_files(*format, paths.clone(), options).script(),
+            Place::Local(format, paths) => {
+                IterableDataset::of_files(*format, paths.clone(), self.options(*format, options)?).script()
+            }
             Place::Hub(format, data, files) => {
+                let options = self.options(*format, options)?;
                 let names = files.iter().map(PathBuf::from).collect();
                 let (data, files, control) = (data.clone(), files.clone(), options.control.clone());
                 let fetch = move |i: usize| {
@@ -137,10 +147,13 @@ pub fn file_splits(session: &Context, format: FileFormat, splits: &Map) -> Scrip
 pub fn folder_splits(folder: &Path, configuration: Option<&str>, session: &Context) -> ScriptResult<Vec<(String, Files)>> {
     let mut names = Vec::new();
     names_below(folder, &mut names);
-    let card = match std::fs::read(folder.join("README.md")) {
-        Ok(text) => configurations(&String::from_utf8_lossy(&text))
-            .map_err(|what| format!("{}: {what}", folder.join("README.md").display()))?,
-        Err(_) => Vec::new(),
+    let card = match names.iter().any(|name| name == CARD) {
+        true => {
+            let path = folder.join(CARD);
+            let text = std::fs::read(&path).map_err(|e| Error::io("read", &path, e)).script()?;
+            configurations(&String::from_utf8_lossy(&text)).map_err(|what| format!("{}: {what}", path.display()))?
+        }
+        false => Vec::new(),
     };
     let chosen = choose(&names, &card, configuration).map_err(|why| match why {
         NoChoice::Reason(reason) => format!("{}: {reason}", folder.display()),
@@ -171,7 +184,14 @@ pub fn hub_splits(
     configuration: Option<&str>,
     session: &Context,
 ) -> ScriptResult<Vec<(String, Files)>> {
-    let (data, chosen) = HubDataset::find(name, revision, configuration, &session.control).script()?;
+    let found = HubDataset::find(name, revision, configuration, &session.control).map_err(|error| match error {
+        // What looks like a file may be meant as one.
+        Error::Missing(reason) if FileFormat::from_path(Path::new(name)).is_some() => {
+            Error::Missing(format!("there is no file {name}, and as a data set: {reason}"))
+        }
+        other => other,
+    });
+    let (data, chosen) = found.script()?;
     warn_of_unheeded(name, &chosen, session);
     Ok(Files::of_chosen(chosen, |format, files| Place::Hub(format, data.clone(), files)))
 }

@@ -215,7 +215,8 @@ mod loading_functions {
     /// `columns` (a map of the names that are wanted to those in the file), `format` (what training takes every row for: "alpaca",
     /// "sharegpt", "messages", "prompt_completion", "text", or "auto", that of the first row; by default each row is what its own fields
     /// say), `streaming` (true: a stream, whose rows are read as they are asked for and never held; a file of the hub is downloaded in
-    /// full when the stream comes to it). Large files are not held in memory without `streaming` either, and can be shuffled in full.
+    /// full when the stream comes to it). Of CSV only an empty cell is null, not `NA` or `NaN`. Large files are not held in memory without
+    /// `streaming` either, and can be shuffled in full.
     ///
     /// ```rhai
     /// let ds = load_dataset("general_qa", #{ split: "train[:3]" });
