@@ -271,7 +271,7 @@ impl LanguageModel {
     /// f32, one at a time.
     ///
     /// # Errors
-    /// The folder cannot be written; no half-written file is left.
+    /// The folder cannot be written; no half-written file is left. The tokenizer is damaged: all but it is written then.
     pub fn save_pretrained(&self, folder: &Path) -> Result<()> {
         let config = self.decoder.config();
         let slots = self.decoder.slots();
@@ -298,7 +298,8 @@ impl LanguageModel {
         match self.tokenizer() {
             Ok(tokenizer) => tokenizer.save(folder),
             // A model without a tokenizer is still a model.
-            Err(_) => Ok(()),
+            Err(Error::Missing(_)) => Ok(()),
+            Err(error) => Err(error),
         }
     }
 }
