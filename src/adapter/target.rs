@@ -27,9 +27,15 @@ pub fn targets<'a>(config: &LoraConfig, names: &[&'a str], default: &[&str]) -> 
         kinds.sort_unstable();
         kinds.dedup();
         let wanted = serde_json::to_string(wanted).unwrap_or_default();
+        let others = [
+            ("modules_to_save", config.modules_to_save.is_some()),
+            ("exclude_modules", config.exclude_modules.is_some()),
+            ("layers_to_transform", !layers.is_empty()),
+        ];
+        let others: Vec<&str> = others.into_iter().filter(|(_, given)| *given).map(|(field, _)| field).collect();
         return Err(Error::Argument(format!(
             "target_modules {wanted} match no module of this model{}; there are {} (or use \"all-linear\")",
-            if config.modules_to_save.is_some() { " beside those in modules_to_save" } else { "" },
+            if others.is_empty() { String::new() } else { format!(" after {}", others.join(" and ")) },
             kinds.join(", ")
         )));
     }
@@ -141,7 +147,11 @@ mod tests {
     #[test]
     fn what_matches_nothing_is_refused_with_what_there_is() {
         let error = targets(&config(serde_json::json!(["c_attn"])), &NAMES, DEFAULT).unwrap_err().to_string();
-        assert!(error.contains("c_attn") && error.contains("up_proj"), "{error}");
+        assert!(error.contains("c_attn") && error.contains("up_proj") && !error.contains("after"), "{error}");
+        let mut beyond = config(serde_json::json!(["q_proj"]));
+        beyond.layers_to_transform = Some(OneOrMore::One(9));
+        let error = targets(&beyond, &NAMES, DEFAULT).unwrap_err().to_string();
+        assert!(error.contains("of this model after layers_to_transform"), "{error}");
         let error = targets(&config(serde_json::json!(["q_proj", "vproj"])), &NAMES, DEFAULT).unwrap_err().to_string();
         assert!(error.contains("vproj"), "{error}");
         let mut config = config(serde_json::json!(["q_proj"]));
