@@ -141,6 +141,17 @@ fn the_printed_line_and_the_names_are_pefts() {
     }
 }
 
+/// PyTorch lists a matrix once: a head that shares the embedding's is there for its trained copy alone.
+#[test]
+fn a_shared_head_is_listed_for_its_copy_alone() {
+    let decoder = decoder("llama_tied");
+    let config = LoraConfig { modules_to_save: Some(vec!["lm_head".into()]), ..LoraConfig::default() };
+    let adapter = Adapter::attach(&decoder, config, &mut Random::new(0)).unwrap();
+    let names: Vec<String> = adapter.named_parameters(&decoder).into_iter().map(|(name, _)| name).collect();
+    let of_head: Vec<&String> = names.iter().filter(|name| name.contains("lm_head")).collect();
+    assert_eq!(of_head, ["base_model.model.lm_head.modules_to_save.default.weight"]);
+}
+
 #[test]
 fn a_fresh_adapter_starts_as_the_base_with_pefts_random_numbers() {
     let facts: Value = serde_json::from_str(&std::fs::read_to_string(golden().join("print_trainable.json")).unwrap()).unwrap();

@@ -247,6 +247,7 @@ fn options_out_of_range() {
     let cases: &[(&str, &[&str])] = &[
         ("LoraConfig(#{ r: -4 });", &["\"r\"", "0 or more", "-4"]),
         ("LoraConfig(#{ r: 0 });", &["r must be at least 1", "0"]),
+        ("LoraConfig(#{ r: 1000000000 });", &["r must be at most", "1000000000"]),
         ("LoraConfig(#{ r: 2.5 });", &["\"r\"", "integer", "2.5"]),
         ("LoraConfig(#{ lora_dropout: 1.5 });", &["lora_dropout", "below 1", "1.5"]),
         ("LoraConfig(#{ lora_alpha: 0 });", &["lora_alpha", "above 0"]),

@@ -2,23 +2,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use ftrepl::control::{Control, ProgressSink, ProgressUpdate};
+mod warnings;
+
+use ftrepl::control::Control;
 use ftrepl::data::*;
 use ftrepl::script::display;
 use ftrepl::session::Session;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
-
-#[derive(Default)]
-struct Warnings(Mutex<Vec<String>>);
-
-impl ProgressSink for Warnings {
-    fn update(&self, _: &ProgressUpdate) {}
-    fn warn(&self, message: &str) {
-        self.0.lock().unwrap().push(message.to_string());
-    }
-}
+use warnings::Warnings;
 
 fn eval(code: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
@@ -27,15 +20,13 @@ fn eval(code: &str) -> String {
 
 /// The value or the error as text, and the warnings.
 fn eval_in(folder: &Path, code: &str) -> (String, Vec<String>) {
-    let warnings = Arc::new(Warnings::default());
-    let control = Control::new(Arc::default(), warnings.clone());
+    let (warnings, control) = Warnings::with_control();
     let mut session = Session::builder().out(folder).device("cpu").control(control).output(|_| {}).build().unwrap();
     let text = match session.run_script(code, "test") {
         Ok(value) => display::text(&value),
         Err(error) => error.to_string(),
     };
-    let warnings = warnings.0.lock().unwrap().clone();
-    (text, warnings)
+    (text, warnings.all())
 }
 
 #[test]

@@ -4,18 +4,15 @@
 mod common;
 
 use candle_core::{Device, Tensor};
-use common::{Batch, difference};
+use common::{Batch, Tolerances, check_lora, difference, greedy};
 use ftrepl::adapter::storage;
-use ftrepl::control::Control;
-use ftrepl::model::generate::{Generation, generate};
 use ftrepl::model::gguf_write::{GgufDtype, save_gguf};
 use ftrepl::model::lm::LanguageModel;
 use ftrepl::model::rope::Rope;
-use ftrepl::model::sampling::Sampling;
 use ftrepl::model::{Decoder, Source};
 use ftrepl::ops::gpu::with_tensors_on_cpu;
 use ftrepl::ops::with_fused;
-use ftrepl::optim::{Adam, AdamWOptions, Optimizer, ParamGroup};
+use ftrepl::optim::Optimizer;
 use std::collections::HashMap;
 use std::path::PathBuf;
 
@@ -52,51 +49,11 @@ fn read(name: &str, file: &str) -> HashMap<String, Tensor> {
 /// An adapter that PEFT made, on one family: all that PEFT computes with it.
 fn check(name: &str, fused: bool) {
     with_fused(fused, || {
-        let (base, golden) = (read(name, "golden.safetensors"), read(name, "lora_golden.safetensors"));
-        let batch = Batch::of(&base);
         let decoder = decoder(name);
-        let adapter = storage::load(&decoder, &folder(name).join("lora"), true).unwrap();
-        batch.check_logits(&decoder, &golden["logits"], name, 1e-5);
-        for checkpointing in [false, true] {
-            let loss = batch.loss(&decoder, checkpointing);
-            assert!((loss - f64::from(golden["loss"].to_vec1::<f32>().unwrap()[0])).abs() < 1e-5, "{name}: loss {loss}");
-            let own = adapter.own_parameters();
-            assert_eq!(golden.keys().filter(|key| key.starts_with("grad.")).count(), own.len(), "{name}");
-            for (parameter_name, parameter) in own {
-                let gradient = parameter.grad().unwrap().unwrap_or_else(|| panic!("{name}: no gradient of {parameter_name}"));
-                let d = difference(&gradient, &golden[&format!("grad.{parameter_name}")]);
-                assert!(d < 1e-4, "{name}: gradient of {parameter_name} differs by {d}");
-                parameter.zero_grad();
-            }
-        }
-
-        let parameters: Vec<_> = adapter.own_parameters().into_iter().map(|(_, parameter)| parameter).collect();
-        let options = AdamWOptions { lr: 1e-2, weight_decay: 0.0, ..AdamWOptions::default() };
-        let mut optimizer = Adam::adamw(vec![ParamGroup::new(parameters)], options).unwrap();
-        for (step, expected) in golden["losses"].to_vec1::<f32>().unwrap().into_iter().enumerate() {
-            let loss = batch.loss(&decoder, step % 2 == 1);
-            assert!((loss - f64::from(expected)).abs() < 1e-4 * f64::from(expected), "{name} step {step}: {loss} {expected}");
-            optimizer.step().unwrap();
-            optimizer.zero_grad();
-        }
-        for (parameter_name, parameter) in adapter.own_parameters() {
-            let d = difference(&parameter.value(), &golden[&format!("after.{parameter_name}")]);
-            assert!(d < 1e-3, "{name}: {parameter_name} differs by {d} after ten steps");
-        }
-        let prompts =
-            [0, 1].map(|i| base[&format!("prompt.{i}")].to_vec1::<i64>().unwrap().iter().map(|id| *id as u32).collect());
-        let generation = Generation {
-            max_new_tokens: 12,
-            sampling: Sampling::default(),
-            stop_tokens: vec![],
-            batch_size: 2,
-            seed: 0,
-            prompt_lookup_num_tokens: None,
-        };
-        let tokens = generate(&decoder, &prompts, &generation, &Control::default(), &|_| false).unwrap();
-        for (found, expected) in tokens.iter().zip(golden["greedy"].to_vec2::<i64>().unwrap()) {
-            assert_eq!(found.iter().map(|id| i64::from(*id)).collect::<Vec<_>>(), expected, "{name}: after ten steps");
-        }
+        let tolerances = Tolerances { logits: 1e-5, gradients: 1e-4, losses: 1e-4, parameters: 1e-3 };
+        check_lora(&decoder, &folder(name), &tolerances, |optimizer| optimizer.step().unwrap());
+        let (base, golden) = (read(name, "golden.safetensors"), read(name, "lora_golden.safetensors"));
+        assert_eq!(greedy(&decoder, &base), golden["greedy"].to_vec2::<i64>().unwrap(), "{name}: after ten steps");
     });
 }
 

@@ -17,13 +17,11 @@ mod tiny_trainer;
 mod training;
 
 use candle_core::{DType, Device, Tensor};
-use common::{Batch, difference};
+use common::{Batch, difference, greedy};
 use ftrepl::adapter::ModelHandle;
 use ftrepl::control::Control;
-use ftrepl::model::generate::{Generation, generate};
 use ftrepl::model::lm::LanguageModel;
 use ftrepl::model::projection::Pass;
-use ftrepl::model::sampling::Sampling;
 use ftrepl::model::{Decoder, Source};
 use ftrepl::ops::gpu::Module;
 use ftrepl::session::Session;
@@ -146,23 +144,7 @@ fn greedy_continuations_equal_transformers() {
     let Some(device) = device() else { return };
     for name in models() {
         let golden = golden(&name);
-        let decoder = decoder(&name, None, &device);
-        let prompt = |i: usize| -> Vec<u32> {
-            golden[&format!("prompt.{i}")].to_vec1::<i64>().unwrap().iter().map(|id| *id as u32).collect()
-        };
-        let generation = Generation {
-            max_new_tokens: 12,
-            sampling: Sampling::default(),
-            stop_tokens: vec![],
-            batch_size: 2,
-            seed: 0,
-            prompt_lookup_num_tokens: None,
-        };
-        let out = generate(&decoder, &[prompt(0), prompt(1)], &generation, &Control::default(), &|_| false).unwrap();
-        for (row, expected) in golden["greedy"].to_vec2::<i64>().unwrap().iter().enumerate().take(2) {
-            let ids: Vec<i64> = out[row].iter().map(|id| i64::from(*id)).collect();
-            assert_eq!(&ids, expected, "{name}, prompt {row}");
-        }
+        assert_eq!(greedy(&decoder(&name, None, &device), &golden), golden["greedy"].to_vec2::<i64>().unwrap(), "{name}");
     }
 }
 

@@ -1,7 +1,8 @@
 //! Data sets of a hub, which is a small server here. One test: it sets the environment.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use ftrepl::control::{Control, ProgressSink, ProgressUpdate};
+mod warnings;
+
 use ftrepl::script::display;
 use ftrepl::session::Session;
 use std::collections::BTreeMap;
@@ -9,6 +10,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
+use warnings::Warnings;
 
 /// Files by "org/name@revision/path".
 type Files = BTreeMap<String, Vec<u8>>;
@@ -131,27 +133,15 @@ fn set(key: &str, value: impl AsRef<std::ffi::OsStr>) {
     unsafe { std::env::set_var(key, value) }
 }
 
-#[derive(Default)]
-struct Warnings(Mutex<Vec<String>>);
-
-impl ProgressSink for Warnings {
-    fn update(&self, _: &ProgressUpdate) {}
-    fn warn(&self, message: &str) {
-        self.0.lock().unwrap().push(message.to_string());
-    }
-}
-
 /// The value or the error as text, and the warnings.
 fn eval_warned(code: &str) -> (String, String) {
-    let warnings = Arc::new(Warnings::default());
-    let control = Control::new(Arc::default(), warnings.clone());
+    let (warnings, control) = Warnings::with_control();
     let mut session = Session::builder().device("cpu").control(control).output(|_| {}).build().unwrap();
     let text = match session.run_script(code, "test") {
         Ok(value) => display::text(&value),
         Err(error) => error.to_string(),
     };
-    let warnings = warnings.0.lock().unwrap().join("\n");
-    (text, warnings)
+    (text, warnings.all().join("\n"))
 }
 
 fn eval(code: &str) -> String {

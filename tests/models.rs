@@ -5,6 +5,7 @@ use candle_core::{DType, Device, Tensor};
 use ftrepl::control::Control;
 use ftrepl::model::config::{Dropout, read_json};
 use ftrepl::model::hub::Cache;
+use ftrepl::model::lm::LanguageModel;
 use ftrepl::model::weights::{Weights, save_safetensors};
 use ftrepl::model::{Decoder, ModelConfig, Source, Tokenizer, rope::RopeScaling};
 use serde_json::{Value, json};
@@ -330,6 +331,17 @@ fn a_trained_head_is_used_although_the_configuration_still_ties_it() {
         assert_eq!(decoder.tied(), !own);
         assert_eq!(values(&decoder.head().weight.current().value()), values(&head));
     }
+}
+
+#[test]
+fn a_damaged_tokenizer_is_not_left_out_of_a_saved_model_without_a_word() {
+    let (folder, saved) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    copy_tiny("llama", folder.path());
+    let model = LanguageModel::load("llama", folder.path(), None, &Device::Cpu).unwrap();
+    model.save_pretrained(saved.path()).unwrap();
+    std::fs::write(folder.path().join("tokenizer.json"), "{\"version\":").unwrap();
+    let text = message(model.save_pretrained(saved.path()));
+    assert!(text.contains("tokenizer.json: not a tokenizer that can be read"), "{text}");
 }
 
 #[test]

@@ -2,10 +2,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod tiny_trainer;
+mod warnings;
 
 use candle_core::Device;
 use ftrepl::adapter::ModelHandle;
-use ftrepl::control::{Control, ProgressSink, ProgressUpdate};
+use ftrepl::control::Control;
 use ftrepl::data::{Encoded, pack};
 use ftrepl::model::lm::LanguageModel;
 use ftrepl::optim::{Ema, Schedule};
@@ -15,8 +16,8 @@ use ftrepl::train::optimizer::decays;
 use ftrepl::train::trainer::mean_loss;
 use ftrepl::train::{TrainResult, Trainer, TrainingArguments};
 use serde_json::json;
-use std::sync::{Arc, Mutex};
 use tiny_trainer::{arguments, golden, json, lengths, model, numbers, rows, train, trainer, values};
+use warnings::Warnings;
 
 fn check(name: &str, checkpointing: bool) {
     let run = json(&format!("run_{name}.json"));
@@ -90,16 +91,6 @@ fn weight_decay_is_for_the_parameters_that_transformers_decays() {
     }
 }
 
-#[derive(Default)]
-struct Warnings(Mutex<Vec<String>>);
-
-impl ProgressSink for Warnings {
-    fn update(&self, _: &ProgressUpdate) {}
-    fn warn(&self, message: &str) {
-        self.0.lock().unwrap().push(message.to_string());
-    }
-}
-
 #[test]
 fn a_warm_up_that_is_not_what_it_seems_is_warned_of() {
     for (options, words) in [
@@ -110,10 +101,9 @@ fn a_warm_up_that_is_not_what_it_seems_is_warned_of() {
         (json!({ "warmup_steps": 2 }), ""),
     ] {
         let args = TrainingArguments { max_steps: 2, ..serde_json::from_value(options.clone()).unwrap() };
-        let warnings = Arc::new(Warnings::default());
-        let control = Control::new(Arc::default(), warnings.clone());
+        let (warnings, control) = Warnings::with_control();
         trainer(&model(), args, rows()).train(&control, None, None).unwrap();
-        let said = warnings.0.lock().unwrap().clone();
+        let said = warnings.all();
         assert!(said.len() == usize::from(!words.is_empty()) && said.concat().contains(words), "{options}: {said:?}");
     }
 }

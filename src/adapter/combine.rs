@@ -3,8 +3,11 @@
 //! "linear", "ties", "dare_linear", "dare_ties" and "magnitude_prune" work on A and B apart, each with `sqrt(|weight * scaling|)` and the
 //! sign on A; "cat" puts the adapters side by side, exactly; the others, named "svd", work on the weights' changes and keep their largest
 //! singular values. TIES is Yadav et al. 2023 (arXiv 2306.01708), DARE Yu et al. 2023 (arXiv 2311.03099).
+//!
+//! The result's scale is 1. PEFT's is too, but where the first adapter has `use_rslora`: it is the square root of the rank there, by which the
+//! result is more than the sum.
 
-use super::config::{Bias, LoraConfig, TargetModules};
+use super::config::{Bias, LoraConfig, MOST_RANK, TargetModules};
 use super::decompose::{Dense, singular};
 use super::lora::LoraLayer;
 use super::peft::Adapter;
@@ -55,7 +58,8 @@ pub struct CombineOptions {
     pub combination_type: Combination,
     /// Rank of the result with "svd"; default: the largest of the adapters' ranks.
     pub svd_rank: Option<usize>,
-    /// Quantile at which the result's values are cut off with "svd"; default: they are not.
+    /// Quantile at which the result's values are cut off with "svd"; default: they are not. It is one of values with their signs, and a pair
+    /// of singular vectors may have either sign: another program may cut off elsewhere.
     pub svd_clamp: Option<f64>,
     /// Share of the values that "ties", "dare_linear", "dare_ties" and "magnitude_prune" keep.
     pub density: Option<f64>,
@@ -105,7 +109,9 @@ impl CombineOptions {
         }
         match (self.svd_clamp, self.svd_rank) {
             (Some(clamp), _) if !(0.0..=1.0).contains(&clamp) => refuse(format!("svd_clamp must be 0 to 1, got {clamp}")),
-            (_, Some(0)) => refuse("svd_rank must be at least 1, got 0".into()),
+            (_, Some(rank)) if !(1..=MOST_RANK).contains(&rank) => {
+                refuse(format!("svd_rank must be 1 to {MOST_RANK}, got {rank}"))
+            }
             _ => Ok(()),
         }
     }
@@ -299,11 +305,17 @@ fn largest_part(
     for (place, (left, size)) in found.left.iter().zip(&found.values).enumerate() {
         left.iter().enumerate().for_each(|(row, v)| b[row * rank + place] = (v * size) as f32);
     }
-    if let Some(clamp) = options.svd_clamp {
-        let limit = quantile(a.iter().chain(&b).copied().collect(), clamp);
-        a.iter_mut().chain(&mut b).for_each(|v| *v = v.max(-limit).min(limit));
+    if let Some(share) = options.svd_clamp {
+        cut_off(&mut a, &mut b, share);
     }
     Ok((a, b))
+}
+
+/// Bounds the values by their quantile at `share`, and by minus that.
+fn cut_off(a: &mut [f32], b: &mut [f32], share: f64) {
+    let limit = quantile(a.iter().chain(b.iter()).copied().collect(), share);
+    // Where the quantile is below 0, all become it, as with PyTorch's `clamp`.
+    a.iter_mut().chain(b).for_each(|v| *v = v.max(-limit).min(limit));
 }
 
 /// The value below which this share of the values lies, interpolated as PyTorch does.
@@ -382,6 +394,22 @@ mod tests {
         // torch.quantile(torch.tensor([3.0, -1.0, 0.5, 2.0]), q)
         for (share, expected) in [(0.0, -1.0), (0.25, 0.125), (0.5, 1.25), (0.9, 2.7), (1.0, 3.0)] {
             assert!((quantile(vec![3.0, -1.0, 0.5, 2.0], share) - expected).abs() < 1e-6, "{share}");
+        }
+    }
+
+    #[test]
+    fn singular_vectors_are_cut_off_as_by_peft() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/peft/several/clamp.safetensors");
+        let golden = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
+        let values = |name: &str| golden[name].flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        for share in ["0.2", "0.9", "1.0"] {
+            let (mut a, mut b) = (values("a.whole"), values("b.whole"));
+            cut_off(&mut a, &mut b, share.parse().unwrap());
+            for (name, found) in [("a", a), ("b", b)] {
+                let expected = values(&format!("{name}.{share}"));
+                assert_eq!(found.len(), expected.len());
+                found.iter().zip(expected).for_each(|(v, w)| assert!((v - w).abs() < 1e-6, "{name}.{share}: {v} {w}"));
+            }
         }
     }
 

@@ -4,6 +4,9 @@ use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+/// No weight has a shorter side: what is made for every rank must not take all memory because of a slip.
+pub(super) const MOST_RANK: usize = 1 << 16;
+
 /// Which modules get an adapter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "must be an array of module names, a regular expression or \"all-linear\"")]
@@ -199,6 +202,10 @@ impl LoraConfig {
         if self.r == 0 || self.rank_pattern.values().any(|r| *r == 0) {
             return refuse("r must be at least 1, got 0".into());
         }
+        let ranks = || self.rank_pattern.values().chain([&self.r]);
+        if let Some(rank) = ranks().find(|rank| **rank > MOST_RANK) {
+            return refuse(format!("r must be at most {MOST_RANK}, got {rank}"));
+        }
         if !self.lora_alpha.is_finite() || self.lora_alpha <= 0.0 {
             return refuse(format!("lora_alpha must be a finite number above 0, got {}", self.lora_alpha));
         }
@@ -228,6 +235,9 @@ impl LoraConfig {
                 "layers_to_transform does not go with a regular expression in target_modules: say the blocks in it".into(),
             );
         }
+        if self.exclude_modules == Some(TargetModules::Pattern("all-linear".into())) {
+            return refuse("exclude_modules must be names or a regular expression, not \"all-linear\"".into());
+        }
         if self.lora_bias && self.use_dora {
             return refuse("lora_bias and use_dora exclude each other".into());
         }
@@ -239,7 +249,6 @@ impl LoraConfig {
                 "use_dora needs the whole weight; it does not go with init_lora_weights \"pissa\" or \"olora\"".into(),
             );
         }
-        let ranks = || self.rank_pattern.values().chain([&self.r]);
         if start == Start::Orthogonal && ranks().any(|r| r % 2 != 0) {
             return refuse("init_lora_weights \"orthogonal\" needs an even r".into());
         }
@@ -298,6 +307,15 @@ mod tests {
         assert!(bad.validate().unwrap_err().to_string().contains("lora_dropout"));
         let bad = LoraConfig { r: 0, ..LoraConfig::default() };
         assert!(bad.validate().unwrap_err().to_string().contains("r must be"));
+        for bad in [
+            LoraConfig { r: usize::MAX, ..LoraConfig::default() },
+            LoraConfig { rank_pattern: [("q_proj".to_string(), usize::MAX)].into(), ..LoraConfig::default() },
+        ] {
+            assert!(bad.validate().unwrap_err().to_string().contains("r must be at most"));
+        }
+        let all = Some(TargetModules::Pattern("all-linear".into()));
+        let bad = LoraConfig { exclude_modules: all, ..LoraConfig::default() };
+        assert!(bad.validate().unwrap_err().to_string().contains("exclude_modules"));
         let bad = LoraConfig { alpha_pattern: [("q_proj".to_string(), -1.0)].into(), ..LoraConfig::default() };
         assert!(bad.validate().unwrap_err().to_string().contains("alpha_pattern"));
     }

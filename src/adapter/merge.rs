@@ -23,6 +23,7 @@ pub fn merge(adapters: &[&Adapter], decoder: &Decoder) -> Result<()> {
         refuse_shared(adapters, decoder)?;
     }
     check(adapters, decoder)?;
+    check_rows(adapters, decoder)?;
     let projections = projections(decoder);
     // What holds its copy and its change already.
     let mut done: HashSet<String> = HashSet::new();
@@ -155,12 +156,35 @@ fn check(adapters: &[&Adapter], decoder: &Decoder) -> Result<()> {
                 "the adapter's bias (lora_bias) cannot be merged: {module} has no bias in this model; use unload(), or save the adapter"
             )));
         }
-        // As it will be held: f16 ends at 65504.
         let weight = projection.weight.current();
-        let sum = merged(&weight, &layers)?.to_dtype(weight.dtype())?.to_dtype(DType::F32)?;
-        if !sum.abs()?.sum_all()?.to_scalar::<f32>()?.is_finite() {
-            return Err(Error::Training("merging the adapter gives weights that are not finite; nothing was merged".into()));
-        }
+        refuse_infinite(&merged(&weight, &layers)?, weight.dtype())?;
     }
     Ok(())
+}
+
+/// The same of the rows of embedding and head.
+fn check_rows(adapters: &[&Adapter], decoder: &Decoder) -> Result<()> {
+    let words = decoder.embedding().current();
+    let mut sum: Option<Tensor> = None;
+    for (_, layer) in adapters.iter().filter_map(|adapter| adapter.embedding()) {
+        let before = match sum {
+            Some(sum) => sum,
+            None => words.value().to_dtype(DType::F32)?,
+        };
+        sum = Some((before + layer.weight_change()?)?);
+    }
+    if let Some(sum) = sum {
+        refuse_infinite(&sum, words.dtype())?;
+    }
+    let rows = adapters.iter().flat_map(|adapter| adapter.tokens());
+    rows.map(|(_, rows)| rows.rows.value()).try_for_each(|rows| refuse_infinite(&rows, words.dtype()))
+}
+
+/// Fails where merged values would not be finite as a weight holds them: f16 ends at 65504.
+fn refuse_infinite(merged: &Tensor, held: DType) -> Result<()> {
+    let sum = merged.to_dtype(held)?.to_dtype(DType::F32)?.abs()?.sum_all()?.to_scalar::<f32>()?;
+    match sum.is_finite() {
+        true => Ok(()),
+        false => Err(Error::Training("merging the adapter gives weights that are not finite; nothing was merged".into())),
+    }
 }

@@ -296,9 +296,16 @@ fn copied_slots(decoder: &Decoder, config: &LoraConfig, layers: &[(String, Arc<L
     if decoder.tied() {
         slots.extend(projections.iter().filter(|(n, _)| n == "lm_head").map(|(n, p)| (format!("{n}.weight"), &p.weight)));
     }
+    let modules = || slots.iter().filter_map(|(name, _)| name.rsplit_once('.')).map(|(module, _)| module);
     for wanted in config.modules_to_save.iter().flatten() {
-        let exists = slots.iter().any(|(n, _)| n.rsplit_once('.').is_some_and(|(module, _)| module.ends_with(wanted.as_str())));
-        if wanted.is_empty() || !exists {
+        // PEFT would save all that such a module holds.
+        let holds = |module: &str| module.match_indices('.').any(|(end, _)| module[..end].ends_with(wanted.as_str()));
+        if !wanted.is_empty() && modules().any(holds) {
+            return Err(Error::argument(format!(
+                "modules_to_save: \"{wanted}\" holds other modules; name each of these instead"
+            )));
+        }
+        if wanted.is_empty() || !modules().any(|module| module.ends_with(wanted.as_str())) {
             return Err(Error::argument(format!("modules_to_save: no module of this model is named \"{wanted}\"")));
         }
     }

@@ -231,6 +231,10 @@ pub(super) fn projections(decoder: &Decoder) -> HashMap<String, &Projection> {
 pub fn named_parameters(adapters: &[&Adapter], decoder: &Decoder) -> Vec<Named> {
     let mut named = Vec::new();
     let mut slots = decoder.slots();
+    // A head that shares the embedding's matrix has none of its own, also while an adapter's copy of one of them acts.
+    if decoder.config().tie_word_embeddings {
+        slots.retain(|(name, _)| name != "lm_head.weight");
+    }
     let mut heads = decoder.projections().into_iter().filter(|(name, _)| name == "lm_head");
     // A shared head is listed only for what adapters have of it.
     let shared = heads.next().filter(|_| slots.iter().all(|(name, _)| name != "lm_head.weight"));

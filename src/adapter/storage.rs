@@ -7,6 +7,7 @@ pub use super::storage_config::{SavedConfig, read as read_config};
 use crate::error::{Error, Result};
 use crate::model::Decoder;
 use crate::model::weights::{Saved, Stored, Weights, save_safetensors};
+use crate::nn::Parameter;
 use crate::random::Random;
 use candle_core::{DType, Device, Tensor};
 use std::collections::HashSet;
@@ -39,7 +40,8 @@ fn write<T: Saved>(tensors: &[(String, T)], folder: &Path) -> Result<()> {
 /// which was saved before it was trained. All else that the adapter trains is written as it is.
 ///
 /// # Errors
-/// There is nothing that the adapter started as, it is a DoRA adapter, or a folder cannot be read or written.
+/// There is nothing that the adapter started as, what is in `initial` has other shapes, it is a DoRA adapter, or a folder cannot be read or
+/// written.
 pub fn save_converted(adapter: &Adapter, folder: &Path, base_model: &str, initial: Option<&Path>) -> Result<()> {
     if adapter.config().use_dora {
         return Err(Error::Argument(format!(
@@ -53,8 +55,18 @@ pub fn save_converted(adapter: &Adapter, folder: &Path, base_model: &str, initia
         let names = ["lora_A.weight", "lora_B.weight"].map(|kind| format!("base_model.model.{module}.{kind}"));
         let started = match (&file, &layer.taken) {
             (Some(file), _) => {
-                let read = |name: &str| Ok::<_, Error>(file.load(name, Some(DType::F32), &layer.a.device())?.as_tensor().clone());
-                Some((read(&names[0])?, read(&names[1])?))
+                let read = |name: &str, own: &Parameter| -> Result<Tensor> {
+                    let (shape, _) = file.shape_dtype(name)?;
+                    if shape != own.dims() {
+                        let message = format!(
+                            "tensor \"{name}\" has shape {shape:?}, and the adapter's own has {:?}: it did not start as this",
+                            own.dims()
+                        );
+                        return Err(Error::format(file.file_of(name), message));
+                    }
+                    Ok(file.load(name, Some(DType::F32), &own.device())?.as_detached_tensor())
+                };
+                Some((read(&names[0], &layer.a)?, read(&names[1], &layer.b)?))
             }
             (None, Some((a, b))) => Some((a.value(), b.value())),
             (None, None) => None,

@@ -75,6 +75,11 @@ pub fn read(folder: &Path) -> Result<SavedConfig> {
         "qalora_group_size",
         "ensure_weight_tying",
     ];
+    // EVA finds A before training and leaves the base alone: what was trained is a plain adapter.
+    if fields.get("init_lora_weights").and_then(Value::as_str) == Some("eva") {
+        fields.insert("init_lora_weights".into(), json!(true));
+        fields.remove("eva_config");
+    }
     let known = serde_json::to_value(LoraConfig::default()).unwrap_or_default();
     let unset = |v: &Value| match v {
         Value::Null | Value::Bool(false) => true,

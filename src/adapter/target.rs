@@ -7,12 +7,12 @@ use regex::Regex;
 /// The modules among `names` that get an adapter, in their order; `default` are those of a configuration that names none.
 ///
 /// # Errors
-/// Nothing matches, the pattern is no regular expression, or a block index does not exist.
+/// Nothing matches, a name is not there, or a pattern is no regular expression.
 pub fn targets<'a>(config: &LoraConfig, names: &[&'a str], default: &[&str]) -> Result<Vec<&'a str>> {
     let default = TargetModules::Names(default.iter().map(|name| (*name).into()).collect());
     let wanted = config.target_modules.as_ref().unwrap_or(&default);
-    let included = matcher(wanted)?;
-    let excluded = config.exclude_modules.as_ref().map(matcher).transpose()?;
+    let included = matcher("target_modules", wanted)?;
+    let excluded = config.exclude_modules.as_ref().map(|modules| matcher("exclude_modules", modules)).transpose()?;
     let lists: &[String] = config.layers_pattern.as_ref().map_or(&[], OneOrMore::as_slice);
     let layers: &[usize] = config.layers_to_transform.as_ref().map_or(&[], OneOrMore::as_slice);
     // A module that is named in full is meant whatever block it is in.
@@ -27,9 +27,15 @@ pub fn targets<'a>(config: &LoraConfig, names: &[&'a str], default: &[&str]) -> 
         kinds.sort_unstable();
         kinds.dedup();
         let wanted = serde_json::to_string(wanted).unwrap_or_default();
+        let others = [
+            ("modules_to_save", config.modules_to_save.is_some()),
+            ("exclude_modules", config.exclude_modules.is_some()),
+            ("layers_to_transform", !layers.is_empty()),
+        ];
+        let others: Vec<&str> = others.into_iter().filter(|(_, given)| *given).map(|(field, _)| field).collect();
         return Err(Error::Argument(format!(
             "target_modules {wanted} match no module of this model{}; there are {} (or use \"all-linear\")",
-            if config.modules_to_save.is_some() { " beside those in modules_to_save" } else { "" },
+            if others.is_empty() { String::new() } else { format!(" after {}", others.join(" and ")) },
             kinds.join(", ")
         )));
     }
@@ -56,13 +62,15 @@ pub fn is_named(module: &str, wanted: &str) -> bool {
 /// Says of a module's name whether it is meant.
 type Matcher = Box<dyn Fn(&str) -> bool>;
 
-fn matcher(modules: &TargetModules) -> Result<Matcher> {
+/// What the modules that `field` has match.
+fn matcher(field: &str, modules: &TargetModules) -> Result<Matcher> {
     Ok(match modules.clone() {
         TargetModules::Names(names) => Box::new(move |module| names.iter().any(|n| is_named(module, n))),
         TargetModules::Pattern(p) if p == "all-linear" => Box::new(|module| module != "lm_head"),
         TargetModules::Pattern(pattern) => {
-            let regex = Regex::new(&format!("^(?:{pattern})$"))
-                .map_err(|e| Error::Argument(format!("target_modules: \"{pattern}\" is no regular expression: {e}")))?;
+            let regex = Regex::new(&format!("^(?:{pattern})$")).map_err(|e| {
+                Error::Argument(format!("{field}: \"{pattern}\" is no regular expression that can be used here: {e}"))
+            })?;
             Box::new(move |module| regex.is_match(module))
         }
     })
@@ -139,8 +147,16 @@ mod tests {
     #[test]
     fn what_matches_nothing_is_refused_with_what_there_is() {
         let error = targets(&config(serde_json::json!(["c_attn"])), &NAMES, DEFAULT).unwrap_err().to_string();
-        assert!(error.contains("c_attn") && error.contains("up_proj"), "{error}");
+        assert!(error.contains("c_attn") && error.contains("up_proj") && !error.contains("after"), "{error}");
+        let mut beyond = config(serde_json::json!(["q_proj"]));
+        beyond.layers_to_transform = Some(OneOrMore::One(9));
+        let error = targets(&beyond, &NAMES, DEFAULT).unwrap_err().to_string();
+        assert!(error.contains("of this model after layers_to_transform"), "{error}");
         let error = targets(&config(serde_json::json!(["q_proj", "vproj"])), &NAMES, DEFAULT).unwrap_err().to_string();
         assert!(error.contains("vproj"), "{error}");
+        let mut config = config(serde_json::json!(["q_proj"]));
+        config.exclude_modules = Some(TargetModules::Pattern("(?!q).*".into()));
+        let error = targets(&config, &NAMES, DEFAULT).unwrap_err().to_string();
+        assert!(error.starts_with("exclude_modules"), "{error}");
     }
 }

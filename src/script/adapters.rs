@@ -178,7 +178,8 @@ mod functions {
     /// Adds a new adapter that is the weighted sum of others, as PEFT does. `combination_type`: "svd" (default), "cat" (exact, the ranks
     /// add up), "linear" (a rough approximation), "ties", "dare_linear", "dare_ties", "magnitude_prune", and "ties_svd", "dare_linear_svd",
     /// "dare_ties_svd", "magnitude_prune_svd". Other options: `svd_rank`, `svd_clamp`, `density` (the share of the values to keep),
-    /// `majority_sign_method` ("total", "frequency"). The new adapter acts after `set_adapter`.
+    /// `majority_sign_method` ("total", "frequency"). The new adapter acts after `set_adapter`. It is the sum also of adapters with `use_rslora`,
+    /// of which PEFT makes the square root of the rank times as much.
     ///
     /// ```rhai
     /// let model = get_peft_model(AutoModelForCausalLM::from_pretrained("tiny-random"), LoraConfig(#{ r: 4 }));

@@ -49,6 +49,10 @@ VARIANTS = {
     # "norm" is the ending of every norm's name; lm_head is in both lists, and then has no adapter
     "saved_norms": ("qwen2", dict(target_modules=["q_proj", "lm_head"], modules_to_save=["norm", "lm_head"])),
     "saved_gpt2": ("gpt2", dict(target_modules=["c_attn"], modules_to_save=["h.1.attn.c_proj", "h.1.mlp.c_fc"], fan_in_fan_out=True)),
+    # power iterations from a random start, which no two programs draw alike: so many that nothing is left of it
+    "pissa_niter": ("qwen2", dict(target_modules=["q_proj", "down_proj"], init_lora_weights="pissa_niter_300")),
+    # how A was found before training is no matter to who loads it: a plain adapter
+    "eva": ("qwen2", dict(target_modules=Q_V, init_lora_weights="eva")),
 }
 LORAPLUS = dict(lr=1e-3, loraplus_lr_ratio=16, loraplus_weight_decay=0.01)
 HALF, ALL = dict(density=0.5), dict(density=1.0)
@@ -67,6 +71,7 @@ COMBINATIONS = {
     "dare_linear_svd": ("dare_linear_svd", "dare", dict(ALL, svd_rank=4)),
     "dare_ties_svd": ("dare_ties_svd", "dare", dict(ALL, svd_rank=6)),
 }
+CLAMPS = [0.2, 0.9, 1.0]
 
 
 def base_inputs(base: str):
@@ -110,7 +115,7 @@ def make_variant(name: str, seed: int):
     tensors, logits_base = dict(inputs), masked_logits(load(folder), inputs)
     torch.manual_seed(seed)
     model = get_peft_model(load(folder), LoraConfig(**options)).eval()
-    decomposed = isinstance(options.get("init_lora_weights"), str)
+    decomposed = options.get("init_lora_weights") not in (None, False, "eva")
     if decomposed:
         tensors["logits_base"] = logits_base
         tensors["logits_start"] = masked_logits(model, inputs)
@@ -219,6 +224,23 @@ def make_several() -> dict:
     return facts
 
 
+def make_clamps() -> None:
+    """A and B of one module that "svd" gives, as they are (`a.whole`, `b.whole`) and cut off at some quantiles (`a.0.9`). The quantile is one of
+    values with their signs, and singular vectors may have either sign: only what is done to the same vectors can be compared."""
+    folder, _, _ = base_inputs("qwen2")
+    target = FOLDER / "several"
+    model = PeftModel.from_pretrained(load(folder), target / "a", adapter_name="a")
+    model.load_adapter(target / "b", adapter_name="b")
+    layer = model.base_model.model.model.layers[0].self_attn.v_proj
+    tensors = {}
+    for clamp in [None, *CLAMPS]:
+        name, share = f"clamp_{clamp}".replace(".", "_"), "whole" if clamp is None else clamp
+        model.add_weighted_adapter(["a", "b"], WEIGHTS["usual"], name, combination_type="svd", svd_rank=4, svd_clamp=clamp)
+        tensors[f"a.{share}"], tensors[f"b.{share}"] = layer.lora_A[name].weight, layer.lora_B[name].weight
+    assert not torch.equal(tensors["a.whole"], tensors["a.0.9"]) and not torch.equal(tensors["b.whole"], tensors["b.0.9"])
+    write_tensors(target / "clamp.safetensors", tensors)
+
+
 def make(args) -> None:
     facts = {"made_with": versions()}
     for number, name in enumerate(VARIANTS):
@@ -231,5 +253,6 @@ def make(args) -> None:
         facts[name] = result
         print(name, result)
     facts["several"] = make_several()
+    make_clamps()
     print("several", facts["several"])
     write_json(FOLDER / "facts.json", facts)

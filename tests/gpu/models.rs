@@ -1,9 +1,9 @@
 //! Whole models on a device against PEFT's numbers and against the CPU: adapters, heads of every width, caches, scores.
 
-use super::{decoder, device, difference, folder, golden, on_cpu, rms_difference};
-use crate::common::Batch;
+use super::{decoder, device, difference, folder, on_cpu, rms_difference};
+use crate::common::{Tolerances, check_lora};
 use candle_core::{DType, Device, Tensor};
-use ftrepl::adapter::{LoraConfig, ModelHandle, storage};
+use ftrepl::adapter::{LoraConfig, ModelHandle};
 use ftrepl::model::batch::shifted_targets;
 use ftrepl::model::decoder::negative_log_likelihood;
 use ftrepl::model::generate::{Generation, generate};
@@ -13,7 +13,7 @@ use ftrepl::model::sampling::Sampling;
 use ftrepl::model::{Decoder, Source, TokenBatch};
 use ftrepl::ops::cache::KvCache;
 use ftrepl::ops::with_fused;
-use ftrepl::optim::{Adam, AdamWOptions, Optimizer, ParamGroup};
+use ftrepl::optim::Optimizer;
 use ftrepl::random::Random;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -22,35 +22,10 @@ use std::collections::HashMap;
 fn lora_on_every_family_gives_pefts_numbers() {
     let Some(device) = device() else { return };
     for name in super::models().into_iter().filter(|name| folder(name).join("lora_golden.safetensors").exists()) {
-        let (base, golden) =
-            (golden(&name), candle_core::safetensors::load(folder(&name).join("lora_golden.safetensors"), &Device::Cpu).unwrap());
-        let batch = Batch::of(&base);
-        let decoder = decoder(&name, None, &device);
-        let adapter = storage::load(&decoder, &folder(&name).join("lora"), true).unwrap();
-        batch.check_logits(&decoder, &golden["logits"], &name, 1e-4);
-        for checkpointing in [false, true] {
-            let loss = batch.loss(&decoder, checkpointing);
-            assert!((loss - f64::from(golden["loss"].to_vec1::<f32>().unwrap()[0])).abs() < 1e-5, "{name}: loss {loss}");
-            for (parameter_name, parameter) in adapter.own_parameters() {
-                let gradient = parameter.grad().unwrap().unwrap_or_else(|| panic!("{name}: no gradient of {parameter_name}"));
-                let apart = difference(&on_cpu(&gradient), &golden[&format!("grad.{parameter_name}")]);
-                assert!(apart < 1e-3, "{name}: gradient of {parameter_name} differs by {apart}");
-                parameter.zero_grad();
-            }
-        }
-        let parameters: Vec<_> = adapter.own_parameters().into_iter().map(|(_, parameter)| parameter).collect();
-        let options = AdamWOptions { lr: 1e-2, weight_decay: 0.0, ..AdamWOptions::default() };
-        let mut optimizer = Adam::adamw(vec![ParamGroup::new(parameters)], options).unwrap();
-        for (step, expected) in golden["losses"].to_vec1::<f32>().unwrap().into_iter().enumerate() {
-            let loss = batch.loss(&decoder, step % 2 == 1);
-            assert!((loss - f64::from(expected)).abs() < 1e-3 * f64::from(expected), "{name} step {step}: {loss} {expected}");
+        let tolerances = Tolerances { logits: 1e-4, gradients: 1e-3, losses: 1e-3, parameters: 1e-2 };
+        check_lora(&decoder(&name, None, &device), &folder(&name), &tolerances, |optimizer| {
             optimizer.step_on_device(0.0).unwrap().expect("an adapter in f32 is trained on the device");
-            optimizer.zero_grad();
-        }
-        for (parameter_name, parameter) in adapter.own_parameters() {
-            let apart = difference(&on_cpu(&parameter.value()), &golden[&format!("after.{parameter_name}")]);
-            assert!(apart < 1e-2, "{name}: {parameter_name} differs by {apart} after ten steps");
-        }
+        });
     }
 }
 

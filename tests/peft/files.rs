@@ -91,6 +91,17 @@ fn a_file_that_does_not_fit_changes_nothing() {
     assert_eq!(values(), before);
 }
 
+/// PEFT saves all that such a module holds.
+#[test]
+fn modules_that_hold_others_are_not_saved_in_part() {
+    for (variant, target, saved) in [("saved_gpt2", "c_fc", "attn"), ("tokens", "v_proj", "mlp")] {
+        let options = serde_json::json!({ "target_modules": [target], "modules_to_save": [saved] });
+        let config: LoraConfig = serde_json::from_value(options).unwrap();
+        let error = handle(variant).attach(config, &mut Random::new(0)).unwrap_err().to_string();
+        assert!(error.contains("holds other modules"), "{saved}: {error}");
+    }
+}
+
 #[test]
 fn rows_that_cannot_be_trained_are_refused() {
     let refused = |options: &str| {

@@ -23,7 +23,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 /// Variants without a start of their own.
-const VARIANTS: [&str; 19] = [
+const VARIANTS: [&str; 20] = [
     "dora",
     "dora_gpt2",
     "lora_bias",
@@ -43,10 +43,11 @@ const VARIANTS: [&str; 19] = [
     "random_start",
     "saved_norms",
     "saved_gpt2",
+    "eva",
 ];
 
 /// Those that start as a part of the weight.
-const DECOMPOSED: [&str; 3] = ["pissa", "pissa_gpt2", "olora"];
+const DECOMPOSED: [&str; 4] = ["pissa", "pissa_niter", "pissa_gpt2", "olora"];
 
 fn golden() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden")

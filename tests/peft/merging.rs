@@ -1,8 +1,10 @@
 //! What merging and converting must not lose, and what cannot be merged.
 
 use super::common::{Batch, difference};
-use super::{bits, decoder, facts, folder, handle, numbers, perturb, strings};
+use super::{base_folder, bits, decoder, facts, folder, handle, numbers, perturb, strings};
+use candle_core::{DType, Device, Tensor};
 use ftrepl::adapter::{Adapter, AttachOptions, InitLoraWeights, LoraConfig, storage};
+use ftrepl::model::{Decoder, Source};
 use ftrepl::random::Random;
 
 #[test]
@@ -34,6 +36,20 @@ fn what_would_part_a_shared_matrix_is_not_merged() {
     let before = batch.logits(&decoder);
     adapter.merge(&decoder).unwrap();
     assert!(difference(&batch.logits(&decoder), &before) < 1e-4);
+}
+
+#[test]
+fn an_embedding_that_would_not_be_finite_is_not_merged() {
+    let decoder = Decoder::load(&Source::open(&base_folder("head")).unwrap(), Some(DType::F16), &Device::Cpu).unwrap();
+    let config: LoraConfig = serde_json::from_str(r#"{"target_modules": ["v_proj", "embed_tokens"]}"#).unwrap();
+    let adapter = Adapter::attach(&decoder, config, &mut Random::new(0)).unwrap();
+    let (_, layer) = adapter.embedding().unwrap();
+    layer.a.set(&Tensor::full(1e6f32, layer.a.dims(), &Device::Cpu).unwrap()).unwrap();
+    let values = || bits(&decoder.embedding().base().value().to_dtype(DType::F32).unwrap());
+    let before = values();
+    let error = adapter.merge(&decoder).unwrap_err().to_string();
+    assert!(error.contains("not finite"), "{error}");
+    assert_eq!(values(), before);
 }
 
 #[test]
@@ -88,4 +104,13 @@ fn what_is_converted_keeps_all_else_that_was_trained() {
     let out = tempfile::tempdir().unwrap();
     let error = storage::save_converted(&adapter, out.path(), "base", Some(&dora)).unwrap_err().to_string();
     assert!(error.contains("DoRA") && out.path().read_dir().unwrap().next().is_none(), "{error}");
+    // What another adapter started as.
+    let pissa = |r: usize| {
+        let config = LoraConfig { r, init_lora_weights: InitLoraWeights::Named("pissa".into()), ..LoraConfig::default() };
+        Adapter::attach(&super::decoder("pissa"), config, &mut Random::new(0)).unwrap()
+    };
+    let other = tempfile::tempdir().unwrap();
+    storage::save(&pissa(3), other.path(), "base").unwrap();
+    let error = storage::save_converted(&pissa(2), out.path(), "base", Some(other.path())).unwrap_err().to_string();
+    assert!(error.contains("shape [3, 32]") && out.path().read_dir().unwrap().next().is_none(), "{error}");
 }

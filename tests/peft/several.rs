@@ -91,6 +91,25 @@ fn adapters_are_combined_as_peft_combines_them() {
     }
 }
 
+/// PEFT gives such a sum the square root of the rank for a scale; here it is the sum.
+#[test]
+fn adapters_with_a_stabilised_scale_are_added_as_they_are() {
+    let model = handle("several");
+    let config = r#"{"r": 4, "use_rslora": true, "target_modules": ["v_proj"], "init_lora_weights": false}"#;
+    for (seed, name) in ["a", "b"].into_iter().enumerate() {
+        let options = AttachOptions { name: name.into(), ..AttachOptions::default() };
+        model.add_adapter(serde_json::from_str(config).unwrap(), &options, &mut Random::new(seed as u64)).unwrap();
+    }
+    let options = CombineOptions { combination_type: Combination::Cat, ..CombineOptions::default() };
+    model.add_weighted_adapter(&strings(&["a", "b"]), &[0.4, 0.9], "sum", &options, &mut Random::new(0)).unwrap();
+    let change = |name: &str| {
+        model.set_adapter(&strings(&[name])).unwrap();
+        model.with_adapter(|adapter| adapter.layers()[0].1.weight_change()).unwrap()
+    };
+    let expected = ((change("a") * 0.4).unwrap() + (change("b") * 0.9).unwrap()).unwrap();
+    assert!(difference(&change("sum"), &expected) < 1e-5);
+}
+
 /// What is dropped at random is made up for: the mean of many combinations is the one that drops nothing, which PEFT's numbers check.
 #[test]
 fn dare_keeps_the_expectation() {
@@ -148,6 +167,8 @@ fn what_cannot_be_combined_is_refused_and_nothing_is_added() {
     assert!(refused(&[0.5, 0.5], &CombineOptions { density: Some(1.5), ..of(Combination::Ties) }).contains("density"));
     assert!(refused(&[0.5, 0.5], &CombineOptions { svd_clamp: Some(-0.5), ..of(Combination::Svd) }).contains("svd_clamp"));
     assert!(refused(&[0.5, 0.5], &CombineOptions { svd_rank: Some(0), ..of(Combination::Svd) }).contains("svd_rank"));
+    let huge = CombineOptions { svd_rank: Some(usize::MAX), ..of(Combination::Svd) };
+    assert!(refused(&[0.5, 0.5], &huge).contains("svd_rank"));
 }
 
 #[test]
