@@ -252,7 +252,8 @@ pub(super) fn product(a: Factor<'_>, b: Factor<'_>, sum: Option<Tensor>, dtype: 
             blas_type(out.dtype())?,
             n as i32,
             sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
-            sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT_TENSOR_OP,
+            // Tensor cores multiply 16 bits with it too. CUBLAS_GEMM_DEFAULT_TENSOR_OP would let cuBLAS round factors of f32 to f16.
+            sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
         )
     }
     .map_err(|e| Error::Msg(format!("a product of {m} x {k} and {k} x {n} failed in cuBLAS: {e:?}")))?;
