@@ -125,6 +125,12 @@ fn losses_of_a_head() {
     assert_eq!(loss.value().unwrap(), 0.0);
     assert_eq!(on_cpu(&gradient).abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap(), 0.0);
     assert!(head_loss_and_gradient(&hidden, &head, &[5, 0], 1.0).unwrap_err().to_string().contains("label 5"));
+    // Recorded too.
+    let states = Parameter::new(&hidden).unwrap();
+    let nothing = head_cross_entropy(&states.tensor(), &head, &[-100, -100], 1.0).unwrap();
+    assert_eq!(nothing.to_scalar::<f32>().unwrap(), 0.0);
+    backward(&nothing).unwrap();
+    assert_eq!(on_cpu(&states.grad().unwrap().unwrap()).abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap(), 0.0);
 }
 
 #[test]

@@ -83,7 +83,11 @@ pub(super) fn norm_backward(norm: &Norm, x: &Tensor, g: &Tensor, moments: &Tenso
 
 pub(super) fn norm_gradients(norm: &Norm, x: &Tensor, g: &Tensor, moments: &Tensor, factor: f32) -> Result<()> {
     let (rows, width) = rows(norm, x);
-    let sums = || unwritten(width, DType::F32, x.device());
+    // For no rows no kernel writes the sums.
+    let sums = || match rows {
+        0 => Tensor::zeros(width, DType::F32, x.device()),
+        _ => unwritten(width, DType::F32, x.device()),
+    };
     let (scale, shift) = (sums()?, norm.bias.as_ref().map(|_| sums()).transpose()?);
     let g = g.contiguous()?;
     let arguments = [
@@ -112,6 +116,9 @@ pub(super) fn rotated(x: &Tensor, table: &RopeTable, inverse: bool) -> Result<Te
     let (tokens, width) = x.dims2()?;
     let (half, head_dim) = table.widths();
     let (cos, sin) = table.on_device(x.device())?;
+    if cos.dims() != [tokens, half] || head_dim == 0 || width % head_dim != 0 {
+        bail!("rope: a table of shape {:?} does not fit a tensor of shape {:?}", cos.dims(), x.dims());
+    }
     let (x, y) = (x.contiguous()?, unwritten(x.shape(), x.dtype(), x.device())?);
     let heads = width / head_dim;
     let arguments = [
@@ -139,6 +146,9 @@ fn activation(activation: Activation) -> Argument {
 }
 
 pub(super) fn gated(function: Activation, gate: &Tensor, up: Option<&Tensor>) -> Result<Tensor> {
+    if let Some(up) = up.filter(|up| up.dtype() != gate.dtype()) {
+        bail!("the two halves are {:?} and {:?}", gate.dtype(), up.dtype());
+    }
     let (gate, up) = (gate.contiguous()?, up.map(Tensor::contiguous).transpose()?);
     let y = unwritten(gate.shape(), gate.dtype(), gate.device())?;
     let n = gate.elem_count();
