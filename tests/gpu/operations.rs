@@ -137,9 +137,14 @@ fn losses_of_a_head() {
 fn linear_layers_and_adapters_on_them() {
     for (tokens, inputs, outputs) in [(1, 8, 3), (7, 33, 64), (20, 64, 16)] {
         compare(&format!("linear {tokens} {inputs} {outputs}"), &[&[tokens, inputs], &[outputs, inputs], &[outputs]], &|p| {
-            let y = ftrepl::ops::linear::linear(&p[0].tensor(), &p[1], Some(&p[2])).unwrap();
+            let apply = |x: &Tensor| ftrepl::ops::linear::linear(x, &p[1], Some(&p[2])).unwrap();
+            let y = apply(&p[0].tensor());
             backward(&weighed(&y)).unwrap();
-            vec![y]
+            // Unrecorded: of more dimensions, and with columns that lie together.
+            let value = p[0].value();
+            let columns = value.t().unwrap().contiguous().unwrap().t().unwrap();
+            let alone = ftrepl::nn::no_grad(|| [apply(&value.unsqueeze(0).unwrap()), apply(&columns)]);
+            [y].into_iter().chain(alone).collect()
         });
     }
 }
