@@ -238,7 +238,9 @@ pub(super) fn product(a: Factor<'_>, b: Factor<'_>, sum: Option<Tensor>, dtype: 
     }
     let operation =
         |transposed| if transposed { sys::cublasOperation_t::CUBLAS_OP_T } else { sys::cublasOperation_t::CUBLAS_OP_N };
-    let blas = device(a.0)?.cublas_handle();
+    let (blas, stream) = (device(a.0)?.cublas_handle(), device(a.0)?.cuda_stream());
+    // cuBLAS works in the thread's context, which may be another card's.
+    stream.context().bind_to_thread().map_err(Error::wrap)?;
     let (alpha, address_of) = (1f32, |tensor: &Tensor| address(tensor).map(|a| a as *mut c_void));
     // SAFETY: three matrices of these sizes on one device, whose memory lives until the call returns; the stream orders the rest. What
     // cuBLAS takes for columns are our rows, so that the factors change places.
