@@ -8,6 +8,13 @@ fn pool(device: &CudaDevice) -> Result<sys::CUmemoryPool> {
     unsafe { result::device::get_default_mem_pool(device.cuda_stream().context().cu_device()) }.map_err(Error::wrap)
 }
 
+/// Leaves out the events by which cudarc orders several streams: two for every tensor, recorded and waited for wherever it is
+/// used. To be called before there are tensors.
+pub(super) fn without_events(device: &CudaDevice) {
+    // SAFETY: a device here has one stream, which orders all; a copy from one device to another waits for what the first was given.
+    unsafe { device.disable_event_tracking() };
+}
+
 /// Has freed memory kept for the next allocation: what a step frees the next one takes, and asking the driver costs a wait.
 pub(super) fn keep_freed(device: &CudaDevice) -> Result<()> {
     let context = device.cuda_stream().context().clone();

@@ -23,7 +23,7 @@ pub fn parse(name: &str) -> Result<Device> {
         None => (name, 0),
     };
     match kind {
-        "auto" => Ok(automatic()),
+        "auto" if kind == name => Ok(automatic()),
         "cpu" => Ok(Device::Cpu),
         "cuda" | "gpu" if cfg!(feature = "cuda") => open("CUDA", open_cuda(ordinal)),
         "metal" | "mps" if cfg!(feature = "metal") => open("Metal", Device::new_metal(ordinal)),
@@ -69,6 +69,7 @@ fn open_cuda(ordinal: usize) -> candle_core::Result<Device> {
         return Ok(device.clone());
     }
     let device = Device::new_cuda_with_stream(ordinal)?;
+    cuda::without_events(device.as_cuda_device()?);
     cuda::keep_freed(device.as_cuda_device()?)?;
     open.insert(ordinal, device.clone());
     Ok(device)
@@ -143,6 +144,7 @@ mod tests {
         assert!(parse("cpu").unwrap().is_cpu());
         assert!(parse("tpu").unwrap_err().to_string().contains("known are auto, cpu"));
         assert!(parse("cuda:x").unwrap_err().to_string().contains("a number"));
+        assert!(parse("auto:1").unwrap_err().to_string().contains("unknown device \"auto:1\""));
         #[cfg(not(feature = "cuda"))]
         assert!(parse("cuda:1").unwrap_err().to_string().contains("--features cuda"));
         assert_eq!(name(&Device::Cpu), "cpu");

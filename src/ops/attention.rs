@@ -57,15 +57,16 @@ impl AttentionSpec {
 
     /// For every token the first token that it sees, and the last that sees it.
     pub(super) fn first_and_last(&self) -> (Vec<u32>, Vec<u32>) {
-        let (mut first, mut last) = (Vec::with_capacity(self.positions.len()), vec![0u32; self.positions.len()]);
+        let (mut first, mut last) = (Vec::with_capacity(self.positions.len()), Vec::with_capacity(self.positions.len()));
         for (start, length) in self.starts() {
             let positions = &self.positions[start..start + length];
             for query in 0..length {
                 let (from, _) = self.visible(positions, query);
                 first.push((start + from) as u32);
-                // Queries come in order, and each sees all from its first token on.
-                last[start + from..=start + query].fill((start + query) as u32);
+                // What this query is the first not to see, the one before it was the last to see.
+                last.resize(last.len().max(start + from), (start + query).saturating_sub(1) as u32);
             }
+            last.resize(start + length, (start + length).saturating_sub(1) as u32);
         }
         (first, last)
     }
@@ -425,6 +426,25 @@ mod tests {
             let grads = [&q, &k, &v].map(|p| p.grad().unwrap().unwrap());
             std::iter::once(y.detach()).chain(grads).collect()
         })
+    }
+
+    #[test]
+    fn first_and_last_are_those_that_are_seen() {
+        for window in [None, Some(1), Some(3), Some(100)] {
+            let mut spec = spec(1, 1, 1, window, &[5, 1, 0, 9]);
+            // Positions with gaps.
+            spec.positions[8..].iter_mut().for_each(|position| *position += 4);
+            let (first, last) = spec.first_and_last();
+            assert!(first.len() == 15 && last.len() == 15);
+            for (start, length) in spec.starts() {
+                let seen: Vec<_> = (0..length).map(|query| spec.visible(&spec.positions[start..start + length], query)).collect();
+                for (token, (from, _)) in seen.iter().enumerate() {
+                    assert_eq!(first[start + token] as usize, start + from, "{window:?}");
+                    let query = seen.iter().rposition(|(from, end)| (*from..*end).contains(&token)).unwrap();
+                    assert_eq!(last[start + token] as usize, start + query, "{window:?}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -86,6 +86,10 @@ pub fn cross_entropy(logits: &Tensor, targets: &[i64], divisor: f64) -> Result<T
     check_targets(targets, logits.dim(D::Minus1)?)?;
     let kept: Vec<u32> = (0..targets.len()).filter(|i| targets[*i] != IGNORE_INDEX).map(|i| i as u32).collect();
     let wanted: Vec<u32> = kept.iter().map(|i| targets[*i as usize] as u32).collect();
+    if kept.is_empty() {
+        // By a sum of all, since a device launches no kernel for no rows.
+        return logits.to_dtype(DType::F32)?.sum_all()?.affine(0.0, 0.0)? / divisor;
+    }
     let device = logits.device();
     let logits = logits.index_select(&Tensor::from_slice(&kept, kept.len(), device)?, 0)?.to_dtype(DType::F32)?;
     let largest = logits.max_keepdim(D::Minus1)?.detach();

@@ -18,10 +18,15 @@ pub fn linear(x: &Tensor, weight: &Parameter, bias: Option<&Parameter>) -> Resul
     if dims.len() != 2 || dims[1] != inputs {
         bail!("a linear layer with weight {dims:?} cannot be applied to a tensor of shape {:?}", x.dims());
     }
+    let layer = Layer::plain(weight.clone(), bias.cloned());
+    let recorded = layer.tracked() || (x.track_op() && crate::autograd::grad_enabled());
+    // Not by candle's product, which lets cuBLAS round factors of f32 to f16.
+    if x.device().is_cuda() && super::gpu::serves(x) && !recorded && x.elem_count() > 0 && weight.quantised().is_none() {
+        return super::gpu::linear(&layer, x);
+    }
     if !super::fused_for(x) {
         return composed(x, weight, bias);
     }
-    let layer = Layer::plain(weight.clone(), bias.cloned());
     super::apply(&x.contiguous()?, layer.tracked(), |recording| Linear { layer, recording })
 }
 

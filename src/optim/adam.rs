@@ -169,7 +169,7 @@ impl Optimizer for Adam {
                 let step = (slot.step + 1) as f64;
                 let numbers = Numbers {
                     lr: lr as f32,
-                    betas: [beta1 as f32, beta2 as f32],
+                    shares: [(1.0 - beta1) as f32, (1.0 - beta2) as f32],
                     eps: eps as f32,
                     weight_decay: decay as f32,
                     correction1: (1.0 - beta1.powf(step)) as f32,

@@ -60,10 +60,16 @@ template <class P, class G> struct Parameters {
     }
 };
 
-template <class P, class G, class K> void check(const std::string& name, K kernel, bool masters, bool clip)
+// In the first step the averages are nothing but the shares of the gradient.
+template <class P, class G, class K> void check(const std::string& name, K kernel, bool masters, bool clip, int step = 3)
 {
     Parameters<P, G> all(masters);
-    const double lr = 0.01f, beta1 = 0.9f, beta2 = 0.999f, eps = 1e-8f, decay = 0.1f, correction1 = 1 - std::pow(beta1, 3), correction2 = std::sqrt(1 - std::pow(beta2, 3));
+    for (auto* averages : {&all.m, &all.v}) {
+        for (auto& average : *averages) {
+            for (size_t i = 0; step == 1 && i < average->size(); ++i) (*average)[i] = 0;
+        }
+    }
+    const double lr = 0.01f, beta1 = 0.9, beta2 = 0.999, eps = 1e-8f, decay = 0.1f, correction1 = 1 - std::pow(beta1, step), correction2 = std::sqrt(1 - std::pow(beta2, step));
     Buffer<float> clipping(2);
     clipping[0] = 5;
     clipping[1] = 0.3f;
@@ -79,7 +85,7 @@ template <class P, class G, class K> void check(const std::string& name, K kerne
     }
     in_all_orders(name, all.state(), [&] {
         launch(all.blocks(), 256, 0, kernel, all.tensors->get(), all.chunks->get(), clip ? clipping.get() : nullptr, static_cast<float>(lr),
-               static_cast<float>(beta1), static_cast<float>(beta2), static_cast<float>(eps), static_cast<float>(decay), static_cast<float>(correction1),
+               static_cast<float>(1 - beta1), static_cast<float>(1 - beta2), static_cast<float>(eps), static_cast<float>(decay), static_cast<float>(correction1),
                static_cast<float>(correction2));
     });
     if (masters) compare(name + " master", all.joined(all.master), w, 1e-6);
@@ -116,7 +122,7 @@ void check_skipped()
     clipping[0] = clipping[1] = NAN;
     const auto state = [&] { return std::vector<std::vector<double>>{all.joined(all.p), all.joined(all.m), all.joined(all.v), all.joined(all.master)}; };
     const auto before = state();
-    launch(all.blocks(), 256, 0, adamw_bf16_bf16, all.tensors->get(), all.chunks->get(), clipping.get(), 0.01f, 0.9f, 0.999f, 1e-8f, 0.1f, 0.1f, 0.03f);
+    launch(all.blocks(), 256, 0, adamw_bf16_bf16, all.tensors->get(), all.chunks->get(), clipping.get(), 0.01f, 0.1f, 0.001f, 1e-8f, 0.1f, 0.1f, 0.03f);
     expect("adamw: a factor of NaN changes nothing", state() == before);
 }
 
@@ -124,6 +130,7 @@ int main()
 {
     for (bool clip : {false, true}) {
         check<float, float>(join("adamw f32 f32", "clip", clip), adamw_f32_f32, false, clip);
+        check<float, float>(join("adamw f32 f32 first step", "clip", clip), adamw_f32_f32, false, clip, 1);
         for (bool masters : {false, true}) {
             check<bf16, float>(join("adamw bf16 f32", "clip", clip, "master", masters), adamw_bf16_f32, masters, clip);
             check<bf16, bf16>(join("adamw bf16 bf16", "clip", clip, "master", masters), adamw_bf16_bf16, masters, clip);

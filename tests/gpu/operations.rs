@@ -125,15 +125,26 @@ fn losses_of_a_head() {
     assert_eq!(loss.value().unwrap(), 0.0);
     assert_eq!(on_cpu(&gradient).abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap(), 0.0);
     assert!(head_loss_and_gradient(&hidden, &head, &[5, 0], 1.0).unwrap_err().to_string().contains("label 5"));
+    // Recorded too.
+    let states = Parameter::new(&hidden).unwrap();
+    let nothing = head_cross_entropy(&states.tensor(), &head, &[-100, -100], 1.0).unwrap();
+    assert_eq!(nothing.to_scalar::<f32>().unwrap(), 0.0);
+    backward(&nothing).unwrap();
+    assert_eq!(on_cpu(&states.grad().unwrap().unwrap()).abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap(), 0.0);
 }
 
 #[test]
 fn linear_layers_and_adapters_on_them() {
     for (tokens, inputs, outputs) in [(1, 8, 3), (7, 33, 64), (20, 64, 16)] {
         compare(&format!("linear {tokens} {inputs} {outputs}"), &[&[tokens, inputs], &[outputs, inputs], &[outputs]], &|p| {
-            let y = ftrepl::ops::linear::linear(&p[0].tensor(), &p[1], Some(&p[2])).unwrap();
+            let apply = |x: &Tensor| ftrepl::ops::linear::linear(x, &p[1], Some(&p[2])).unwrap();
+            let y = apply(&p[0].tensor());
             backward(&weighed(&y)).unwrap();
-            vec![y]
+            // Unrecorded: of more dimensions, and with columns that lie together.
+            let value = p[0].value();
+            let columns = value.t().unwrap().contiguous().unwrap().t().unwrap();
+            let alone = ftrepl::nn::no_grad(|| [apply(&value.unsqueeze(0).unwrap()), apply(&columns)]);
+            [y].into_iter().chain(alone).collect()
         });
     }
 }

@@ -33,6 +33,9 @@ pub(crate) fn embedding(ids: &[u32], weight: &Parameter) -> Result<Tensor> {
 
 /// Adds row `t` of `g` to row `ids[t]` of `sum`, in the order of the tokens, so that the result is the same every time.
 fn add_rows(ids: &[u32], g: &Tensor, sum: Tensor) -> Result<Tensor> {
+    if ids.is_empty() {
+        return Ok(sum);
+    }
     let device = g.device();
     if sum.dtype() != g.dtype() {
         return sum.index_add(&upload(ids, ids.len(), device)?, &g.to_dtype(sum.dtype())?, 0);

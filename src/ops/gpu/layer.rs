@@ -27,6 +27,16 @@ fn masked(low_rank: &LowRank, x: &Tensor) -> Result<Tensor> {
     }
 }
 
+/// The output of a layer of which nothing is recorded, for `x` `[.., inputs]`, which has elements.
+pub(in crate::ops) fn linear(layer: &Layer, x: &Tensor) -> Result<Tensor> {
+    let mut dims = x.dims().to_vec();
+    let (y, _) = forward(layer, &x.reshape(((), layer.weight.dims()[1]))?)?;
+    if let Some(last) = dims.last_mut() {
+        *last = layer.outputs();
+    }
+    y.reshape(dims)
+}
+
 /// The output `[tokens, outputs]` for `x` `[tokens, inputs]`, and the low-rank changes' inner values `[tokens, rank]`.
 pub(super) fn forward(layer: &Layer, x: &Tensor) -> Result<(Tensor, Vec<Tensor>)> {
     let mut y = product(Factor(x, false), Factor(&value(&layer.weight, x)?, true), None, x.dtype())?;

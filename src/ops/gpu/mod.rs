@@ -28,6 +28,7 @@ pub use cuda::Module;
 #[cfg(feature = "cuda")]
 pub(crate) use embedding::embedding;
 pub(crate) use loss::loss_and_gradient;
+pub(super) use layer::linear;
 pub(super) use parts::{gated, normed, rotated};
 pub use stack::apply_blocks;
 pub(crate) use stack::serves as serve_blocks;

@@ -26,7 +26,8 @@ pub(crate) struct Entry {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Numbers {
     pub lr: f32,
-    pub betas: [f32; 2],
+    /// `1 - beta1` and `1 - beta2`, of which f32 keeps the digits: those of a beta beside 1 it loses.
+    pub shares: [f32; 2],
     pub eps: f32,
     pub weight_decay: f32,
     /// `1 - beta1^step`.
@@ -106,11 +107,11 @@ impl Tables {
                 continue;
             }
             let (chunks, blocks) = self.chunks(same.iter().map(|e| e.gradient.elem_count()).collect(), device)?;
-            let Numbers { lr, betas: [beta1, beta2], eps, weight_decay, correction1, correction2 } = numbers;
+            let Numbers { lr, shares: [share1, share2], eps, weight_decay, correction1, correction2 } = numbers;
             // Named, so that its memory is there until the launch.
             let tensors = table(&same, device)?;
             let mut arguments = vec![pointer(&tensors)?, pointer(&chunks)?, pointer(norm)?];
-            arguments.extend([lr, beta1, beta2, eps, weight_decay, correction1, correction2].map(Argument::Float));
+            arguments.extend([lr, share1, share2, eps, weight_decay, correction1, correction2].map(Argument::Float));
             let kernel = format!("adamw_{}_{}", suffix(parameter)?, suffix(gradient)?);
             launch(device.as_cuda_device()?, Module::AdamW, &kernel, Shape::each(blocks, THREADS), &arguments)?;
         }

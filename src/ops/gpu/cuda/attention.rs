@@ -24,8 +24,8 @@ struct Kernels {
 impl Kernels {
     fn new(q: &Tensor, spec: &AttentionSpec) -> Result<Self> {
         let width = spec.head_dim;
-        // Tensor cores for bf16 came with this capability.
-        if q.dtype() == DType::BF16 && matches!(width, 64 | 128) && capability(q)? >= 80 {
+        // Tensor cores for bf16 came with this capability; their kernels want a scale above 0.
+        if q.dtype() == DType::BF16 && matches!(width, 64 | 128) && spec.scale > 0.0 && capability(q)? >= 80 {
             let names = PASSES.map(|pass| format!("attention_mma_{pass}_{width}"));
             const KIB: u32 = 1 << 10;
             let (rows, shared) = match width {

@@ -83,7 +83,11 @@ pub(super) fn norm_backward(norm: &Norm, x: &Tensor, g: &Tensor, moments: &Tenso
 
 pub(super) fn norm_gradients(norm: &Norm, x: &Tensor, g: &Tensor, moments: &Tensor, factor: f32) -> Result<()> {
     let (rows, width) = rows(norm, x);
-    let sums = || unwritten(width, DType::F32, x.device());
+    // For no rows no kernel writes the sums.
+    let sums = || match rows {
+        0 => Tensor::zeros(width, DType::F32, x.device()),
+        _ => unwritten(width, DType::F32, x.device()),
+    };
     let (scale, shift) = (sums()?, norm.bias.as_ref().map(|_| sums()).transpose()?);
     let g = g.contiguous()?;
     let arguments = [
@@ -112,6 +116,9 @@ pub(super) fn rotated(x: &Tensor, table: &RopeTable, inverse: bool) -> Result<Te
     let (tokens, width) = x.dims2()?;
     let (half, head_dim) = table.widths();
     let (cos, sin) = table.on_device(x.device())?;
+    if cos.dims() != [tokens, half] || head_dim == 0 || width % head_dim != 0 {
+        bail!("rope: a table of shape {:?} does not fit a tensor of shape {:?}", cos.dims(), x.dims());
+    }
     let (x, y) = (x.contiguous()?, unwritten(x.shape(), x.dtype(), x.device())?);
     let heads = width / head_dim;
     let arguments = [
@@ -139,6 +146,9 @@ fn activation(activation: Activation) -> Argument {
 }
 
 pub(super) fn gated(function: Activation, gate: &Tensor, up: Option<&Tensor>) -> Result<Tensor> {
+    if let Some(up) = up.filter(|up| up.dtype() != gate.dtype()) {
+        bail!("the two halves are {:?} and {:?}", gate.dtype(), up.dtype());
+    }
     let (gate, up) = (gate.contiguous()?, up.map(Tensor::contiguous).transpose()?);
     let y = unwritten(gate.shape(), gate.dtype(), gate.device())?;
     let n = gate.elem_count();
@@ -228,7 +238,9 @@ pub(super) fn product(a: Factor<'_>, b: Factor<'_>, sum: Option<Tensor>, dtype: 
     }
     let operation =
         |transposed| if transposed { sys::cublasOperation_t::CUBLAS_OP_T } else { sys::cublasOperation_t::CUBLAS_OP_N };
-    let blas = device(a.0)?.cublas_handle();
+    let (blas, stream) = (device(a.0)?.cublas_handle(), device(a.0)?.cuda_stream());
+    // cuBLAS works in the thread's context, which may be another card's.
+    stream.context().bind_to_thread().map_err(Error::wrap)?;
     let (alpha, address_of) = (1f32, |tensor: &Tensor| address(tensor).map(|a| a as *mut c_void));
     // SAFETY: three matrices of these sizes on one device, whose memory lives until the call returns; the stream orders the rest. What
     // cuBLAS takes for columns are our rows, so that the factors change places.
@@ -252,7 +264,8 @@ pub(super) fn product(a: Factor<'_>, b: Factor<'_>, sum: Option<Tensor>, dtype: 
             blas_type(out.dtype())?,
             n as i32,
             sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
-            sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT_TENSOR_OP,
+            // Tensor cores multiply 16 bits with it too. CUBLAS_GEMM_DEFAULT_TENSOR_OP would let cuBLAS round factors of f32 to f16.
+            sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
         )
     }
     .map_err(|e| Error::Msg(format!("a product of {m} x {k} and {k} x {n} failed in cuBLAS: {e:?}")))?;

@@ -108,16 +108,17 @@ template <typename P, typename G> struct Step {
     }
 };
 
-// launch: grid chunks, 256 threads. clip: the result of norm_finish, or null. A factor of NaN changes nothing.
+// launch: grid chunks, 256 threads. clip: the result of norm_finish, or null. A factor of NaN changes nothing. share1, share2: 1 - beta1, 1 - beta2;
+// taken from a beta in f32, 1 - 0.999 would be off by 1e-5.
 template <typename P, typename G>
-__device__ __forceinline__ void adamw(const Tensor_* tensors, const Chunk* chunks, const float* clip, float lr, float beta1, float beta2, float eps,
+__device__ __forceinline__ void adamw(const Tensor_* tensors, const Chunk* chunks, const float* clip, float lr, float share1, float share2, float eps,
                                       float weight_decay, float correction1, float correction2)
 {
     if (clip != nullptr && !(clip[1] == clip[1])) return;
     const Chunk chunk = chunks[blockIdx.x];
     const Tensor_ t = tensors[chunk.tensor];
     Step<P, G> step{static_cast<P*>(t.p), static_cast<const G*>(t.g), t.m, t.v, t.master, clip != nullptr ? clip[1] : 1.0f,
-                    1.0f - beta1, beta2, 1.0f - beta2, lr * weight_decay, lr / correction1, correction2, eps};
+                    share1, 1.0f - share2, share2, lr * weight_decay, lr / correction1, correction2, eps};
     over_chunk(t, chunk, aligned(t.p) && aligned(t.g) && aligned(t.m) && aligned(t.v) && aligned(t.master), step);
 }
 
@@ -157,10 +158,10 @@ GRADIENTS(bf16)
 
 #define ADAMW(P, G)                                                                                                                          \
     extern "C" __global__ void __launch_bounds__(256) adamw_##P##_##G(const Tensor_* tensors, const Chunk* chunks, const float* clip,        \
-                                                                      float lr, float beta1, float beta2, float eps, float weight_decay,     \
+                                                                      float lr, float share1, float share2, float eps, float weight_decay,   \
                                                                       float correction1, float correction2)                                  \
     {                                                                                                                                        \
-        adamw<P, G>(tensors, chunks, clip, lr, beta1, beta2, eps, weight_decay, correction1, correction2);                                   \
+        adamw<P, G>(tensors, chunks, clip, lr, share1, share2, eps, weight_decay, correction1, correction2);                                 \
     }
 ADAMW(f32, f32)
 ADAMW(bf16, f32)
