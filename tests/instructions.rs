@@ -5,10 +5,16 @@ use std::process::Command;
 
 /// Losses of three steps of full fine-tuning and three of LoRA, batches of one short row and of many tokens.
 fn losses(environment: &[(&str, &str)], dtype: &str) -> Vec<f64> {
+    losses_after("", "", environment, dtype)
+}
+
+/// The same after a statement, with more arguments of the training.
+fn losses_after(statement: &str, arguments: &str, environment: &[(&str, &str)], dtype: &str) -> Vec<f64> {
     let code = format!(
-        r#"let losses = [];
+        r#"{statement}
+        let losses = [];
         let train = |model, batch| {{
-            let args = TrainingArguments(#{{ max_steps: 3, learning_rate: 1e-3, per_device_train_batch_size: batch, logging_steps: 1 }});
+            let args = TrainingArguments(#{{ max_steps: 3, learning_rate: 1e-3, per_device_train_batch_size: batch, logging_steps: 1, {arguments} }});
             let result = Trainer(#{{ model: model, args: args, train_dataset: load_dataset("drug_qa").select(0..24) }}).train();
             for entry in result.log_history {{ losses.push(entry.loss); }}
         }};
@@ -62,6 +68,65 @@ fn composed_operations_give_the_same_losses() {
 fn bf16_products_give_nearly_the_same_losses() {
     compare(&[("FTREPL_BF16", "on")], "bf16", 2e-2);
     compare(&[("FTREPL_BF16", "on"), ("FTREPL_AMX", "off")], "bf16", 2e-2);
+}
+
+const MEDIUM: &str = r#"set_float32_matmul_precision("medium");"#;
+
+/// Both factors are rounded to bf16, where there is an instruction for it.
+#[test]
+fn medium_precision_gives_nearly_the_same_losses() {
+    let exact = losses(&[], "f32");
+    let medium = losses_after(MEDIUM, "", &[("FTREPL_BF16", "on")], "f32");
+    for (a, b) in exact.iter().zip(&medium) {
+        assert!((a - b).abs() < 2e-2, "{exact:?} {medium:?}");
+    }
+    #[cfg(target_arch = "x86_64")]
+    assert_eq!(exact != medium, is_x86_feature_detected!("avx512bf16"), "{exact:?}");
+    // Where products in bf16 are not to be used, all three names mean the same.
+    let without = [("FTREPL_BF16", "off")];
+    assert_eq!(losses(&without, "f32"), losses_after(MEDIUM, "", &without, "f32"));
+    let high = r#"set_float32_matmul_precision("high");"#;
+    assert_eq!(exact, losses_after(high, "", &[("FTREPL_BF16", "on")], "f32"));
+}
+
+#[test]
+fn bf16_in_the_arguments_is_medium_precision_while_training() {
+    let environment = [("FTREPL_BF16", "on")];
+    let medium = losses_after(MEDIUM, "", &environment, "f32");
+    assert_eq!(medium, losses_after("", "bf16: true", &environment, "f32"));
+    // What is allowed already stays so.
+    assert_eq!(medium, losses_after(MEDIUM, "tf32: true", &environment, "f32"));
+}
+
+#[test]
+fn precision_is_as_before_after_training_and_after_an_error() {
+    let code = r#"
+        let model = AutoModelForCausalLM::from_pretrained("tiny-random");
+        let rows = load_dataset("drug_qa").select(0..2);
+        let during = [];
+        let train = |callback| {
+            let args = TrainingArguments(#{ max_steps: 1, bf16: true });
+            Trainer(#{ model: model, args: args, train_dataset: rows, callbacks: [callback] }).train();
+        };
+        train.call(|state| { during.push(get_float32_matmul_precision()); true });
+        during.push(get_float32_matmul_precision());
+        try { train.call(|state| throw "no more"); } catch { during.push("thrown"); }
+        during.push(get_float32_matmul_precision());
+        try { set_float32_matmul_precision("low"); } catch (error) { during.push(error); }
+        during"#;
+    let output = Command::new(env!("CARGO_BIN_EXE_ftrepl")).args(["--json", "--quiet", "-e", code]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let values = document.get("value").unwrap_or(&document).as_array().unwrap().clone();
+    let found: Vec<&str> = values.iter().map(|v| v.as_str().unwrap()).collect();
+    assert_eq!(found[..4], ["medium", "highest", "thrown", "highest"]);
+    assert!(found[4].contains("\"medium\"") && found[4].contains("\"low\""), "{}", found[4]);
+}
+
+#[test]
+fn runs_in_medium_precision_repeat_bit_for_bit() {
+    let run = |threads| losses_after(MEDIUM, "", &[("FTREPL_BF16", "on"), ("RAYON_NUM_THREADS", threads)], "f32");
+    assert_eq!(run("1"), run("3"));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use crate::ops::matrix;
 use candle_core::{CpuStorage, DType, Device, Layout, Result, Storage, Tensor, bail};
 use rayon::prelude::*;
 use std::cell::RefCell;
+use std::sync::OnceLock;
 
 /// More tokens than this are multiplied out at once: the inner products grow with their square.
 pub const MOST_TOKENS: usize = 128;
@@ -30,6 +31,14 @@ struct Product {
     /// `[tokens, columns]`.
     right: Vec<f32>,
     tokens: usize,
+    /// What the first piece that is multiplied out makes ready for all.
+    packed: OnceLock<matrix::PackedFactor>,
+}
+
+impl Product {
+    fn new(left: Left, right: &[f32], tokens: usize) -> Self {
+        Self { left, right: right.to_vec(), tokens, packed: OnceLock::new() }
+    }
 }
 
 /// A gradient's elements.
@@ -84,12 +93,12 @@ impl Gradient {
     /// Keeps `g^T x`.
     pub fn keep_product(&mut self, dims: &[usize], g: &[f32], x: &[f32]) -> bool {
         let tokens = dims.first().map_or(0, |rows| g.len() / rows.max(&1));
-        self.keep(dims, tokens, || Product { left: Left::Dense(g.to_vec()), right: x.to_vec(), tokens })
+        self.keep(dims, tokens, || Product::new(Left::Dense(g.to_vec()), x, tokens))
     }
 
     /// Keeps the addition of `g`'s rows to the rows `ids`.
     pub fn keep_rows(&mut self, dims: &[usize], ids: &[u32], g: &[f32]) -> bool {
-        self.keep(dims, ids.len(), || Product { left: Left::OneHot(ids.to_vec()), right: g.to_vec(), tokens: ids.len() })
+        self.keep(dims, ids.len(), || Product::new(Left::OneHot(ids.to_vec()), g, ids.len()))
     }
 
     /// Multiplies out and scales: afterwards the buffer is all there is, if there is anything.
@@ -315,7 +324,9 @@ fn multiply_out(products: &[Product], dims: &[usize], first: usize, add: bool, o
     // Matrices first: a product overwrites, single rows only add.
     for product in products {
         if let Left::Dense(left) = &product.left {
-            matrix::weight_gradient_rows(left, rows, first, &product.right, columns, out, add, product.tokens);
+            let packed = product.packed.get_or_init(|| matrix::PackedFactor::new(&product.right, columns, product.tokens));
+            let right = packed.factor(&product.right);
+            matrix::weight_gradient_rows(left, rows, first, right, columns, out, add, product.tokens);
             add = true;
         }
     }

@@ -249,14 +249,43 @@ pub fn weight_gradient(g: &[f32], x: &[f32], out: &mut [f32], add: bool, Dims { 
     let some = outputs.div_ceil(2).next_multiple_of(8).min(192);
     let out = &mut out[..outputs * inputs];
     if rows * inputs * outputs < 1 << 16 {
-        return weight_gradient_rows(g, outputs, 0, x, inputs, out, add, rows);
+        return weight_gradient_rows(g, outputs, 0, Factor::new(x), inputs, out, add, rows);
     }
     if panels::transposed_product(g, x, out, add, (outputs, inputs, rows)) {
         return;
     }
+    let packed = PackedFactor::new(x, inputs, rows);
     parallel::by_chunks(out, some * inputs, |first, out| {
-        weight_gradient_rows(g, outputs, first / inputs, x, inputs, out, add, rows);
+        weight_gradient_rows(g, outputs, first / inputs, packed.factor(x), inputs, out, add, rows);
     });
+}
+
+/// A right factor of weight gradients, made ready once for all of their rows.
+pub struct PackedFactor(Option<panels::Panels>);
+
+/// A right factor `[rows, inputs]`, with what was made ready of it.
+#[derive(Clone, Copy)]
+pub struct Factor<'a> {
+    values: &'a [f32],
+    panels: Option<&'a panels::Panels>,
+}
+
+impl PackedFactor {
+    /// Of `x` [rows, inputs]; nothing where factors may not be rounded.
+    pub fn new(x: &[f32], inputs: usize, rows: usize) -> Self {
+        Self(if precision::may_round() { panels::pack_for_transposed(x, inputs, rows) } else { None })
+    }
+
+    /// With the values that it was made of.
+    pub fn factor<'a>(&'a self, values: &'a [f32]) -> Factor<'a> {
+        Factor { values, panels: self.0.as_ref() }
+    }
+}
+
+impl<'a> Factor<'a> {
+    fn new(values: &'a [f32]) -> Self {
+        Self { values, panels: None }
+    }
 }
 
 /// Rows of the same, from `first` on and as many as `out` [.., inputs] has; within one thread.
@@ -265,20 +294,18 @@ pub fn weight_gradient_rows(
     g: &[f32],
     outputs: usize,
     first: usize,
-    x: &[f32],
+    x: Factor<'_>,
     inputs: usize,
     out: &mut [f32],
     add: bool,
     rows: usize,
 ) {
     let count = out.len() / inputs.max(1);
-    if precision::may_round() {
+    if let Some(panels) = x.panels {
         let shape = Shape { m: count, n: inputs, k: rows, left_stride: outputs, out_stride: inputs };
-        if panels::transposed_product_bf16(&g[first.min(g.len())..], x, out, add, shape) {
-            return;
-        }
+        return panels::transposed_product_bf16(&g[first.min(g.len())..], panels, out, add, shape);
     }
-    product((count, inputs, rows), out, by_row(inputs), add, &g[first..], transposed(outputs), x, by_row(inputs), false);
+    product((count, inputs, rows), out, by_row(inputs), add, &g[first..], transposed(outputs), x.values, by_row(inputs), false);
 }
 
 /// All inner products of the rows of `a` [m, width] and `b` [n, width], as [m, n]; within one thread.

@@ -47,6 +47,26 @@ pub fn float32_matmul_precision() -> MatmulPrecision {
 /// Sets what products may do from now on, in the whole process.
 pub fn set_float32_matmul_precision(precision: MatmulPrecision) {
     PRECISION.store(precision as u8, Ordering::Relaxed);
+    // Of products that are candle's own.
+    #[cfg(feature = "cuda")]
+    candle_core::cuda::set_gemm_reduced_precision_f32(precision != MatmulPrecision::Highest);
+}
+
+/// Sets what was set before when it goes.
+#[must_use]
+pub(crate) struct Allowed(MatmulPrecision);
+
+impl Drop for Allowed {
+    fn drop(&mut self) {
+        set_float32_matmul_precision(self.0);
+    }
+}
+
+/// Allows products so much, or what is allowed already if that is more, until the result goes.
+pub(crate) fn allow(precision: MatmulPrecision) -> Allowed {
+    let before = float32_matmul_precision();
+    set_float32_matmul_precision(precision.max(before));
+    Allowed(before)
 }
 
 /// Whether operands may be rounded to bf16.

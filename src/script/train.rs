@@ -86,7 +86,8 @@ mod functions {
     /// `lr_scheduler_type` ("linear"), `lr_scheduler_kwargs` (#{}), `weight_decay` (0), `max_grad_norm` (1), `optim` ("adamw_torch"),
     /// `optim_args` (a map, or a text such as "momentum=0.9"), `ema_decay` (0), `seed` (42),
     /// `data_seed`, `logging_steps` (10), `save_steps` (0: no checkpoints), `save_total_limit`, `eval_strategy` ("no"), `eval_steps` (100),
-    /// `gradient_checkpointing` (false), `max_length` (the model's context), `packing` (false), `adam_beta1`, `adam_beta2`, `adam_epsilon`.
+    /// `gradient_checkpointing` (false), `bf16` and `tf32` (false: products in f32; see `set_float32_matmul_precision`),
+    /// `max_length` (the model's context), `packing` (false), `adam_beta1`, `adam_beta2`, `adam_epsilon`.
     /// For LoRA+ there are `loraplus_lr_ratio` (B's learning rate as a multiple of A's) and `loraplus_lr_embedding` (1e-6).
     /// With `packing: true` short rows are laid together into rows of up to `max_length` tokens, which must then be given: a step has
     /// few, full rows, and no row sees another. Steps and `per_device_train_batch_size` then count packed rows.

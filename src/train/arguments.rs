@@ -2,6 +2,7 @@
 
 use super::optimizer::{self, OptimizerArguments};
 use crate::error::{Error, Result};
+use crate::ops::precision::MatmulPrecision;
 use crate::optim::{Schedule, ScheduleOptions};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -83,6 +84,11 @@ pub struct TrainingArguments {
     pub eval_steps: u64,
     /// Keep only the blocks' inputs and compute each block again in the backward pass: less memory, a third more time.
     pub gradient_checkpointing: bool,
+    /// Multiply matrices of f32 rounded to bf16 where this machine does that faster, as `set_float32_matmul_precision("medium")` does,
+    /// while this training runs. Unlike transformers' autocast, everything between the products stays f32. Default false.
+    pub bf16: bool,
+    /// The same with TF32, as "high" does.
+    pub tf32: bool,
     /// Longer rows are cut to this many tokens, and `packing` fills up to as many. Default: the model's context.
     pub max_length: Option<usize>,
     /// Lay short training rows together into packed rows of up to `max_length` tokens, which must then be given, so that a step
@@ -126,6 +132,8 @@ impl Default for TrainingArguments {
             eval_strategy: EvalStrategy::No,
             eval_steps: 100,
             gradient_checkpointing: false,
+            bf16: false,
+            tf32: false,
             max_length: None,
             packing: false,
             loraplus_lr_ratio: None,
@@ -225,6 +233,15 @@ impl TrainingArguments {
             );
         }
         Ok(())
+    }
+
+    /// What products may do with their factors while this training runs, at least.
+    pub fn precision(&self) -> MatmulPrecision {
+        match (self.bf16, self.tf32) {
+            (true, _) => MatmulPrecision::Medium,
+            (false, true) => MatmulPrecision::High,
+            (false, false) => MatmulPrecision::Highest,
+        }
     }
 
     /// The most tokens that a training row has, or a packed one, in a model with a context of `context` tokens.

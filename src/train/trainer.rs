@@ -20,7 +20,7 @@ use crate::model::projection::Pass;
 use crate::model::{Decoder, TokenBatch};
 use crate::nn::Parameter;
 use crate::ops::cross_entropy::{IGNORE_INDEX, Loss};
-use crate::ops::team;
+use crate::ops::{precision, team};
 use crate::optim::{Schedule, check_gradients, clip_to_norm, grad_norm};
 use crate::random::Random;
 use candle_core::DType;
@@ -131,6 +131,7 @@ impl Trainer<'_> {
     pub fn train(&self, control: &Control, resume: Option<&Path>, callback: Callback<'_>) -> Result<TrainResult> {
         self.args.validate()?;
         self.check_settings()?;
+        let _allowed = precision::allow(self.args.precision());
         let feed = Feed::new(self, control)?;
         let trainable = self.model.some_trainable_parameters()?;
         memory::check(self, &feed, &trainable)?;

@@ -27,8 +27,8 @@ pub(crate) use cached::{CachedRows, attend_with_rows};
 pub use cuda::Module;
 #[cfg(feature = "cuda")]
 pub(crate) use embedding::embedding;
-pub(crate) use loss::loss_and_gradient;
 pub(super) use layer::linear;
+pub(crate) use loss::loss_and_gradient;
 pub(super) use parts::{gated, normed, rotated};
 pub use stack::apply_blocks;
 pub(crate) use stack::serves as serve_blocks;

@@ -1,4 +1,4 @@
-//! Panels of a weight that stays as it is: packed once instead of for every product.
+//! Panels of an operand that is multiplied more than once: packed once instead of for every product.
 //!
 //! Rounding and packing a weight takes as long as multiplying some ten rows with it. A frozen weight, or one of a model that only
 //! generates, is multiplied again and again; so after some products its panels are kept. They hold the same bits as panels that are packed
@@ -42,23 +42,25 @@ pub(in crate::ops) struct Kept {
 struct Side {
     uses: AtomicUsize,
     /// `None` where there is no room for them.
-    panels: OnceLock<Option<Panels>>,
+    panels: OnceLock<Option<(Panels, Taken)>>,
 }
 
-/// `[panels, steps, WIDTH]` units.
-pub(super) struct Panels {
+/// A right operand's panels, rounded to bf16: `[panels, steps, WIDTH]` units of two steps.
+pub(in crate::ops) struct Panels {
     lines: Vec<Line>,
     steps: usize,
 }
 
+/// The lines of panels for `n` columns and `k` steps.
+fn lines(n: usize, k: usize) -> usize {
+    n.div_ceil(WIDTH) * k.div_ceil(2) * LINES
+}
+
 impl Panels {
-    fn pack(right: Right<'_, f32>, n: usize, k: usize) -> Option<Self> {
-        let steps = k / 2;
-        let count = n.div_ceil(WIDTH) * steps * LINES;
-        if !take((count * size_of::<Line>()) as u64) {
-            return None;
-        }
-        let mut panels = Self { lines: vec![Line([0; 16]); count], steps };
+    /// The instructions for bf16 must be there; an operand by column has an even number of steps.
+    pub(super) fn pack(right: Right<'_, f32>, n: usize, k: usize) -> Self {
+        let steps = k.div_ceil(2);
+        let mut panels = Self { lines: vec![Line([0; 16]); lines(n, k)], steps };
         let each = (steps * LINES).max(1);
         parallel::by_chunks(&mut panels.lines, each, |first, lines| {
             for (index, lines) in lines.chunks_exact_mut(each).enumerate() {
@@ -75,7 +77,12 @@ impl Panels {
                 }
             }
         });
-        Some(panels)
+        panels
+    }
+
+    /// Whether they are those of an operand of `n` columns, with so many units a column.
+    pub(super) fn fits(&self, n: usize, steps: usize) -> bool {
+        self.steps == steps && self.lines.len() == n.div_ceil(WIDTH) * steps * LINES
     }
 
     /// The rows of the panel with this column from this step on.
@@ -84,18 +91,24 @@ impl Panels {
     }
 }
 
-impl Drop for Panels {
-    fn drop(&mut self) {
-        TAKEN.fetch_sub((self.lines.len() * size_of::<Line>()) as u64, Ordering::Relaxed);
+/// A share of the memory for panels, until it goes.
+struct Taken(u64);
+
+impl Taken {
+    /// `None` where there is not enough.
+    fn take(bytes: u64) -> Option<Self> {
+        static MOST: OnceLock<u64> = OnceLock::new();
+        // What cannot be found out is reported by whoever loads a model.
+        let most = *MOST.get_or_init(|| available_memory().ok().flatten().unwrap_or(0) / SHARE);
+        let more = |taken: u64| taken.checked_add(bytes).filter(|all| *all <= most);
+        TAKEN.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok().then_some(Self(bytes))
     }
 }
 
-/// Takes memory for panels, if there is enough.
-fn take(bytes: u64) -> bool {
-    static MOST: OnceLock<u64> = OnceLock::new();
-    // What cannot be found out is reported by whoever loads a model.
-    let most = *MOST.get_or_init(|| available_memory().ok().flatten().unwrap_or(0) / SHARE);
-    TAKEN.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| Some(taken + bytes).filter(|all| *all <= most)).is_ok()
+impl Drop for Taken {
+    fn drop(&mut self) {
+        TAKEN.fetch_sub(self.0, Ordering::Relaxed);
+    }
 }
 
 /// As [`product`](super::product) with both operands rounded to bf16 and the weight's panels kept; `false` where they are not, or not yet.
@@ -118,8 +131,11 @@ pub(in crate::ops) fn product_kept(
     if side.uses.fetch_add(1, Ordering::Relaxed) < USES {
         return false;
     }
-    let panels = side.panels.get_or_init(|| Panels::pack(right, shape.n, shape.k));
-    panels.as_ref().is_some_and(|panels| {
+    let panels = side.panels.get_or_init(|| {
+        let taken = Taken::take((lines(shape.n, shape.k) * size_of::<Line>()) as u64)?;
+        Some((Panels::pack(right, shape.n, shape.k), taken))
+    });
+    panels.as_ref().is_some_and(|(panels, _)| {
         multiply_kept(left, panels, out, add, shape);
         true
     })
@@ -143,7 +159,7 @@ mod tests {
             for right in [Right::ByColumn(&b[..]), Right::ByStep(&b[..])] {
                 let (mut plain, mut out) = (vec![0.5; m * n], vec![0.5; m * n]);
                 assert!(multiply_bf16(&a, right, &mut plain, true, shape));
-                let panels = Panels::pack(right, n, k).unwrap();
+                let panels = Panels::pack(right, n, k);
                 multiply_kept(&a, &panels, &mut out, true, shape);
                 assert_eq!(out, plain, "{m} {n} {k}");
             }
@@ -165,6 +181,6 @@ mod tests {
         assert!(product_kept(&a, Right::ByColumn(&b), &kept, &mut out, false, shape));
         // The other side counts for itself.
         assert!(!product_kept(&a, Right::ByStep(&b), &kept, &mut out, false, shape));
-        assert!(!take(u64::MAX / 2));
+        assert!(Taken::take(u64::MAX).is_none());
     }
 }

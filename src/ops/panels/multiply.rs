@@ -142,9 +142,13 @@ pub(super) fn multiply_bf16<T: Narrow>(left: &[f32], right: Right<'_, T>, out: &
             packed.as_ptr()
         };
         let fetch = |Place { column, columns, step, steps }: Place, some: Range<usize>| match right {
-            Right::ByStep(_) => {
-                fetch_rows(values.as_ptr().wrapping_add(2 * step * n + column), n, columns, 2 * some.start..2 * some.end, 2 * steps)
-            }
+            Right::ByStep(_) => fetch_rows(
+                values.as_ptr().wrapping_add(2 * step * n + column),
+                n,
+                columns,
+                2 * some.start..2 * some.end,
+                2 * steps,
+            ),
             Right::ByColumn(_) => fetch_rows(values.as_ptr().wrapping_add(column * k + 2 * step), k, 2 * steps, some, columns),
         };
         let shape = Shape { k: steps, ..shape };
@@ -201,65 +205,53 @@ fn with_rounded(left: &[f32], stride: usize, (m, k): (usize, usize), work: impl 
     ROUNDED.set(rounded);
 }
 
-/// `out [m, n] = (add ? out : 0) + left^T * right` with `left` `[k, m]` and `right` `[k, n]`, both rounded to bf16, within one thread; a row
-/// of `left` begins every `left_stride` elements. `false` where this is not the faster way.
-pub(in crate::ops) fn transposed_product_bf16(left: &[f32], right: &[f32], out: &mut [f32], add: bool, shape: Shape) -> bool {
-    is_fast() && multiply_transposed_bf16(left, right, out, add, shape)
+/// The right operand `[k, n]` of [`transposed_product_bf16`]; `None` where that is not the faster way.
+pub(in crate::ops) fn pack_for_transposed(right: &[f32], n: usize, k: usize) -> Option<Panels> {
+    is_fast().then(|| Panels::pack(Right::ByStep(&right[..n * k]), n, k))
 }
 
-/// As [`transposed_product_bf16`], wherever the instruction exists.
-pub(super) fn multiply_transposed_bf16(left: &[f32], right: &[f32], out: &mut [f32], add: bool, shape: Shape) -> bool {
+/// `out [m, n] = (add ? out : 0) + left^T * right` with `left` `[k, m]` and `right` `[k, n]`, both rounded to bf16, within one thread; a row
+/// of `left` begins every `left_stride` elements.
+pub(in crate::ops) fn transposed_product_bf16(left: &[f32], right: &Panels, out: &mut [f32], add: bool, shape: Shape) {
     thread_local! {
         static LEFT: RefCell<Vec<i32>> = const { RefCell::new(Vec::new()) };
-        static RIGHT: RefCell<Vec<i32>> = const { RefCell::new(Vec::new()) };
     }
     let Shape { m, n, k, left_stride, out_stride } = shape;
-    if !has_bf16() {
-        return false;
-    }
     if m == 0 || n == 0 {
-        return true;
+        return;
     }
-    assert!(k == 0 || left.len() >= (k - 1) * left_stride + m);
-    assert!(right.len() >= k * n && out.len() >= (m - 1) * out_stride + n);
+    let steps = k.div_ceil(2);
+    assert!(right.fits(n, steps) && (k == 0 || left.len() >= (k - 1) * left_stride + m) && out.len() >= (m - 1) * out_stride + n);
     let whole = uncut(std::ptr::null(), 1, out, out_stride, add);
-    let tile = Tile { step_stride: WIDTH, ..whole };
+    let whole = Tile { step_stride: WIDTH, ..whole };
     // Nothing is waited for meanwhile, so that the memory stays in its place.
-    LEFT.with_borrow_mut(|packed_left| {
-        RIGHT.with_borrow_mut(|packed_right| {
-            packed_right.resize(DEPTH * WIDTH, 0);
-            for step in (0..k.div_ceil(2).max(1)).step_by(DEPTH) {
-                let steps = (k.div_ceil(2) - step).min(DEPTH);
-                let rows = (k - 2 * step).min(2 * DEPTH);
-                let group = steps * WIDTH;
-                if packed_left.len() < m.div_ceil(WIDTH) * group {
-                    packed_left.resize(m.div_ceil(WIDTH) * group, 0);
-                }
-                for (first, packed) in (0..m).step_by(WIDTH).zip(packed_left.chunks_exact_mut(group.max(1))) {
-                    let from = &left[(2 * step * left_stride + first).min(left.len())..];
-                    // SAFETY: the instructions were found, and the sizes checked.
-                    unsafe { f32::interleave(from, left_stride, rows, (m - first).min(WIDTH), packed) };
-                }
-                for column in (0..n).step_by(WIDTH) {
-                    let columns = (n - column).min(WIDTH);
-                    let vectors = columns.div_ceil(16);
-                    let mask = (((1u32 << (columns - (vectors - 1) * 16)) - 1) & 0xffff) as u16;
-                    let from = &right[(2 * step * n + column).min(right.len())..];
+    LEFT.with_borrow_mut(|packed| {
+        let group = steps * WIDTH;
+        if packed.len() < m.div_ceil(WIDTH) * group {
+            packed.resize(m.div_ceil(WIDTH) * group, 0);
+        }
+        for (first, packed) in (0..m).step_by(WIDTH).zip(packed.chunks_exact_mut(group.max(1))) {
+            // SAFETY: panels there are only where the instructions are; the sizes were checked.
+            unsafe { f32::interleave(&left[first..], left_stride, k, (m - first).min(WIDTH), packed) };
+        }
+        for column in (0..n).step_by(WIDTH) {
+            let columns = (n - column).min(WIDTH);
+            let vectors = columns.div_ceil(16);
+            let mask = (((1u32 << (columns - (vectors - 1) * 16)) - 1) & 0xffff) as u16;
+            // One round even without any step, so that the result is written.
+            for step in (0..steps.max(1)).step_by(DEPTH) {
+                let depth = (steps - step).min(DEPTH);
+                for first in (0..m).step_by(WIDTH) {
+                    let left = packed.as_ptr().wrapping_add(first / WIDTH * group + step * WIDTH);
+                    let out = whole.out.wrapping_add(first * out_stride + column);
+                    let fresh = whole.fresh && step == 0;
+                    let tile = Tile { left, packed: right.at(column, step), steps: depth, out, fresh, mask, ..whole };
                     // SAFETY: as above.
-                    unsafe { f32::interleave(from, n, rows, columns, packed_right) };
-                    for first in (0..m).step_by(WIDTH) {
-                        let left = packed_left.as_ptr().wrapping_add(first / WIDTH * group);
-                        let out = tile.out.wrapping_add(first * out_stride + column);
-                        let fresh = tile.fresh && step == 0;
-                        let tile = Tile { left, packed: packed_right.as_ptr(), steps, out, fresh, mask, ..tile };
-                        // SAFETY: as above.
-                        unsafe { panel::<Bf16>(tile, (m - first).min(WIDTH), vectors) };
-                    }
+                    unsafe { panel::<Bf16>(tile, (m - first).min(WIDTH), vectors) };
                 }
             }
-        });
+        }
     });
-    true
 }
 
 /// Runs the kernel on every panel, in parallel over panels and, where those are few, parts of the rows; `pack` is given memory to pack

@@ -46,9 +46,7 @@ impl Narrow for bf16 {
     unsafe fn interleave(values: &[Self], stride: usize, rows: usize, columns: usize, packed: &mut [i32]) {
         // SAFETY: elements that the mask names, as the macro says.
         let load = |from: *const bf16, mask| unsafe { _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from.cast())) };
-        let pair = |first, mask, second, other| {
-            _mm512_or_si512(load(first, mask), _mm512_slli_epi32::<16>(load(second, other)))
-        };
+        let pair = |first, mask, second, other| _mm512_or_si512(load(first, mask), _mm512_slli_epi32::<16>(load(second, other)));
         interleave!(values, stride, rows, columns, packed, pair);
     }
 

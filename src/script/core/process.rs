@@ -70,7 +70,9 @@ mod functions {
     #[rhai_fn(return_raw)]
     pub fn set_float32_matmul_precision(name: &str) -> ScriptResult<()> {
         let Some(wanted) = MatmulPrecision::from_name(name) else {
-            return Err(format!("set_float32_matmul_precision: there are \"highest\", \"high\" and \"medium\", not \"{name}\"").into());
+            return Err(
+                format!("set_float32_matmul_precision: there are \"highest\", \"high\" and \"medium\", not \"{name}\"").into()
+            );
         };
         precision::set_float32_matmul_precision(wanted);
         Ok(())

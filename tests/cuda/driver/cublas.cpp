@@ -120,7 +120,9 @@ API cublasGemmStridedBatchedEx(cublasHandle_t handle, cublasOperation_t of_a, cu
     if (m < 0 || n < 0 || k < 0 || count < 0) return CUBLAS_STATUS_INVALID_VALUE;
     if (lda < std::max(1, transposed_a ? k : m) || ldb < std::max(1, transposed_b ? n : k) || ldc < std::max(1, m)) return CUBLAS_STATUS_INVALID_VALUE;
     if (alpha == nullptr || beta == nullptr) return CUBLAS_STATUS_INVALID_VALUE;
-    if (compute != CUBLAS_COMPUTE_32F && compute != CUBLAS_COMPUTE_32F_FAST_TF32) standin::die("cuBLAS: computing in other types than f32 is not implemented");
+    // Rounding factors of f32 is allowed by the faster ones, not asked for.
+    const bool summed_in_f32 = compute == CUBLAS_COMPUTE_32F || compute == CUBLAS_COMPUTE_32F_FAST_TF32 || compute == CUBLAS_COMPUTE_32F_FAST_16BF;
+    if (!summed_in_f32) standin::die("cuBLAS: computing in other types than f32 is not implemented");
     // Of the combinations of types in cuBLAS's table for sums in f32.
     if (width(a_type) == 0 || a_type != b_type || !(c_type == a_type || c_type == CUDA_R_32F)) return CUBLAS_STATUS_NOT_SUPPORTED;
     if (m == 0 || n == 0 || count == 0) return CUBLAS_STATUS_SUCCESS;

@@ -11,6 +11,7 @@ use super::product::Factor;
 use crate::ops::gated::Activation;
 use crate::ops::layer::DrawnMask;
 use crate::ops::norm::{Norm, NormKind};
+use crate::ops::precision::{MatmulPrecision, float32_matmul_precision};
 use crate::ops::rope::RopeTable;
 use candle_core::cuda_backend::cudarc::cublas::{result, sys};
 use candle_core::{DType, Error, Result, Tensor, bail};
@@ -238,6 +239,11 @@ pub(super) fn product(a: Factor<'_>, b: Factor<'_>, sum: Option<Tensor>, dtype: 
     }
     let operation =
         |transposed| if transposed { sys::cublasOperation_t::CUBLAS_OP_T } else { sys::cublasOperation_t::CUBLAS_OP_N };
+    let compute = match (a.0.dtype(), float32_matmul_precision()) {
+        (DType::F32, MatmulPrecision::High) => sys::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
+        (DType::F32, MatmulPrecision::Medium) => sys::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_16BF,
+        _ => sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+    };
     let (blas, stream) = (device(a.0)?.cublas_handle(), device(a.0)?.cuda_stream());
     // cuBLAS works in the thread's context, which may be another card's.
     stream.context().bind_to_thread().map_err(Error::wrap)?;
@@ -263,7 +269,7 @@ pub(super) fn product(a: Factor<'_>, b: Factor<'_>, sum: Option<Tensor>, dtype: 
             address_of(&out)?,
             blas_type(out.dtype())?,
             n as i32,
-            sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+            compute,
             // Tensor cores multiply 16 bits with it too. CUBLAS_GEMM_DEFAULT_TENSOR_OP would let cuBLAS round factors of f32 to f16.
             sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
         )
