@@ -46,6 +46,14 @@ impl std::fmt::Debug for Gguf {
     }
 }
 
+/// A file's metadata alone: a file that holds only a vocabulary has no more, and one of an architecture that is not known has it too.
+///
+/// # Errors
+/// As [`Gguf::open`], but for what its architecture and its tensors must be.
+pub fn read_metadata(path: &Path) -> Result<HashMap<String, Value>> {
+    Ok(gguf_header::read(&map_file(path)?, path)?.metadata)
+}
+
 impl Gguf {
     /// Opens a GGUF file and checks it.
     ///

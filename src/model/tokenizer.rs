@@ -2,12 +2,14 @@
 
 use super::chat_template::{ChatTemplate, span_of_turn};
 use super::config::read_json;
-use super::gguf::Gguf;
+use super::gguf;
 use super::gguf_metadata::Metadata;
 use super::gguf_tokenizer;
 use crate::error::{Error, Result};
 use crate::files::{read_text, write_text};
+use candle_core::quantized::gguf_file;
 use serde_json::{Map, Value, json};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -49,7 +51,7 @@ impl Tokenizer {
     /// # Errors
     /// No tokenizer there, or one that is damaged or not supported.
     pub fn open(path: &Path) -> Result<Self> {
-        if path.is_dir() { Self::from_folder(path) } else { Self::from_gguf(&Gguf::open(path)?) }
+        if path.is_dir() { Self::from_folder(path) } else { Self::from_gguf(&gguf::read_metadata(path)?, path) }
     }
 
     /// Opens `tokenizer.json` with `tokenizer_config.json`, `special_tokens_map.json` and `chat_template.jinja` where present.
@@ -101,9 +103,8 @@ impl Tokenizer {
     ///
     /// # Errors
     /// The file has none, or one of a kind that is not supported.
-    pub fn from_gguf(gguf: &Gguf) -> Result<Self> {
-        let path = gguf.path();
-        let metadata = Metadata { map: gguf.metadata(), path };
+    pub fn from_gguf(metadata: &HashMap<String, gguf_file::Value>, path: &Path) -> Result<Self> {
+        let metadata = Metadata { map: metadata, path };
         let tokenizer = gguf_tokenizer::tokenizer(metadata)?;
         let count = metadata.texts("tokenizer.ggml.tokens")?.map_or(0, |tokens| tokens.len());
         let special = |role: &str| -> Result<Option<String>> {
