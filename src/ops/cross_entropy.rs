@@ -87,8 +87,10 @@ pub fn cross_entropy(logits: &Tensor, targets: &[i64], divisor: f64) -> Result<T
     let kept: Vec<u32> = (0..targets.len()).filter(|i| targets[*i] != IGNORE_INDEX).map(|i| i as u32).collect();
     let wanted: Vec<u32> = kept.iter().map(|i| targets[*i as usize] as u32).collect();
     if kept.is_empty() {
-        // By a sum of all, since a device launches no kernel for no rows.
-        return logits.to_dtype(DType::F32)?.sum_all()?.affine(0.0, 0.0)? / divisor;
+        // By a sum of all, since a device launches no kernel for no rows; a factor of 0 would leave out the gradient.
+        let logits = logits.to_dtype(DType::F32)?;
+        let none = Tensor::zeros(logits.shape(), DType::U8, logits.device())?;
+        return none.where_cond(&logits, &logits.zeros_like()?)?.sum_all();
     }
     let device = logits.device();
     let logits = logits.index_select(&Tensor::from_slice(&kept, kept.len(), device)?, 0)?.to_dtype(DType::F32)?;

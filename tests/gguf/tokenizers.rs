@@ -3,7 +3,7 @@
 use super::{golden, message, write_gguf};
 use candle_core::Device;
 use candle_core::quantized::GgmlDType;
-use candle_core::quantized::gguf_file::{Content, Value as Meta};
+use candle_core::quantized::gguf_file::Value as Meta;
 use ftrepl::control::Control;
 use ftrepl::model::generate::{Generation, generate};
 use ftrepl::model::gguf_write::{GgufDtype, save_gguf};
@@ -12,7 +12,6 @@ use ftrepl::model::lm::LanguageModel;
 use ftrepl::model::sampling::Sampling;
 use ftrepl::model::{Source, Tokenizer, config::read_json};
 use serde_json::json;
-use std::path::Path;
 
 /// A tokenizer's metadata that cannot be meant.
 #[test]

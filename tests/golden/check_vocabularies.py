@@ -30,7 +30,7 @@ CONTROL, USER_DEFINED = 3, 4
 
 
 def fetch(folder: pathlib.Path) -> None:
-    subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", SOURCES, "--dest", folder], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "llama-cpp-python", SOURCES, "--dest", folder], check=True)
     with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
         for member in archive:
             if "ggml-vocab-" in member.name and member.name.endswith(".gguf"):
