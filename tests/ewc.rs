@@ -85,15 +85,25 @@ fn fisher_penalty_and_gradient_equal_pytorch() {
         let (ours, theirs) = (penalty.to_scalar::<f32>().unwrap(), facts[format!("{name}_penalty")].as_f64().unwrap());
         assert!((f64::from(ours) - theirs).abs() < 1e-4 * theirs, "{name}: penalty {ours} {theirs}");
         backward(&penalty).unwrap();
-        let mut gradients = 0;
-        for (parameter, p) in model.named_parameters() {
-            if let Some(gradient) = expected.get(&format!("penalty_grad.{name}.{parameter}")) {
-                let d = difference(&p.grad().unwrap().unwrap(), gradient);
-                assert!(d < 1e-4, "{name}: gradient of the penalty at {parameter} differs by {d}");
-                gradients += 1;
+        let check_gradients = |factor: f64| {
+            let mut gradients = 0;
+            for (parameter, p) in model.named_parameters() {
+                if let Some(gradient) = expected.get(&format!("penalty_grad.{name}.{parameter}")) {
+                    let d = difference(&p.grad().unwrap().unwrap(), &(gradient * factor).unwrap());
+                    assert!(d < 1e-4, "{name}: {factor} times the gradient of the penalty at {parameter} differs by {d}");
+                    gradients += 1;
+                }
             }
-        }
-        assert_eq!(gradients, 2, "{name}");
+            assert_eq!(gradients, 2, "{name}");
+        };
+        check_gradients(1.0);
+        // What a training step does: the same in one pass, added to the gradients that are there, or to none.
+        let added = ewc.add_penalty().unwrap();
+        assert!((added - f64::from(ours)).abs() < 1e-6 * theirs, "{name}: penalty {added} {ours}");
+        check_gradients(2.0);
+        model.named_parameters().iter().for_each(|(_, p)| p.drop_grad());
+        ewc.add_penalty().unwrap();
+        check_gradients(1.0);
     }
 }
 

@@ -61,6 +61,8 @@ mod functions {
     /// How exactly matrices of f32 are multiplied from now on, as `torch.set_float32_matmul_precision`: "highest" (default) in f32; "high"
     /// and "medium" may round the factors first, to TF32 and to bf16, where this machine multiplies those faster. Sums and whatever is stored
     /// stay f32; training in "medium" is what `bf16: true` in TrainingArguments does. Where the machine has nothing faster, all three are the same.
+    /// On a processor "medium" keeps weights that are used again and again rounded beside the others: as much memory again at most,
+    /// and never more than a quarter of what is free.
     ///
     /// ```rhai
     /// set_float32_matmul_precision("medium");
