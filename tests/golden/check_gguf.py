@@ -2,7 +2,7 @@
 
 usage: python tests/golden/check_gguf.py FTREPL
 Needs llama-cpp-python. FTREPL, the program, writes every tiny model of families/ that llama.cpp can hold, in f32, and SmolLM2 with its tokenizer
-and chat template in q8_0 and q4_0; prints the largest difference of the logits, relative to the largest logit."""
+and chat template in f16, q8_0 and q4_0; prints the largest difference of the logits, relative to the largest logit."""
 import subprocess
 import sys
 import tempfile
@@ -44,7 +44,7 @@ def main() -> None:
             worst = max(worst, numpy.nan_to_num(difference, nan=numpy.inf))
             print(f"{name:16} {difference:.2e}", flush=True)
             model.close()
-        for dtype in ["q8_0", "q4_0"]:
+        for dtype in ["f16", "q8_0", "q4_0"]:
             path = f"{folder}/smollm2.gguf"
             run(program, f'AutoModelForCausalLM::from_pretrained("smollm2-135m-instruct").save_gguf("{path}", #{{ dtype: "{dtype}" }})')
             model = Llama(path, n_ctx=512, verbose=False)
