@@ -6,6 +6,7 @@
 
 pub mod buffer;
 mod gradient;
+mod in_place;
 pub mod parameter;
 
 pub(crate) use gradient::sum_of_squares;

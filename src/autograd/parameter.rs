@@ -1,14 +1,13 @@
 //! A tensor that can be trained: its value, whether it requires a gradient, and the gradient gathered so far.
 
 use super::gradient::{Gradient, Pieces};
+use super::in_place::{HalfInPlace, InPlace};
 use crate::autograd;
 use crate::error::{Error, Result};
 use crate::ops::quantised::Quantised;
 use candle_core::op::BackpropOp;
-use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Storage, Tensor, Var};
-use half::{bf16, f16};
+use candle_core::{CpuStorage, DType, Device, Storage, Tensor, Var};
 use std::any::Any;
-use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
 
@@ -295,7 +294,7 @@ impl Parameter {
     /// The value is not contiguous f32 on the CPU.
     pub fn update_f32(&self, update: impl FnMut(&mut [f32])) -> Result<()> {
         self.changed();
-        Ok(self.var().inplace_op1(&InPlace(RefCell::new(update)))?)
+        Ok(self.var().inplace_op1(&InPlace::new(update))?)
     }
 
     /// As [`Self::update_f32`] for a bf16 or f16 value: `update` works on `master`, an f32 copy kept by the caller, which is then
@@ -305,7 +304,7 @@ impl Parameter {
     /// The value is not contiguous bf16 or f16 on the CPU, or `master` has another length.
     pub fn update_half(&self, master: &mut [f32], update: impl FnMut(&mut [f32])) -> Result<()> {
         self.changed();
-        Ok(self.var().inplace_op1(&HalfInPlace(RefCell::new((master, update))))?)
+        Ok(self.var().inplace_op1(&HalfInPlace::new(master, update))?)
     }
 
     /// The gradient gathered since it was last zeroed; a copy, in f32.
@@ -438,68 +437,5 @@ impl Parameter {
 
     fn gradient(&self) -> MutexGuard<'_, Gradient> {
         self.0.gradient.lock().unwrap_or_else(|e| e.into_inner())
-    }
-}
-
-/// A candle in-place operation made from a closure over contiguous f32 elements.
-struct InPlace<F>(RefCell<F>);
-
-impl<F: FnMut(&mut [f32])> InplaceOp1 for InPlace<F> {
-    fn name(&self) -> &'static str {
-        "update in place"
-    }
-
-    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
-        let CpuStorage::F32(values) = storage else { candle_core::bail!("only f32 values can be updated in place") };
-        (self.0.borrow_mut())(&mut values[contiguous(layout)?]);
-        Ok(())
-    }
-}
-
-/// The same for bf16 and f16, through an f32 master copy.
-struct HalfInPlace<'a, F>(RefCell<(&'a mut [f32], F)>);
-
-impl<F: FnMut(&mut [f32])> InplaceOp1 for HalfInPlace<'_, F> {
-    fn name(&self) -> &'static str {
-        "update through a master copy"
-    }
-
-    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
-        let (master, update) = &mut *self.0.borrow_mut();
-        let range = contiguous(layout)?;
-        if range.len() != master.len() {
-            candle_core::bail!("a master copy of {} elements for a parameter of {}", master.len(), range.len())
-        }
-        match storage {
-            CpuStorage::BF16(values) => through_master(&mut values[range], master, update, bf16::from_f32, bf16::to_f32),
-            CpuStorage::F16(values) => through_master(&mut values[range], master, update, f16::from_f32, f16::to_f32),
-            _ => candle_core::bail!("only bf16 and f16 values have a master copy"),
-        }
-        Ok(())
-    }
-}
-
-fn through_master<T: Copy + PartialEq>(
-    values: &mut [T],
-    master: &mut [f32],
-    update: &mut impl FnMut(&mut [f32]),
-    narrow: impl Fn(f32) -> T,
-    widen: impl Fn(T) -> f32,
-) {
-    for (exact, value) in master.iter_mut().zip(values.iter()) {
-        if narrow(*exact) != *value {
-            *exact = widen(*value);
-        }
-    }
-    update(master);
-    for (value, exact) in values.iter_mut().zip(master.iter()) {
-        *value = narrow(*exact);
-    }
-}
-
-fn contiguous(layout: &Layout) -> candle_core::Result<std::ops::Range<usize>> {
-    match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(start..end),
-        None => candle_core::bail!("only contiguous values can be updated in place"),
     }
 }
