@@ -131,9 +131,10 @@ pub(in crate::ops) fn product_kept(
     if side.uses.fetch_add(1, Ordering::Relaxed) < USES {
         return false;
     }
+    // Within one thread: one that waited for others could take up work meanwhile that waits for these panels.
     let panels = side.panels.get_or_init(|| {
         let taken = Taken::take((lines(shape.n, shape.k) * size_of::<Line>()) as u64)?;
-        Some((Panels::pack(right, shape.n, shape.k), taken))
+        Some((parallel::within(|| Panels::pack(right, shape.n, shape.k)), taken))
     });
     panels.as_ref().is_some_and(|(panels, _)| {
         multiply_kept(left, panels, out, add, shape);
@@ -174,7 +175,7 @@ mod tests {
         let (m, n, k) = (20, 70, 34);
         let (a, b) = (values(m * k, 1), values(n * k, 2));
         let (mut out, shape) = (vec![0f32; m * n], Shape { m, n, k, left_stride: k, out_stride: n });
-        let kept = Kept::default();
+        let (kept, before) = (Kept::default(), TAKEN.load(Ordering::Relaxed));
         for _ in 0..USES {
             assert!(!product_kept(&a, Right::ByColumn(&b), &kept, &mut out, false, shape));
         }
@@ -182,5 +183,9 @@ mod tests {
         // The other side counts for itself.
         assert!(!product_kept(&a, Right::ByStep(&b), &kept, &mut out, false, shape));
         assert!(Taken::take(u64::MAX).is_none());
+        // Two panels of 17 units for 64 columns.
+        assert_eq!(TAKEN.load(Ordering::Relaxed), before + 2 * 17 * 64 * 4);
+        drop(kept);
+        assert_eq!(TAKEN.load(Ordering::Relaxed), before);
     }
 }
