@@ -101,7 +101,7 @@ impl Taken {
         // What cannot be found out is reported by whoever loads a model.
         let most = *MOST.get_or_init(|| available_memory().ok().flatten().unwrap_or(0) / SHARE);
         let more = |taken: u64| taken.checked_add(bytes).filter(|all| *all <= most);
-        TAKEN.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok().then_some(Self(bytes))
+        TAKEN.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok().then(|| Self(bytes))
     }
 }
 
