@@ -123,6 +123,40 @@ fn precision_is_as_before_after_training_and_after_an_error() {
     assert!(found[4].contains("\"medium\"") && found[4].contains("\"low\""), "{}", found[4]);
 }
 
+/// Few rows, as in generation: the weight's panels are kept after some of these, and nothing but the time may change with that. Nor does
+/// a row's loss depend on the others of its batch.
+#[test]
+fn few_rows_in_medium_precision_give_the_same_again() {
+    let of = |precision: &str| {
+        let code = format!(
+            r#"set_float32_matmul_precision("{precision}");
+            let model = AutoModelForCausalLM::from_pretrained("tiny-random");
+            let texts = ["One two three.", "Four five.", "Six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen."];
+            let alone = [];
+            for i in 0..12 {{ alone.push(perplexity(model, texts.extract(0, 1)).nll); }}
+            let sum = 0.0;
+            for text in texts {{ let found = perplexity(model, [text]); sum += found.nll * found.tokens; }}
+            let all = perplexity(model, texts);
+            alone + [sum, all.nll * all.tokens]"#
+        );
+        let output = Command::new(env!("CARGO_BIN_EXE_ftrepl"))
+            .args(["--json", "--quiet", "-e", &code])
+            .envs([("FTREPL_BF16", "on"), ("FTREPL_AMX", "off")])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let values = document.get("value").unwrap_or(&document).as_array().unwrap().clone();
+        values.iter().map(|value| value.as_f64().unwrap()).collect::<Vec<f64>>()
+    };
+    let (exact, medium) = (of("highest"), of("medium"));
+    assert!(medium[..12].iter().all(|nll| *nll == medium[0]), "{medium:?}");
+    assert!((medium[12] - medium[13]).abs() < 1e-6 * medium[12], "{medium:?}");
+    assert!((medium[0] - exact[0]).abs() < 2e-2 * exact[0], "{exact:?} {medium:?}");
+    #[cfg(target_arch = "x86_64")]
+    assert_eq!(exact[0] != medium[0], is_x86_feature_detected!("avx512bf16"), "{exact:?} {medium:?}");
+}
+
 #[test]
 fn runs_in_medium_precision_repeat_bit_for_bit() {
     let run = |threads| losses_after(MEDIUM, "", &[("FTREPL_BF16", "on"), ("RAYON_NUM_THREADS", threads)], "f32");

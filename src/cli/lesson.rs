@@ -7,6 +7,7 @@ use super::Status;
 use super::arguments::Common;
 use super::output::Output;
 use super::run;
+use crate::ops::precision::{MatmulPrecision, set_float32_matmul_precision};
 use crate::session::cells::{Cell, cells};
 use crate::session::is_interrupt;
 use crate::session::lessons::{STEPS, Step};
@@ -82,6 +83,8 @@ fn list(steps: &[&Step], output: &Output) -> Status {
 
 /// Each step runs in a session of its own, as if its file were run.
 fn walk(step: &Step, quick: bool, common: &Common, output: &Output) -> Result<rhai::Dynamic, Status> {
+    // The one setting that outlives a session.
+    set_float32_matmul_precision(MatmulPrecision::default());
     let mut common = common.clone();
     if quick {
         common.parameters.push(("quick".into(), "true".into()));
@@ -119,6 +122,7 @@ fn walk(step: &Step, quick: bool, common: &Common, output: &Output) -> Result<rh
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::Parser;
 
     #[test]
     fn a_step_is_called_by_its_name() {
@@ -129,5 +133,15 @@ mod tests {
         assert_eq!((step.seconds(false), step.seconds(true)), (Some(1.0), Some(1.0)));
         let timed = Step { lesson: 4, file: "", source: "//! time: about 18 min, quick about 50 s" };
         assert_eq!((timed.seconds(false), timed.seconds(true)), (Some(1080.0), Some(50.0)));
+    }
+
+    #[test]
+    fn a_step_does_not_inherit_the_precision_of_the_one_before() {
+        // One that computes the same as the default on the CPU, because other tests run meanwhile.
+        set_float32_matmul_precision(MatmulPrecision::High);
+        let common = crate::cli::arguments::Arguments::parse_from(["ftrepl", "--quiet", "lesson"]).common;
+        let step = Step { lesson: 4, file: "", source: "// %%\nget_float32_matmul_precision()" };
+        let found = walk(&step, false, &common, &Output::new(&common)).unwrap();
+        assert_eq!(found.into_string().unwrap(), "highest");
     }
 }

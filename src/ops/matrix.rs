@@ -196,10 +196,12 @@ pub fn times_weight_transposed(x: &[f32], weight: Weight<'_>, out: &mut [f32], a
     {
         return q.times_transposed(x, out, rows);
     }
-    if few_rows::times_weight_transposed(x, weight, out, add, dims) {
+    let whole = Shape { m: rows, n: outputs, k: inputs, left_stride: inputs, out_stride: outputs };
+    // Panels in bf16 are half as much to read as the weight, and a row among few gets the bits of a row among many.
+    let rounded = matches!(weight, Weight::Steady(..)) && panels::rounds_few_rows(inputs);
+    if !rounded && few_rows::times_weight_transposed(x, weight, out, add, dims) {
         return;
     }
-    let whole = Shape { m: rows, n: outputs, k: inputs, left_stride: inputs, out_stride: outputs };
     if let Weight::Bf16(w) = weight
         && panels::product_bf16(x, Right::ByColumn(w), out, add, whole)
     {

@@ -111,6 +111,11 @@ impl Drop for Taken {
     }
 }
 
+/// Whether few rows too are multiplied rounded, with a weight of so many steps in f32, where operands may be rounded.
+pub(in crate::ops) fn rounds_few_rows(k: usize) -> bool {
+    k.is_multiple_of(2) && !has_matrix_unit() && is_fast()
+}
+
 /// As [`product`](super::product) with both operands rounded to bf16 and the weight's panels kept; `false` where they are not, or not yet.
 pub(in crate::ops) fn product_kept(
     left: &[f32],
@@ -120,7 +125,7 @@ pub(in crate::ops) fn product_kept(
     add: bool,
     shape: Shape,
 ) -> bool {
-    if !shape.k.is_multiple_of(2) || has_matrix_unit() || !is_fast() {
+    if !rounds_few_rows(shape.k) {
         return false;
     }
     let (side, values) = match right {

@@ -63,7 +63,7 @@ impl Shape {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use kept::{Kept, Panels, product_kept};
+pub(super) use kept::{Kept, Panels, product_kept, rounds_few_rows};
 #[cfg(target_arch = "x86_64")]
 pub(super) use multiply::{pack_for_transposed, product, product_bf16, transposed_product, transposed_product_bf16};
 #[cfg(target_arch = "x86_64")]
@@ -107,6 +107,12 @@ pub(super) fn transposed_product_bf16(_: &[f32], panels: &Panels, _: &mut [f32],
 #[cfg(not(target_arch = "x86_64"))]
 #[derive(Default)]
 pub(super) struct Kept;
+
+/// As [`product`].
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) fn rounds_few_rows(_: usize) -> bool {
+    false
+}
 
 /// As [`product`].
 #[cfg(not(target_arch = "x86_64"))]

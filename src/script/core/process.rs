@@ -62,7 +62,8 @@ mod functions {
     /// and "medium" may round the factors first, to TF32 and to bf16, where this machine multiplies those faster. Sums and whatever is stored
     /// stay f32; training in "medium" is what `bf16: true` in TrainingArguments does. Where the machine has nothing faster, all three are the same.
     /// On a processor "medium" keeps weights that are used again and again rounded beside the others: as much memory again at most,
-    /// and never more than a quarter of what is free.
+    /// and never more than a quarter of what is free. A rounded weight has 8 significant bits: a change of less than 1/512 of its value
+    /// may not show in the loss until more such changes have come.
     ///
     /// ```rhai
     /// set_float32_matmul_precision("medium");
