@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::kernel::client::run_cells;
 use crate::model::hub::Cache;
 use crate::session::notebook::SETUP;
-use serde_json::json;
+use serde_json::{Map, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -38,27 +38,66 @@ fn find() -> Result<PathBuf> {
     })
 }
 
-/// evcxr's settings: the build folder stays, and with it everything that was built.
-fn configuration(build: &Path) -> String {
+/// evcxr's settings: the build folder stays, and with it everything that was built. `offline`: of the versions that are there already, so
+/// that a notebook starts without a network, and what was built is not built again because a newer version has come out.
+fn configuration(build: &Path, offline: bool) -> String {
     let folder = toml::Value::String(build.display().to_string());
     format!(
         "# Made by `ftrepl jupyter install --rust`; evcxr reads it when a notebook in this folder starts.\n\
          [evcxr]\n\
          # Dependencies stay built between notebooks.\n\
          tmpdir = {folder}\n\
+         # Nothing is fetched; a notebook with further dependencies begins with a line `:offline 0`.\n\
+         offline_mode = {offline}\n\
          # Unoptimised, a model would take minutes for a sentence.\n\
          opt_level = \"2\"\n"
     )
 }
 
-/// Sets how many threads compile and compute in a notebook, in the description that evcxr has written.
-fn limit_threads(written: &str, threads: usize) -> Result<()> {
+/// Cargo's settings for what a notebook depends on: evcxr compiles everything as it compiles a cell, with checks in every loop, which
+/// makes training take twice as long. Cells keep the checks.
+const PROFILE: &str = "# Made by `ftrepl jupyter install --rust`, for what notebooks depend on.\n\
+    [profile.dev.package.\"*\"]\n\
+    opt-level = 3\n\
+    debug-assertions = false\n\
+    overflow-checks = false\n";
+
+/// Variables of a kernel's environment.
+type Variables = Vec<(&'static str, String)>;
+
+/// Where a system looks for libraries that a program loads.
+const LIBRARY_PATH: &str = if cfg!(target_os = "macos") { "DYLD_FALLBACK_LIBRARY_PATH" } else { "LD_LIBRARY_PATH" };
+
+/// Where the compiler keeps the standard library. Cells are libraries that load it, and they say where it is by a path from the folder
+/// they were built in; evcxr moves them one folder up, so that the path misses wherever both lie below the user's folder.
+fn standard_library(notebooks: &Path) -> Result<String> {
+    let mut compiler = Command::new("rustc");
+    compiler.args(["--print", "target-libdir"]).current_dir(notebooks);
+    let told = compiler.output().map_err(|e| Error::io("start", "rustc", e))?;
+    if !told.status.success() {
+        return Err(Error::Missing(format!("rustc --print target-libdir: {}", String::from_utf8_lossy(&told.stderr).trim())));
+    }
+    Ok(String::from_utf8_lossy(&told.stdout).trim().to_string())
+}
+
+/// What the kernel's environment must hold; `before` is what is in the library path already.
+fn environment(notebooks: &Path, threads: Option<usize>, before: &str) -> Result<Variables> {
+    let mut paths = vec![standard_library(notebooks)?];
+    paths.extend((!before.is_empty()).then(|| before.to_string()));
+    let mut variables = vec![(LIBRARY_PATH, paths.join(":"))];
+    if let Some(threads) = threads {
+        variables.extend(["CARGO_BUILD_JOBS", "RAYON_NUM_THREADS"].map(|name| (name, threads.to_string())));
+    }
+    Ok(variables)
+}
+
+/// Sets variables in the description that evcxr has written.
+fn set_environment(written: &str, variables: Variables) -> Result<()> {
     let description = written.lines().filter_map(|line| line.strip_prefix("Writing ")).find(|path| path.ends_with("kernel.json"));
     let file = Path::new(description.ok_or_else(|| Error::Missing(format!("{PROGRAM} --install does not say what it wrote")))?);
     let wrong = |e: serde_json::Error| Error::format(file, format!("is no JSON: {e}"));
     let mut spec: serde_json::Value = serde_json::from_str(&crate::files::read_text(file)?).map_err(wrong)?;
-    let count = threads.to_string();
-    spec["env"] = json!({ "CARGO_BUILD_JOBS": count, "RAYON_NUM_THREADS": count });
+    spec["env"] = variables.into_iter().map(|(name, value)| (name.to_string(), value.into())).collect::<Map<_, _>>().into();
     crate::files::write_text(file, &format!("{spec:#}\n"))
 }
 
@@ -83,18 +122,29 @@ pub(super) fn install(choice: &Choice<'_>, output: &Output) -> Result<()> {
         let words = String::from_utf8_lossy(&registered.stderr);
         return Err(Error::Missing(format!("{} --install fails: {}", program.display(), words.trim())));
     }
-    let build = Cache::from_env()?.root().join("evcxr");
+    let place = Cache::from_env()?.root().join("evcxr");
+    let build = place.join("build");
     let settings = notebooks.join("evcxr.toml");
-    crate::files::write_text(&settings, &configuration(&build))?;
-    if let Some(threads) = choice.threads {
-        limit_threads(&String::from_utf8_lossy(&registered.stdout), threads)?;
-    }
+    crate::files::write_text(&settings, &configuration(&build, false))?;
+    // Cargo reads it on its way up from the build folder, in which evcxr writes its own.
+    let profile = place.join(".cargo");
+    std::fs::create_dir_all(&profile).map_err(|e| Error::io("create the folder", &profile, e))?;
+    crate::files::write_text(&profile.join("config.toml"), PROFILE)?;
+    // Jupyter puts in the value that the variable has when the kernel starts.
+    let kept = environment(&notebooks, choice.threads, &format!("${{{LIBRARY_PATH}}}"))?;
+    set_environment(&String::from_utf8_lossy(&registered.stdout), kept)?;
     output.note("building this library for notebooks; the first time takes minutes");
     let cells = [SETUP, "lab.run(\"1 + 1\")", "lab.run(\"2 + 2\")"];
-    let arguments = ["--control_file"];
+    let variables = environment(&notebooks, choice.threads, &std::env::var(LIBRARY_PATH).unwrap_or_default())?;
+    let kernel = || {
+        let mut kernel = Command::new(&program);
+        kernel.arg("--control_file").current_dir(&notebooks).envs(variables.iter().map(|(name, value)| (name, value)));
+        kernel
+    };
     let told = |text: &str| output::eprintln(text);
-    let first = run_cells(&program, &arguments, &notebooks, &cells, told)?;
-    let again = run_cells(&program, &arguments, &notebooks, &cells, told)?;
+    let first = run_cells(kernel(), &cells, told)?;
+    crate::files::write_text(&settings, &configuration(&build, true))?;
+    let again = run_cells(kernel(), &cells, told)?;
     let seconds = |duration: std::time::Duration| (duration.as_secs_f64() * 10.0).round() / 10.0;
     let (built, start, cell) = (seconds(first.first), seconds(again.first), seconds(again.last));
     match output.json() {
@@ -110,4 +160,34 @@ pub(super) fn install(choice: &Choice<'_>, output: &Output) -> Result<()> {
         )),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_is_told_where_the_standard_library_is() {
+        let variables = environment(Path::new("."), Some(3), "/opt/lib").unwrap();
+        let of = |name: &str| variables.iter().find(|(n, _)| *n == name).map(|(_, value)| value.clone()).unwrap();
+        let library = of(LIBRARY_PATH);
+        let (folder, before) = library.split_once(':').unwrap();
+        let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().to_string_lossy().to_string());
+        assert!(names.into_iter().any(|name| name.starts_with("libstd-") && !name.ends_with(".rlib")), "{folder}");
+        assert_eq!((before, of("CARGO_BUILD_JOBS").as_str(), of("RAYON_NUM_THREADS").as_str()), ("/opt/lib", "3", "3"));
+        // An empty part would name the folder that the kernel runs in.
+        assert!(!environment(Path::new("."), None, "").unwrap()[0].1.contains(':'));
+    }
+
+    #[test]
+    fn variables_are_added_to_what_evcxr_wrote() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("kernel.json");
+        std::fs::write(&file, r#"{"argv": ["evcxr_jupyter"], "language": "rust"}"#).unwrap();
+        let written = format!("Writing {}\nWriting {}\n", folder.path().join("kernel.js").display(), file.display());
+        set_environment(&written, vec![("A", "1".into()), ("B", "x:y".into())]).unwrap();
+        let spec: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+        assert_eq!(spec, json!({ "argv": ["evcxr_jupyter"], "language": "rust", "env": { "A": "1", "B": "x:y" } }));
+        assert!(set_environment("nothing", Vec::new()).unwrap_err().to_string().contains("does not say what it wrote"));
+    }
 }

@@ -8,8 +8,8 @@ use jupyter_zmq_client::{
     peek_ports_with_listeners, peer_identity_for_session,
 };
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// A kernel that has not answered in this time has not started.
@@ -34,19 +34,30 @@ impl Drop for Running {
     }
 }
 
-/// Starts `program arguments... FILE` in `folder` and runs the cells in it; `told` gets what the cells print.
+/// Starts `kernel FILE` and runs the cells in it; `told` gets what the cells print.
 ///
 /// # Errors
 /// The kernel does not start or answer, or a cell fails.
-pub fn run_cells(program: &Path, arguments: &[&str], folder: &Path, cells: &[&str], told: impl FnMut(&str)) -> Result<Timing> {
+pub fn run_cells(kernel: Command, cells: &[&str], told: impl FnMut(&str)) -> Result<Timing> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|e| Error::Missing(format!("cannot start an asynchronous runtime: {e}")))?;
-    runtime.block_on(run(program, arguments, folder, cells, told))
+    runtime.block_on(run(kernel, cells, told))
 }
 
-async fn run(program: &Path, arguments: &[&str], folder: &Path, cells: &[&str], mut told: impl FnMut(&str)) -> Result<Timing> {
+/// How a process ended, with the first line that it complained with.
+fn last_words(status: ExitStatus, complaints: &Path) -> String {
+    let words = std::fs::read(complaints).unwrap_or_default();
+    let words = String::from_utf8_lossy(&words);
+    match words.lines().find(|line| !line.trim().is_empty()) {
+        Some(line) => format!("{status}; it says: {}", line.trim()),
+        None => status.to_string(),
+    }
+}
+
+async fn run(mut kernel: Command, cells: &[&str], mut told: impl FnMut(&str)) -> Result<Timing> {
+    let program = PathBuf::from(kernel.get_program());
     let failed = |what: &str, error: &dyn std::fmt::Display| Error::Missing(format!("{}: {what}: {error}", program.display()));
     let (ports, listeners) =
         peek_ports_with_listeners(IpAddr::V4(Ipv4Addr::LOCALHOST), 5).await.map_err(|e| failed("no ports are free", &e))?;
@@ -67,15 +78,16 @@ async fn run(program: &Path, arguments: &[&str], folder: &Path, cells: &[&str], 
     std::fs::write(file.path(), text).map_err(|e| Error::io("write", file.path(), e))?;
     let began = Instant::now();
     drop(listeners);
-    let child = Command::new(program)
-        .args(arguments)
+    // A pipe that nobody reads would stop the kernel.
+    let complaints = tempfile::NamedTempFile::new().map_err(|e| Error::io("create", "a file for the kernel's errors", e))?;
+    let stderr = complaints.reopen().map_err(|e| Error::io("open", complaints.path(), e))?;
+    let child = kernel
         .arg(file.path())
-        .current_dir(folder)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stderr(stderr)
         .spawn()
-        .map_err(|e| Error::io("start", program, e))?;
+        .map_err(|e| Error::io("start", &program, e))?;
     let mut child = Running(child);
     let session = uuid::Uuid::new_v4().to_string();
     let identity = peer_identity_for_session(&session).map_err(|e| failed("no identity", &e))?;
@@ -86,7 +98,7 @@ async fn run(program: &Path, arguments: &[&str], folder: &Path, cells: &[&str], 
             Err(error) => {
                 let gone = child.0.try_wait().ok().flatten();
                 if let Some(status) = gone {
-                    return Err(failed("ended before it answered", &status));
+                    return Err(failed("ended before it answered", &last_words(status, complaints.path())));
                 }
                 if began.elapsed() > START_TIMEOUT {
                     return Err(failed("does not answer", &error));
@@ -111,7 +123,9 @@ async fn run(program: &Path, arguments: &[&str], folder: &Path, cells: &[&str], 
             let message = match tokio::time::timeout(Duration::from_secs(2), published.read()).await {
                 Ok(message) => message.map_err(|e| failed("no output", &e))?,
                 Err(_) => match child.0.try_wait().ok().flatten() {
-                    Some(status) => return Err(failed("ended while a cell ran", &status)),
+                    Some(status) => {
+                        return Err(failed("ended while a cell ran", &last_words(status, complaints.path())));
+                    }
                     None => continue,
                 },
             };

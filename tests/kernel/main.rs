@@ -47,11 +47,13 @@ fn passes_with(file: &str, arguments: &[&str]) {
     let place = tempfile::tempdir().unwrap();
     let mut install = Command::new(env!("CARGO_BIN_EXE_ftrepl"));
     install.args(["jupyter", "install", "--prefix"]).arg(place.path()).args(arguments).current_dir(env!("CARGO_MANIFEST_DIR"));
-    let installed = install.status().unwrap();
+    // Cargo names the compiler's libraries there, which a user's shell does not.
+    let installed = install.env_remove("LD_LIBRARY_PATH").status().unwrap();
     assert!(installed.success());
     let output = Command::new(PYTHON)
         .arg(here().join(file))
         .current_dir(place.path())
+        .env_remove("LD_LIBRARY_PATH")
         .env("PYTHONPATH", packages())
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .env("JUPYTER_PATH", place.path().join("share/jupyter"))

@@ -10,8 +10,6 @@ from nbclient import NotebookClient
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Those that take seconds and need no model.
 QUICK = ("01", "02", "05", "06")
-# For evcxr every step but the long one.
-NOT_IN_RUST = {"09_experiment"}
 
 
 def converted(script, kernel):
@@ -37,8 +35,6 @@ class Notebooks(unittest.TestCase):
         self.assertGreaterEqual(len(scripts), 9)
         for script in scripts:
             for kernel, suffix in (("ftrepl", ""), ("rust", "_rust")):
-                if kernel == "rust" and script.stem in NOT_IN_RUST:
-                    continue
                 with self.subTest(script=script.name, kernel=kernel):
                     kept = nbformat.read(ROOT / "notebooks" / f"{script.stem}{suffix}.ipynb", 4)
                     nbformat.validate(kept)
