@@ -5,7 +5,7 @@ use crate::files;
 use candle_core::cuda_backend::cudarc::driver::{DevicePtr, LaunchConfig, PushKernelArg, sys};
 use candle_core::cuda_backend::cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
 use candle_core::{CudaDevice, DType, Device, Error, Result, Storage, Tensor, bail};
-use sha2::{Digest, Sha256};
+use ring::digest::{SHA256, digest};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -92,8 +92,8 @@ impl Module {
 
 /// The PTX of a source, from the cache folder where it was compiled before.
 fn cached(name: &str, source: &str, options: Vec<String>) -> Result<String> {
-    let digest = Sha256::digest(format!("{source}\n{options:?}"));
-    let digest: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    let digest = digest(&SHA256, format!("{source}\n{options:?}").as_bytes());
+    let digest: String = digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
     let place = files::cache_folder().ok().map(|folder| folder.join("kernels").join(format!("{name}-{digest}.ptx")));
     if let Some(ptx) = place.as_ref().and_then(|place| std::fs::read_to_string(place).ok()) {
         return Ok(ptx);
