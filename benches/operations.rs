@@ -10,7 +10,9 @@ use ftrepl::ops::attention::{AttentionSpec, attention};
 use ftrepl::ops::cross_entropy::{Head, head_cross_entropy, head_loss_and_gradient};
 use ftrepl::ops::gated::{Activation, gated};
 use ftrepl::ops::linear::linear;
+use ftrepl::ops::matrix::{Dims, Weight, times_weight, times_weight_transposed};
 use ftrepl::ops::norm::rms_norm;
+use ftrepl::ops::precision::{MatmulPrecision, set_float32_matmul_precision};
 use ftrepl::ops::quantised::Quantised;
 use ftrepl::ops::rope::{RopeTable, rope};
 use ftrepl::optim::{Adam, AdamWOptions, Optimizer, ParamGroup};
@@ -64,6 +66,32 @@ fn linear_layers(c: &mut Criterion) {
             let blocks = Quantised::quantise(candle_core::quantized::GgmlDType::Q4_0, (outputs, inputs), fill).unwrap();
             let quantised = Parameter::from_quantised(blocks).unwrap();
             forward(c, &name("q4 forward"), tokens, || linear(&x, &quantised, None).unwrap());
+        }
+    }
+}
+
+/// Products with many weights in turn, which come from memory each time as in a step of training; one iteration is all of them.
+fn weights_from_memory(c: &mut Criterion) {
+    const WEIGHTS: usize = 60;
+    for (inputs, outputs) in [(HIDDEN, HIDDEN), (HIDDEN, INNER), (INNER, HIDDEN)] {
+        let weight = |i: usize| (0..outputs * inputs).map(|at| ((at * 7 + i) % 13) as f32 / 13.0 - 0.5).collect();
+        let weights: Vec<Vec<f32>> = (0..WEIGHTS).map(weight).collect();
+        for rows in [32, 512] {
+            let dims = Dims { rows, inputs, outputs };
+            let (mut x, mut y) = (vec![0.1; rows * inputs], vec![0.1; rows * outputs]);
+            for precision in [MatmulPrecision::Highest, MatmulPrecision::Medium] {
+                set_float32_matmul_precision(precision);
+                let name = |way: &str| format!("{WEIGHTS} weights {inputs}x{outputs} {way} {}", precision.name());
+                c.bench_function(&format!("{}/{rows}", name("forward")), |b| {
+                    b.iter(|| weights.iter().for_each(|w| times_weight_transposed(&x, Weight::F32(w), &mut y, false, dims)));
+                });
+                c.bench_function(&format!("{}/{rows}", name("backward")), |b| {
+                    b.iter(|| weights.iter().for_each(|w| times_weight(&y, Weight::F32(w), &mut x, false, dims)));
+                });
+                x.fill(0.1);
+                y.fill(0.1);
+            }
+            set_float32_matmul_precision(MatmulPrecision::Highest);
         }
     }
 }
@@ -127,5 +155,5 @@ fn optimizers(c: &mut Criterion) {
     c.bench_function("AdamW 7.1 million, gradients as factors of 32 tokens", |b| b.iter(|| optimizer.step().unwrap()));
 }
 
-criterion_group!(operations, linear_layers, elementwise, attentions, heads, optimizers);
+criterion_group!(operations, linear_layers, weights_from_memory, elementwise, attentions, heads, optimizers);
 criterion_main!(operations);

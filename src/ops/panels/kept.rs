@@ -87,7 +87,7 @@ impl Panels {
 
     /// The rows of the panel with this column from this step on.
     pub(super) fn at(&self, column: usize, step: usize) -> *const i32 {
-        self.lines.as_ptr().wrapping_add((column / WIDTH * self.steps + step) * LINES).cast()
+        self.lines.as_ptr().wrapping_add((column / WIDTH * self.steps + step) * LINES + column % WIDTH / 16).cast()
     }
 }
 

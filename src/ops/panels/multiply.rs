@@ -3,16 +3,15 @@
 use super::blocks::{self, Cells, Product};
 use super::instruction::{has_bf16, is_fast, is_on};
 use super::kept::Panels;
-use super::pack::{Narrow, fetch_rows, round, transpose};
+use super::pack::{Narrow, round, transpose};
 use super::split::{Element, Source};
-use super::tile::{Bf16, DEPTH, F32, FETCH_ROWS, Place, ROWS, Tile, WIDTH, panel};
+use super::tile::{Bf16, DEPTH, F32, Lines, Order, Place, ROWS, Tile, WIDTH, last_lanes, panel};
 use super::unit::has_matrix_unit;
 use super::{Right, Shape};
 use crate::ops::few_rows::has_avx512;
 use crate::ops::{parallel, precision};
 use half::bf16;
 use std::cell::RefCell;
-use std::ops::Range;
 
 /// Rows, or steps, from which on packing for the matrix unit is worth while.
 const LEAST_ROWS: usize = 48;
@@ -20,7 +19,7 @@ const LEAST_ROWS: usize = 48;
 /// The whole product, before it is cut into tiles.
 fn uncut(left: *const i32, row_stride: usize, out: &mut [f32], stride: usize, add: bool) -> Tile {
     let (packed, out) = (std::ptr::null(), out.as_mut_ptr());
-    Tile { left, row_stride, step_stride: 1, packed, steps: 0, out, stride, fresh: !add, mask: 0 }
+    Tile { left, row_stride, step_stride: 1, packed, steps: 0, out, stride, fresh: !add, mask: 0, next: Lines::NONE }
 }
 
 /// `out [m, n] = (add ? out : 0) + left * right`, with `left` `[m, k]`. `false` without AVX-512: nothing is computed then.
@@ -38,22 +37,26 @@ pub(in crate::ops) fn product(left: &[f32], right: Right<'_, f32>, out: &mut [f3
     let pack = |Place { column, columns, step, steps }: Place, packed: &mut [i32]| unsafe {
         match right {
             Right::ByStep(values) => {
-                for (step, to) in (step..step + steps).zip(packed.chunks_exact_mut(WIDTH)) {
-                    let from = &values[step * n + column..][..columns];
-                    std::ptr::copy_nonoverlapping(from.as_ptr().cast(), to.as_mut_ptr(), columns);
+                for index in 0..steps {
+                    for (panel, from) in values[(step + index) * n + column..][..columns].chunks(WIDTH).enumerate() {
+                        let to = &mut packed[(panel * steps + index) * WIDTH..][..from.len()];
+                        std::ptr::copy_nonoverlapping(from.as_ptr().cast(), to.as_mut_ptr(), from.len());
+                    }
                 }
             }
             Right::ByColumn(values) => transpose(values[column * k + step..].as_ptr().cast(), k, columns, steps, packed),
         }
         packed.as_ptr()
     };
-    let fetch = |Place { column, columns, step, steps }: Place, some: Range<usize>| match right {
-        Right::ByStep(_) => fetch_rows(values.as_ptr().wrapping_add(step * n + column), n, columns, some, steps),
-        Right::ByColumn(_) => fetch_rows(values.as_ptr().wrapping_add(column * k + step), k, steps, some, columns),
+    let lines = |Place { column, columns, step, steps }: Place| match right {
+        Right::ByStep(_) => Lines::new(values.as_ptr().wrapping_add(step * n + column), n, columns, steps),
+        Right::ByColumn(_) => Lines::new(values.as_ptr().wrapping_add(column * k + step), k, steps, columns),
     };
     let tile = uncut(left.as_ptr().cast(), shape.left_stride, out, shape.out_stride, add);
     // SAFETY: as above.
-    in_panels(tile, shape, pack, fetch, |tile, rows, vectors| unsafe { panel::<F32>(tile, rows, vectors) });
+    let kernel = |tile, rows, vectors| unsafe { panel::<F32>(tile, rows, vectors) };
+    let by_step = matches!(right, Right::ByStep(_));
+    in_panels(tile, shape, Panelled { pack, lines, kernel, most_rows: if by_step { STRIP_ROWS_F32 } else { 0 } });
     true
 }
 
@@ -141,19 +144,15 @@ pub(super) fn multiply_bf16<T: Narrow>(left: &[f32], right: Right<'_, T>, out: &
             }
             packed.as_ptr()
         };
-        let fetch = |Place { column, columns, step, steps }: Place, some: Range<usize>| match right {
-            Right::ByStep(_) => fetch_rows(
-                values.as_ptr().wrapping_add(2 * step * n + column),
-                n,
-                columns,
-                2 * some.start..2 * some.end,
-                2 * steps,
-            ),
-            Right::ByColumn(_) => fetch_rows(values.as_ptr().wrapping_add(column * k + 2 * step), k, 2 * steps, some, columns),
+        let lines = |Place { column, columns, step, steps }: Place| match right {
+            Right::ByStep(_) => Lines::new(values.as_ptr().wrapping_add(2 * step * n + column), n, columns, 2 * steps),
+            Right::ByColumn(_) => Lines::new(values.as_ptr().wrapping_add(column * k + 2 * step), k, 2 * steps, columns),
         };
         let shape = Shape { k: steps, ..shape };
         // SAFETY: as above.
-        in_panels(tile, shape, pack, fetch, |tile, rows, vectors| unsafe { panel::<Bf16>(tile, rows, vectors) });
+        let kernel = |tile, rows, vectors| unsafe { panel::<Bf16>(tile, rows, vectors) };
+        let by_step = matches!(right, Right::ByStep(_));
+        in_panels(tile, shape, Panelled { pack, lines, kernel, most_rows: if by_step { STRIP_ROWS_BF16 } else { 0 } });
     });
     true
 }
@@ -167,12 +166,11 @@ pub(super) fn multiply_kept(left: &[f32], panels: &Panels, out: &mut [f32], add:
     with_rounded(left, left_stride, (m, k), |rounded| {
         let tile = uncut(rounded.as_ptr().cast(), steps, out, out_stride, add);
         let pack = |Place { column, step, .. }: Place, _: &mut [i32]| panels.at(column, step);
-        let fetch = |place: Place, some: Range<usize>| {
-            fetch_rows(panels.at(place.column, place.step), WIDTH, place.columns.min(1) * WIDTH, some, place.steps);
-        };
+        let lines = |Place { column, columns, step, steps }: Place| Lines::new(panels.at(column, step), WIDTH, columns, steps);
         let shape = Shape { k: steps, ..shape };
         // SAFETY: the instructions were found, and the caller checked the sizes.
-        in_panels(tile, shape, pack, fetch, |tile, rows, vectors| unsafe { panel::<Bf16>(tile, rows, vectors) });
+        let kernel = |tile, rows, vectors| unsafe { panel::<Bf16>(tile, rows, vectors) };
+        in_panels(tile, shape, Panelled { pack, lines, kernel, most_rows: 0 });
     });
 }
 
@@ -236,8 +234,7 @@ pub(in crate::ops) fn transposed_product_bf16(left: &[f32], right: &Panels, out:
         }
         for column in (0..n).step_by(WIDTH) {
             let columns = (n - column).min(WIDTH);
-            let vectors = columns.div_ceil(16);
-            let mask = (((1u32 << (columns - (vectors - 1) * 16)) - 1) & 0xffff) as u16;
+            let (vectors, mask) = (columns.div_ceil(16), last_lanes(columns));
             // One round even without any step, so that the result is written.
             for step in (0..steps.max(1)).step_by(DEPTH) {
                 let depth = (steps - step).min(DEPTH);
@@ -254,47 +251,73 @@ pub(in crate::ops) fn transposed_product_bf16(left: &[f32], right: &Panels, out:
     });
 }
 
-/// Runs the kernel on every panel, in parallel over panels and, where those are few, parts of the rows; `pack` is given memory to pack
-/// one into, and says where it is.
-fn in_panels(
-    tile: Tile,
-    Shape { m, n, k, .. }: Shape,
-    pack: impl Fn(Place, &mut [i32]) -> *const i32 + Sync,
-    fetch: impl Fn(Place, Range<usize>) + Sync,
-    kernel: impl Fn(Tile, usize, usize) + Sync,
-) {
+/// What a product does with panels.
+struct Panelled<P, L, K> {
+    /// Given memory to pack a place into, says where it is: `[panels, steps, WIDTH]`.
+    pack: P,
+    /// The lines that packing a place reads.
+    lines: L,
+    /// Multiplies rows with a panel of so many vectors of columns.
+    kernel: K,
+    /// Up to how many rows several panels are packed at once: where a step's columns lie one after the other, memory gives those of
+    /// several panels faster than one's, but fewer steps at a time cost more loads and stores of sums.
+    most_rows: usize,
+}
+
+/// Columns that a task takes in order, at least, where there are enough for several tasks a thread.
+const RUN: usize = 6 * WIDTH;
+
+/// Rows of panels that are packed at once from an operand by step: 144 KiB.
+const STRIP: usize = 2 * DEPTH;
+
+/// Up to how many rows that pays.
+const STRIP_ROWS_F32: usize = 128;
+/// The same for bf16, which take half the time to multiply and as much to fetch.
+const STRIP_ROWS_BF16: usize = 512;
+
+/// Panels among which these are shared.
+const STRIP_PANELS: usize = 12;
+
+/// Runs the kernel on every panel, in parallel over runs of columns and, where those are few, parts of the rows.
+fn in_panels<P, L, K>(tile: Tile, Shape { m, n, k, .. }: Shape, Panelled { pack, lines, kernel, most_rows }: Panelled<P, L, K>)
+where
+    P: Fn(Place, &mut [i32]) -> *const i32 + Sync,
+    L: Fn(Place) -> Lines + Sync,
+    K: Fn(Tile, usize, usize) + Sync,
+{
     thread_local! {
-        static PACKED: RefCell<Vec<i32>> = RefCell::new(vec![0; DEPTH * WIDTH]);
+        static PACKED: RefCell<Vec<i32>> = RefCell::new(vec![0; STRIP * WIDTH]);
     }
     if m == 0 || n == 0 {
         return;
     }
-    let panels = n.div_ceil(WIDTH);
-    let wanted = if parallel::inside() { 1 } else { 4 * rayon::current_num_threads() };
-    let parts = wanted.div_ceil(panels).clamp(1, m.div_ceil(8 * ROWS));
-    let part_rows = m.div_ceil(parts).next_multiple_of(ROWS);
+    let threads = if parallel::inside() { 1 } else { rayon::current_num_threads() };
+    // As many columns for each thread, in runs: what a thread reads ahead is then what itself packs next.
+    let runs = match (n / (WIDTH / 2)).clamp(1, threads) {
+        1 => 1,
+        some => some * (n / (threads * RUN)).clamp(1, 4),
+    };
+    let parts = if runs < threads { (4 * threads).div_ceil(runs).clamp(1, m.div_ceil(8 * ROWS)) } else { 1 };
+    let (width, part_rows) = (n.div_ceil(runs).next_multiple_of(16), m.div_ceil(parts).next_multiple_of(ROWS));
     let task = |index: usize| {
-        let (first_row, column) = (index % parts * part_rows, index / parts * WIDTH);
-        let (rows, columns) = (m.saturating_sub(first_row).min(part_rows), (n - column).min(WIDTH));
-        let vectors = columns.div_ceil(16);
-        let last = columns - (vectors - 1) * 16;
+        let (first_row, column) = (index % parts * part_rows, index / parts * width);
+        let (rows, end) = (m.saturating_sub(first_row).min(part_rows), (column + width).min(n));
+        let panels = if rows <= most_rows && k > STRIP { (end - column).div_ceil(WIDTH).min(STRIP_PANELS) } else { 1 };
+        let order = Order { end, k, panels, depth: (STRIP / panels).min(DEPTH) };
         PACKED.with(|packed| {
             let mut packed = packed.borrow_mut();
-            // One round even without any step, so that the result is written.
-            for step in (0..k.max(1)).step_by(DEPTH) {
-                let place = Place { column, columns, step, steps: (k - step).min(DEPTH) };
-                let panel = pack(place, &mut packed);
-                let mask = (((1u32 << last) - 1) & 0xffff) as u16;
-                let tile = tile.panel(place, panel, mask).at_row(first_row);
-                let next = place.next(n, k);
-                let lines = next.steps.max(next.columns);
-                for row in (0..rows).step_by(FETCH_ROWS) {
-                    let count = (rows - row).min(FETCH_ROWS);
-                    fetch(next, row * lines / rows..(row + count) * lines / rows);
-                    kernel(tile.at_row(row), count, vectors);
+            let mut place = order.at(column, 0);
+            while place.columns > 0 {
+                let (first, following) = (pack(place, &mut packed), order.after(place));
+                let mut next = lines(following);
+                for (panel, place) in place.panels().enumerate() {
+                    let tile = tile.panel(place, first.wrapping_add(panel * place.steps * WIDTH)).at_row(first_row);
+                    kernel(Tile { next, ..tile }, rows, place.columns.div_ceil(16));
+                    next = next.after_rows(rows, place.steps);
                 }
+                place = following;
             }
         });
     };
-    parallel::for_each(panels * parts, m * n * k, task);
+    parallel::for_each(n.div_ceil(width) * parts, m * n * k, task);
 }

@@ -8,8 +8,8 @@ use std::ops::Range;
 
 /// An element of an operand that is packed as bf16, two steps to a unit.
 pub(in crate::ops) trait Narrow: Copy + Sync {
-    /// Rows of `columns` elements, `stride` apart, one for each of `rows` steps, to rows of pairs; the last of an odd number has zeros
-    /// beside it.
+    /// Rows of `columns` elements, `stride` apart, one for each of `rows` steps, to rows of pairs, in a panel for every [`WIDTH`] columns;
+    /// the last of an odd number has zeros beside it.
     ///
     /// # Safety
     /// The instructions for bf16 must be there.
@@ -25,16 +25,19 @@ pub(in crate::ops) trait Narrow: Copy + Sync {
 /// Pairs of rows to one row of pairs: `$pair` makes 16 units of 16 elements of two rows, under a mask.
 macro_rules! interleave {
     ($values:ident, $stride:ident, $rows:ident, $columns:ident, $packed:ident, $pair:expr) => {
-        for (step, to) in $packed.chunks_exact_mut(WIDTH).take($rows.div_ceil(2)).enumerate() {
+        let steps = $rows.div_ceil(2);
+        assert!($packed.len() >= $columns.div_ceil(WIDTH) * steps * WIDTH);
+        for step in 0..steps {
             let first = &$values[2 * step * $stride..][..$columns];
             let second = if 2 * step + 1 < $rows { &$values[(2 * step + 1) * $stride..][..$columns] } else { &[] };
             for at in (0..$columns).step_by(16) {
                 let mask = ((1u32 << ($columns - at).min(16)) - 1) as __mmask16;
                 let other = if second.is_empty() { 0 } else { mask };
-                // SAFETY: elements of both rows that the masks name, and 16 of the panel's row, which has room for whole vectors.
+                // SAFETY: elements of both rows that the masks name, and 16 of a panel's row, which has room for whole vectors.
                 unsafe {
                     let pairs = $pair(first.as_ptr().wrapping_add(at), mask, second.as_ptr().wrapping_add(at), other);
-                    _mm512_storeu_si512(to.as_mut_ptr().add(at).cast(), pairs);
+                    let to = $packed.as_mut_ptr().add((at / WIDTH * steps + step) * WIDTH + at % WIDTH);
+                    _mm512_storeu_si512(to.cast(), pairs);
                 }
             }
         }

@@ -13,8 +13,8 @@ pub(super) const ROWS: usize = 6;
 /// of sums than the first cache saves.
 pub(super) const DEPTH: usize = 288;
 
-/// Rows between two requests for what is packed next.
-pub(super) const FETCH_ROWS: usize = 4 * ROWS;
+/// Lines of what is packed next that are asked for in a step: as many as come from memory in the time of two.
+const LINES_A_STEP: usize = 2;
 
 /// What a kernel works on. Operands are in units of four bytes: an f32, or the bf16 of two steps.
 #[derive(Clone, Copy)]
@@ -31,7 +31,81 @@ pub(super) struct Tile {
     pub(super) fresh: bool,
     /// Lanes of the last vector of columns.
     pub(super) mask: __mmask16,
+    pub(super) next: Lines,
 }
+
+/// What is packed next: a kernel asks for it line by line, so that it comes from memory meanwhile. All at once would leave no way to memory
+/// for what the kernel itself reads.
+#[derive(Clone, Copy)]
+pub(super) struct Lines {
+    from: *const u8,
+    /// Bytes from one row to the next.
+    stride: usize,
+    /// Lines of a row.
+    each: usize,
+    /// Lines of all rows.
+    count: usize,
+    /// Lines that were asked for.
+    asked: usize,
+}
+
+impl Lines {
+    pub(super) const NONE: Self = Self { from: std::ptr::null(), stride: 0, each: 0, count: 0, asked: 0 };
+
+    /// Of `rows` rows of `columns` elements; the first begins at `from`, each next one `stride` elements further.
+    pub(super) fn new<T>(from: *const T, stride: usize, columns: usize, rows: usize) -> Self {
+        let each = (columns * size_of::<T>()).div_ceil(LINE);
+        Self { from: from.cast(), stride: stride * size_of::<T>(), each, count: each * rows, asked: 0 }
+    }
+
+    /// Without those that so many rows' tiles ask for in so many steps.
+    pub(super) fn after_rows(self, rows: usize, steps: usize) -> Self {
+        Self { asked: self.asked + rows.div_ceil(ROWS) * steps * LINES_A_STEP, ..self }
+    }
+
+    /// Those that are left.
+    fn rest(self) -> Rest {
+        let Self { from, stride, each, count, asked } = self;
+        let (row, line) = (asked.checked_div(each).unwrap_or(0), asked.checked_rem(each).unwrap_or(0));
+        let at = from.wrapping_add(row * stride + line * LINE);
+        Rest {
+            at,
+            in_row: each - line,
+            each,
+            gap: stride.wrapping_sub(each * LINE),
+            steps: count.saturating_sub(asked) / LINES_A_STEP,
+        }
+    }
+}
+
+/// Where a kernel is in [`Lines`].
+struct Rest {
+    at: *const u8,
+    /// Lines of this row that are left.
+    in_row: usize,
+    each: usize,
+    /// Bytes from a row's last line's end to the next row.
+    gap: usize,
+    /// Steps for which there are lines.
+    steps: usize,
+}
+
+impl Rest {
+    #[inline]
+    fn ask(&mut self) {
+        for _ in 0..LINES_A_STEP {
+            // SAFETY: a hint, for whatever address.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(self.at.cast()) };
+            self.in_row -= 1;
+            let ended = self.in_row == 0;
+            self.at = self.at.wrapping_add(if ended { LINE.wrapping_add(self.gap) } else { LINE });
+            self.in_row = if ended { self.each } else { self.in_row };
+        }
+    }
+}
+
+/// Bytes of a line of the cache.
+const LINE: usize = 64;
 
 impl Tile {
     pub(super) fn at_row(self, row: usize) -> Self {
@@ -39,11 +113,18 @@ impl Tile {
         Self { left, out, ..self }
     }
 
-    pub(super) fn panel(self, place: Place, packed: *const i32, mask: __mmask16) -> Self {
+    /// Of a whole product's columns and steps those of a panel.
+    pub(super) fn panel(self, place: Place, packed: *const i32) -> Self {
         let left = self.left.wrapping_add(place.step * self.step_stride);
-        let out = self.out.wrapping_add(place.column);
+        let (out, mask) = (self.out.wrapping_add(place.column), last_lanes(place.columns));
         Self { left, packed, steps: place.steps, out, fresh: self.fresh && place.step == 0, mask, ..self }
     }
+}
+
+/// Lanes of the last vector of so many columns.
+pub(super) fn last_lanes(columns: usize) -> __mmask16 {
+    let last = columns - (columns.div_ceil(16) - 1) * 16;
+    (((1u32 << last) - 1) & 0xffff) as __mmask16
 }
 
 /// The part of the right operand that is packed at once.
@@ -56,11 +137,34 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// What this thread packs next if it goes on in order; empty at the end.
-    pub(super) fn next(self, n: usize, k: usize) -> Self {
-        let more = self.step + self.steps < k;
-        let (column, step) = if more { (self.column, self.step + self.steps) } else { (self.column + WIDTH, 0) };
-        Self { column, columns: n.saturating_sub(column).min(WIDTH), step, steps: (k - step).min(DEPTH) }
+    /// Its panels, one after the other.
+    pub(super) fn panels(self) -> impl Iterator<Item = Self> {
+        let end = self.column + self.columns;
+        (self.column..end).step_by(WIDTH).map(move |column| Self { column, columns: (end - column).min(WIDTH), ..self })
+    }
+}
+
+/// In what order a task goes over the columns before `end` and all `k` steps.
+#[derive(Clone, Copy)]
+pub(super) struct Order {
+    pub(super) end: usize,
+    pub(super) k: usize,
+    /// Panels that are packed at once. A single one begins at a multiple of [`WIDTH`] unless it is the first, as kept ones do.
+    pub(super) panels: usize,
+    /// Steps that are packed at once.
+    pub(super) depth: usize,
+}
+
+impl Order {
+    pub(super) fn at(self, column: usize, step: usize) -> Place {
+        let next = if self.panels > 1 { column + self.panels * WIDTH } else { (column / WIDTH + 1) * WIDTH };
+        Place { column, columns: self.end.min(next).saturating_sub(column), step, steps: (self.k - step).min(self.depth) }
+    }
+
+    /// What comes after it; without columns at the end.
+    pub(super) fn after(self, place: Place) -> Place {
+        let step = place.step + place.steps;
+        if step < self.k { self.at(place.column, step) } else { self.at(place.column + place.columns, 0) }
     }
 }
 
@@ -87,17 +191,29 @@ pub(super) unsafe fn panel<K: Kind>(tile: Tile, rows: usize, vectors: usize) {
 
 unsafe fn panel_rows<K: Kind, const C: usize>(tile: Tile, rows: usize) {
     for row in (0..rows).step_by(ROWS) {
-        let tile = tile.at_row(row);
+        let next = tile.next.after_rows(row, tile.steps);
+        let tile = Tile { next, ..tile.at_row(row) };
         // SAFETY: passed on from the caller.
         unsafe {
-            match rows - row {
-                1 => K::one_tile::<1, C>(tile),
-                2 => K::one_tile::<2, C>(tile),
-                3 => K::one_tile::<3, C>(tile),
-                4 => K::one_tile::<4, C>(tile),
-                5 => K::one_tile::<5, C>(tile),
-                _ => K::one_tile::<6, C>(tile),
+            // Counting lines takes registers of which the other kernel makes better use.
+            match next.rest().steps {
+                0 => some_rows::<K, C, false>(tile, rows - row),
+                _ => some_rows::<K, C, true>(tile, rows - row),
             }
+        }
+    }
+}
+
+unsafe fn some_rows<K: Kind, const C: usize, const ASKS: bool>(tile: Tile, rows: usize) {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        match rows {
+            1 => K::one_tile::<1, C, ASKS>(tile),
+            2 => K::one_tile::<2, C, ASKS>(tile),
+            3 => K::one_tile::<3, C, ASKS>(tile),
+            4 => K::one_tile::<4, C, ASKS>(tile),
+            5 => K::one_tile::<5, C, ASKS>(tile),
+            _ => K::one_tile::<6, C, ASKS>(tile),
         }
     }
 }
@@ -106,7 +222,7 @@ unsafe fn panel_rows<K: Kind, const C: usize>(tile: Tile, rows: usize) {
 pub(super) trait Kind {
     /// # Safety
     /// As [`panel`].
-    unsafe fn one_tile<const R: usize, const C: usize>(tile: Tile);
+    unsafe fn one_tile<const R: usize, const C: usize, const ASKS: bool>(tile: Tile);
 }
 
 /// A kind and its kernel, with what is added to a sum at each step: a macro, because an instruction is compiled as such only
@@ -117,9 +233,10 @@ macro_rules! kind {
 
         impl Kind for $name {
             #[target_feature(enable = $features)]
-            unsafe fn one_tile<const R: usize, const C: usize>(tile: Tile) {
+            unsafe fn one_tile<const R: usize, const C: usize, const ASKS: bool>(tile: Tile) {
                 let mask = |c: usize| if c + 1 == C { tile.mask } else { !0 };
                 let mut sums = [[_mm512_setzero_ps(); C]; R];
+                let mut next = tile.next.rest();
                 // SAFETY: rows, steps and columns of the operands, as the caller promised; lanes beyond the last column are masked.
                 unsafe {
                     if !tile.fresh {
@@ -130,6 +247,9 @@ macro_rules! kind {
                         }
                     }
                     for s in 0..tile.steps {
+                        if ASKS && s < next.steps {
+                            next.ask();
+                        }
                         let mut rights = [_mm512_setzero_si512(); C];
                         for c in 0..C {
                             rights[c] = _mm512_loadu_si512(tile.packed.add(s * WIDTH + c * 16).cast());
@@ -159,4 +279,52 @@ kind!(Bf16, "avx512f,avx512bw,avx512bf16", |sum, left, right| _mm512_dpbf16_ps(s
 pub(super) fn pairs(bits: __m512i) -> __m512bh {
     // SAFETY: two types for the same 64 bytes, of which every bit pattern is valid.
     unsafe { std::mem::transmute::<__m512i, __m512bh>(bits) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_is_asked_for_once() {
+        // Rows of 70 elements take 5 lines, and begin 100 elements apart.
+        let values = [0f32; 1];
+        let lines = Lines::new(values.as_ptr(), 100, 70, 6);
+        let expected: Vec<usize> = (0..6).flat_map(|row| (0..5).map(move |line| row * 400 + line * LINE)).collect();
+        let mut asked = Vec::new();
+        // 7 rows are two tiles, of 3 steps each.
+        for tile in 0..9 {
+            let mut rest = lines.after_rows(tile * ROWS, 3).rest();
+            for _ in 0..rest.steps.min(3) {
+                let start = rest.at as usize - values.as_ptr() as usize;
+                rest.ask();
+                asked.extend([start, expected[expected.iter().position(|at| *at == start).unwrap() + 1]]);
+            }
+        }
+        assert_eq!(asked, expected);
+        assert_eq!(Lines::NONE.rest().steps + lines.after_rows(1000, 1000).rest().steps, 0);
+    }
+
+    #[test]
+    fn every_column_and_step_comes_once() {
+        for (first, end, k, panels, depth) in
+            [(0, 576, 288, 1, 288), (288, 576, 768, 5, 115), (96, 192, 1000, 1, 288), (0, 7, 0, 1, 288)]
+        {
+            let order = Order { end, k, panels, depth };
+            let mut seen = vec![0; end * k.max(1)];
+            let mut place = order.at(first, 0);
+            while place.columns > 0 {
+                for panel in place.panels() {
+                    assert!(
+                        panel.columns <= WIDTH
+                            && (panels > 1 || panel.column / WIDTH == (panel.column + panel.columns - 1) / WIDTH)
+                    );
+                    let steps = if k == 0 { 0..1 } else { panel.step..panel.step + panel.steps };
+                    steps.for_each(|step| (0..panel.columns).for_each(|c| seen[step * end + panel.column + c] += 1));
+                }
+                place = order.after(place);
+            }
+            assert!(seen.iter().enumerate().all(|(i, n)| *n == usize::from(i % end >= first)), "{first} {end} {k} {panels}");
+        }
+    }
 }
