@@ -1,6 +1,7 @@
 //! The arguments of the command line.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// Learn and do fine-tuning of language models: a REPL, a script runner, lessons.
@@ -109,6 +110,13 @@ pub enum Command {
     Kernel {
         /// The file that says where to listen.
         connection: PathBuf,
+    },
+    /// Start the kernel of a notebook in Rust; Jupyter starts this.
+    #[command(hide = true)]
+    RustKernel {
+        /// evcxr's program and its arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        command: Vec<OsString>,
     },
     /// Make a notebook of a script, or a script of a notebook.
     Convert {

@@ -1,14 +1,17 @@
 //! `ftrepl jupyter install --rust`: what notebooks in Rust need to start soon.
 //!
-//! evcxr builds this library for its cells. A configuration beside the notebooks gives it a build folder that stays, and a first
-//! notebook is run here, so that the user's find everything built.
+//! evcxr builds this library for its cells. Jupyter starts it by way of this program, which gives it a build folder that stays and that no
+//! other notebook uses meanwhile. A configuration beside the notebooks says how to build, and a first notebook is run here, so that the
+//! user's find everything built.
 
+use super::build_folder::Taken;
 use super::output::{self, Output};
 use crate::error::{Error, Result};
 use crate::kernel::client::run_cells;
 use crate::model::hub::Cache;
 use crate::session::notebook::SETUP;
 use serde_json::{Map, json};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -38,15 +41,15 @@ fn find() -> Result<PathBuf> {
     })
 }
 
-/// evcxr's settings: the build folder stays, and with it everything that was built. `offline`: of the versions that are there already, so
+/// What the settings beside our notebooks begin with.
+const HEADER: &str = "# Made by `ftrepl jupyter install --rust`";
+
+/// evcxr's settings. `offline`: of the versions that are there already, so
 /// that a notebook starts without a network, and what was built is not built again because a newer version has come out.
-fn configuration(build: &Path, offline: bool) -> String {
-    let folder = toml::Value::String(build.display().to_string());
+fn configuration(offline: bool) -> String {
     format!(
-        "# Made by `ftrepl jupyter install --rust`; evcxr reads it when a notebook in this folder starts.\n\
+        "{HEADER}; evcxr reads it when a notebook in this folder starts.\n\
          [evcxr]\n\
-         # Dependencies stay built between notebooks.\n\
-         tmpdir = {folder}\n\
          # Nothing is fetched; a notebook with further dependencies begins with a line `:offline 0`.\n\
          offline_mode = {offline}\n\
          # Unoptimised, a model would take minutes for a sentence.\n\
@@ -91,14 +94,53 @@ fn environment(notebooks: &Path, threads: Option<usize>, before: &str) -> Result
     Ok(variables)
 }
 
-/// Sets variables in the description that evcxr has written.
-fn set_environment(written: &str, variables: Variables) -> Result<()> {
+/// Our command that starts evcxr.
+const LAUNCH: &str = "rust-kernel";
+
+/// Sets variables in the description that evcxr has written, and has it started by `launcher`.
+fn set_environment(written: &str, launcher: &Path, variables: Variables) -> Result<()> {
     let description = written.lines().filter_map(|line| line.strip_prefix("Writing ")).find(|path| path.ends_with("kernel.json"));
     let file = Path::new(description.ok_or_else(|| Error::Missing(format!("{PROGRAM} --install does not say what it wrote")))?);
     let wrong = |e: serde_json::Error| Error::format(file, format!("is no JSON: {e}"));
     let mut spec: serde_json::Value = serde_json::from_str(&crate::files::read_text(file)?).map_err(wrong)?;
     spec["env"] = variables.into_iter().map(|(name, value)| (name.to_string(), value.into())).collect::<Map<_, _>>().into();
+    let evcxr = spec["argv"].as_array().cloned().unwrap_or_default();
+    let command = [launcher.display().to_string().into(), LAUNCH.into()].into_iter().chain(evcxr);
+    spec["argv"] = command.collect::<Vec<serde_json::Value>>().into();
     crate::files::write_text(file, &format!("{spec:#}\n"))
+}
+
+/// Where build folders are.
+fn place() -> Result<PathBuf> {
+    Ok(Cache::from_env()?.root().join("evcxr"))
+}
+
+/// Starts evcxr as this process: in a build folder of its own where the notebooks here are ours, else as evcxr would start by itself.
+pub(super) fn launch(command: &[OsString]) -> Result<()> {
+    let [program, arguments @ ..] = command else { return Err(Error::Argument("the kernel's program is missing".into())) };
+    let mut evcxr = Command::new(program);
+    evcxr.args(arguments);
+    let ours = std::fs::read_to_string("evcxr.toml").is_ok_and(|text| text.starts_with(HEADER));
+    let taken = if ours { Some(Taken::take(&place()?)?) } else { None };
+    let failed = |e| Error::io("start", Path::new(program), e);
+    #[cfg(unix)]
+    {
+        use std::os::unix::process::CommandExt;
+        if let Some(taken) = taken {
+            evcxr.env("EVCXR_TMPDIR", taken.keep()?);
+        }
+        Err(failed(evcxr.exec()))
+    }
+    #[cfg(not(unix))]
+    {
+        if let Some(taken) = &taken {
+            evcxr.env("EVCXR_TMPDIR", &taken.folder);
+        }
+        match evcxr.status().map_err(failed)?.success() {
+            true => Ok(()),
+            false => Err(Error::Missing(format!("{} has failed", program.display()))),
+        }
+    }
 }
 
 /// Installs; tells how long the building took and how long a notebook will take from now on.
@@ -122,34 +164,39 @@ pub(super) fn install(choice: &Choice<'_>, output: &Output) -> Result<()> {
         let words = String::from_utf8_lossy(&registered.stderr);
         return Err(Error::Missing(format!("{} --install fails: {}", program.display(), words.trim())));
     }
-    let place = Cache::from_env()?.root().join("evcxr");
-    let build = place.join("build");
+    let launcher = super::jupyter::program()?;
+    let place = place()?;
     let settings = notebooks.join("evcxr.toml");
-    crate::files::write_text(&settings, &configuration(&build, false))?;
-    // Cargo reads it on its way up from the build folder, in which evcxr writes its own.
+    crate::files::write_text(&settings, &configuration(false))?;
+    // Cargo reads it on its way up from the build folders, in which evcxr writes its own.
     let profile = place.join(".cargo");
     std::fs::create_dir_all(&profile).map_err(|e| Error::io("create the folder", &profile, e))?;
     crate::files::write_text(&profile.join("config.toml"), PROFILE)?;
     // Jupyter puts in the value that the variable has when the kernel starts.
     let kept = environment(&notebooks, choice.threads, &format!("${{{LIBRARY_PATH}}}"))?;
-    set_environment(&String::from_utf8_lossy(&registered.stdout), kept)?;
+    set_environment(&String::from_utf8_lossy(&registered.stdout), &launcher, kept)?;
     output.note("building this library for notebooks; the first time takes minutes");
     let cells = [SETUP, "lab.run(\"1 + 1\")", "lab.run(\"2 + 2\")"];
     let variables = environment(&notebooks, choice.threads, &std::env::var(LIBRARY_PATH).unwrap_or_default())?;
     let kernel = || {
-        let mut kernel = Command::new(&program);
-        kernel.arg("--control_file").current_dir(&notebooks).envs(variables.iter().map(|(name, value)| (name, value)));
+        let mut kernel = Command::new(&launcher);
+        kernel
+            .arg(LAUNCH)
+            .arg(&program)
+            .arg("--control_file")
+            .current_dir(&notebooks)
+            .envs(variables.iter().map(|(name, value)| (name, value)));
         kernel
     };
     let told = |text: &str| output::eprintln(text);
     let first = run_cells(kernel(), &cells, told)?;
-    crate::files::write_text(&settings, &configuration(&build, true))?;
+    crate::files::write_text(&settings, &configuration(true))?;
     let again = run_cells(kernel(), &cells, told)?;
     let seconds = |duration: std::time::Duration| (duration.as_secs_f64() * 10.0).round() / 10.0;
     let (built, start, cell) = (seconds(first.first), seconds(again.first), seconds(again.last));
     match output.json() {
         true => output.document(&json!({
-            "program": program, "configuration": settings, "build_folder": build,
+            "program": program, "configuration": settings, "build_folder": place.join("build"),
             "first_start_s": built, "start_s": start, "cell_s": cell,
         })),
         false => output.text(&format!(
@@ -180,14 +227,24 @@ mod tests {
     }
 
     #[test]
-    fn variables_are_added_to_what_evcxr_wrote() {
+    fn variables_and_the_launcher_are_added_to_what_evcxr_wrote() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("kernel.json");
         std::fs::write(&file, r#"{"argv": ["evcxr_jupyter"], "language": "rust"}"#).unwrap();
         let written = format!("Writing {}\nWriting {}\n", folder.path().join("kernel.js").display(), file.display());
-        set_environment(&written, vec![("A", "1".into()), ("B", "x:y".into())]).unwrap();
+        set_environment(&written, Path::new("/bin/ftrepl"), vec![("A", "1".into()), ("B", "x:y".into())]).unwrap();
         let spec: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
-        assert_eq!(spec, json!({ "argv": ["evcxr_jupyter"], "language": "rust", "env": { "A": "1", "B": "x:y" } }));
-        assert!(set_environment("nothing", Vec::new()).unwrap_err().to_string().contains("does not say what it wrote"));
+        assert_eq!(
+            spec,
+            json!({
+                "argv": ["/bin/ftrepl", "rust-kernel", "evcxr_jupyter"], "language": "rust", "env": { "A": "1", "B": "x:y" },
+            })
+        );
+        assert!(
+            set_environment("nothing", Path::new("x"), Vec::new())
+                .unwrap_err()
+                .to_string()
+                .contains("does not say what it wrote")
+        );
     }
 }

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::kernel::{self, install};
 use crate::session::Session;
 use serde_json::json;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 /// Installs, removes or tells about the kernel.
@@ -22,7 +23,16 @@ pub(super) fn run(action: JupyterAction, rust: Option<evcxr::Choice<'_>>, prefix
     }
 }
 
-fn program() -> Result<PathBuf> {
+/// Starts the kernel of a notebook in Rust.
+pub(super) fn start_rust(command: &[OsString], output: &Output) -> Status {
+    match evcxr::launch(command) {
+        Ok(()) => Status::Done,
+        Err(error) => output.failure(&error.to_string()),
+    }
+}
+
+/// This program, which Jupyter is to start.
+pub(super) fn program() -> Result<PathBuf> {
     std::env::current_exe().map_err(|e| Error::io("find", "this program", e))
 }
 

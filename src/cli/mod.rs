@@ -1,6 +1,7 @@
 //! The command line: what each command does is a file here; this one reads the arguments and sets up the session.
 
 mod arguments;
+mod build_folder;
 pub mod check;
 mod convert;
 mod doc;
@@ -108,6 +109,7 @@ fn run_command(command: Command, common: &Common, output: &Output) -> Status {
             jupyter::run(action, rust.then_some(choice), prefix.as_deref(), output)
         }
         Command::Kernel { connection } => jupyter::serve(&connection, common, output),
+        Command::RustKernel { command } => jupyter::start_rust(&command, output),
         Command::Convert { file, to, kernel, output: target } => convert::run(&file, to, kernel, target.as_deref(), output),
         Command::Doctor => doctor::run(common, output),
         Command::Completions { shell } => {
