@@ -5,7 +5,9 @@ mod script_engine;
 
 use candle_core::{DType, Device, Tensor};
 use ftrepl::nn::{self, Parameter};
-use ftrepl::optim::{self, Adam, AdamWOptions, Optimizer, ParamGroup, Sgd, SgdOptions, check_gradients};
+use ftrepl::optim::{
+    self, Adam, AdamWOptions, Optimizer, ParamGroup, Schedule, ScheduleOptions, Scheduler, Sgd, SgdOptions, check_gradients,
+};
 use rhai::{Array, Dynamic};
 use script_engine::{engine, fails, run};
 use serde_json::Value;
@@ -198,6 +200,26 @@ fn a_state_without_the_number_of_steps_is_refused() {
         let message = fails(&script);
         assert!(message.contains("lacks \"state.0.step\""), "{made}: {message}");
     }
+}
+
+#[test]
+fn a_schedule_takes_only_counts_and_stays_where_it_was_otherwise() {
+    let parameter = Parameter::new(&Tensor::ones(1, DType::F32, &Device::Cpu).unwrap()).unwrap();
+    let mut sgd = Sgd::new(vec![ParamGroup::new(vec![parameter])], SgdOptions { lr: 0.1, ..Default::default() }).unwrap();
+    let mut schedule = Scheduler::new(Schedule::ReduceLrOnPlateau, ScheduleOptions::default(), &mut sgd, 0, Some(10)).unwrap();
+    schedule.step_with(1.0, &mut sgd).unwrap();
+    let state = schedule.state_dict().unwrap();
+    let before: Vec<f64> = state.values().map(|value| value.to_scalar().unwrap()).collect();
+    for (name, wrong) in [("last_epoch", -1.0), ("num_bad_epochs", 0.5), ("cooldown_counter", f64::NAN)] {
+        let mut other = state.clone();
+        other.insert("lr".into(), Tensor::new(7.0, &Device::Cpu).unwrap());
+        other.insert(name.into(), Tensor::new(wrong, &Device::Cpu).unwrap());
+        let message = schedule.load_state_dict(&other, &mut sgd).unwrap_err().to_string();
+        assert!(message.contains(name) && message.contains("a whole number >= 0"), "{message}");
+        let after: Vec<f64> = schedule.state_dict().unwrap().values().map(|value| value.to_scalar().unwrap()).collect();
+        assert_eq!((after, sgd.lr()), (before.clone(), 0.1), "{name}");
+    }
+    schedule.load_state_dict(&state, &mut sgd).unwrap();
 }
 
 #[test]

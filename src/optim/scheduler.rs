@@ -327,18 +327,21 @@ impl Scheduler {
     /// Goes to where [`Self::state_dict`] was taken, and sets the learning rate.
     ///
     /// # Errors
-    /// An entry is missing, or the learning rate cannot be set.
+    /// An entry is missing or no count, or the learning rate cannot be set.
     pub fn load_state_dict(&mut self, state: &BTreeMap<String, Tensor>, optimizer: &mut dyn Optimizer) -> Result<()> {
-        let number = |name: &str| match state.get(name) {
-            Some(value) => host::scalar(value),
-            None => Err(Error::argument(format!("the scheduler's state dict lacks \"{name}\""))),
+        let entry =
+            |name: &str| state.get(name).ok_or_else(|| Error::argument(format!("the scheduler's state dict lacks \"{name}\"")));
+        let count = |name: &str| {
+            host::steps(entry(name)?).map_err(|e| Error::argument(format!("the scheduler's state dict, \"{name}\": {e}")))
         };
-        self.step = number("last_epoch")? as u64;
+        // Everything is read before anything changes.
+        let step = count("last_epoch")?;
         if let Some((plateau, rate)) = &mut self.plateau {
-            *rate = number("lr")?;
-            plateau.best = number("best")?;
-            (plateau.bad, plateau.cooling) = (number("num_bad_epochs")? as u64, number("cooldown_counter")? as u64);
+            let (lr, best) = (host::scalar(entry("lr")?)?, host::scalar(entry("best")?)?);
+            let (bad, cooling) = (count("num_bad_epochs")?, count("cooldown_counter")?);
+            (*rate, plateau.best, plateau.bad, plateau.cooling) = (lr, best, bad, cooling);
         }
+        self.step = step;
         optimizer.set_lr(self.lr())
     }
 

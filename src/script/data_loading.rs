@@ -6,6 +6,7 @@ use super::data_files::{Files, file_splits, folder_splits, hub_splits};
 use super::data_options::NamedFormat;
 use super::error::{IntoScript, ScriptResult};
 use super::options::{OptionMap, options as parse};
+use crate::data::read::SampleBy;
 use crate::data::{
     ColumnChange, Dataset, FileFormat, IterableDataset, ReadOptions, RowFormat, Split, bundled, create_replay_dataset as replay,
     hub,
@@ -97,6 +98,15 @@ impl Wanted {
         }
     }
 
+    /// Refuses what says how files are read, where there are none.
+    fn check_bundled(&self, what: &str) -> ScriptResult<()> {
+        let given = [("delimiter", self.read.delimiter.is_some()), ("sample_by", self.read.sample_by != SampleBy::Line)];
+        match given.iter().find(|(_, given)| *given) {
+            Some((option, _)) => Err(format!("load_dataset: {option} belongs to files; \"{what}\" is bundled").into()),
+            None => Ok(()),
+        }
+    }
+
     /// Refuses also what asks for one of several splits or configurations, where there is but one.
     fn check_unsplit(&self, what: &str) -> ScriptResult<()> {
         self.check_local(what)?;
@@ -164,6 +174,7 @@ fn load(call: &NativeCallContext, kind: &str, map: Map) -> ScriptResult<Dynamic>
     }
     if let Some(data) = bundled::load(kind).script()? {
         wanted.check_unsplit(kind)?;
+        wanted.check_bundled(kind)?;
         return wanted.of_dataset(data);
     }
     let path = session.input_path(kind);
