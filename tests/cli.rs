@@ -382,3 +382,27 @@ fn scripts_become_notebooks_and_come_back() {
     has(&err(&bad), &["bad.ipynb", "is no notebook"]);
     assert!(!folder.path().join("bad.rhai").exists());
 }
+
+/// A kernel for Rust beside our settings gets a folder to build in that no other has, and gives it back when it ends.
+#[cfg(unix)]
+#[test]
+fn kernels_for_rust_build_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("cache");
+    let launch = |script: &str| {
+        let mut kernel = command(folder.path());
+        kernel.env("FTREPL_CACHE", &cache).env_remove("EVCXR_TMPDIR").env("FTREPL", env!("CARGO_BIN_EXE_ftrepl"));
+        kernel.args(["rust-kernel", "sh", "-c", script]).output().unwrap()
+    };
+    let own = "echo \"[$EVCXR_TMPDIR]\"";
+    // In a folder that is not ours evcxr chooses itself.
+    assert_eq!(out(&launch(own)), "[]\n");
+    std::fs::write(folder.path().join("evcxr.toml"), "# Made by `ftrepl jupyter install --rust`\n").unwrap();
+    let name = |name: &str| format!("[{}]\n", cache.join("evcxr").join(name).display());
+    let both = launch(&format!("{own}; \"$FTREPL\" rust-kernel sh -c '{own}'"));
+    assert_eq!(out(&both), name("build") + &name("build-2"), "{}", err(&both));
+    assert_eq!(out(&launch(own)), name("build"));
+    let missing = Command::new(env!("CARGO_BIN_EXE_ftrepl")).args(["rust-kernel", "no-such-program"]).output().unwrap();
+    assert_eq!(missing.status.code(), Some(1));
+    has(&err(&missing), &["no-such-program"]);
+}
