@@ -1,4 +1,4 @@
-//! The same numbers from every way to compute them: with AVX-512 and without, with bf16 products and without, fused and composed.
+//! The same numbers from every way to compute them: with AVX-512, with AVX2 and without, with bf16 products and without, fused and composed.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::process::Command;
@@ -48,6 +48,12 @@ fn compare(environment: &[(&str, &str)], dtype: &str, tolerance: f64) {
 
 #[test]
 fn without_avx512_the_losses_are_the_same() {
+    compare(&[("FTREPL_SIMD", "avx2")], "f32", 1e-4);
+    compare(&[("FTREPL_SIMD", "avx2")], "bf16", 1e-3);
+}
+
+#[test]
+fn without_vector_registers_the_losses_are_the_same() {
     compare(&[("FTREPL_SIMD", "off")], "f32", 1e-4);
     compare(&[("FTREPL_SIMD", "off")], "bf16", 1e-3);
 }
@@ -166,5 +172,8 @@ fn runs_in_medium_precision_repeat_bit_for_bit() {
 #[test]
 fn runs_repeat_bit_for_bit() {
     assert_eq!(losses(&[], "f32"), losses(&[], "f32"));
-    assert_eq!(losses(&[("RAYON_NUM_THREADS", "1")], "f32"), losses(&[("RAYON_NUM_THREADS", "3")], "f32"));
+    for vectors in ["avx512", "avx2"] {
+        let run = |threads| losses(&[("FTREPL_SIMD", vectors), ("RAYON_NUM_THREADS", threads)], "f32");
+        assert_eq!(run("1"), run("3"), "{vectors}");
+    }
 }

@@ -1,36 +1,33 @@
 //! Products of a few rows with a weight, as in generation and in training on short rows.
 //!
 //! A general matrix product packs the weight first, which pays only when many rows use it. Here the weight is read once, in
-//! order, straight into vector registers: `x W^T` as dot products of 6 rows with 4 weight rows, `g W` as sums of weight rows.
-//! AVX-512 is found at run time; `FTREPL_SIMD=off` leaves it unused, as on machines without it.
+//! order, straight into vector registers: `x W^T` as dot products of some rows with 4 weight rows, `g W` as sums of weight rows.
 
 use super::exp::vectorised;
 use super::matrix::{Dims, Weight};
 use super::parallel;
+#[cfg(target_arch = "x86_64")]
+use super::vector::Level;
+use super::vector::has_vectors;
 use std::cell::RefCell;
-use std::sync::OnceLock;
+
+#[cfg(target_arch = "x86_64")]
+mod kernels;
 
 /// Up to this many rows the weight is not packed.
 pub(super) const MOST_ROWS: usize = 16;
 
-/// As [`MOST_ROWS`], without AVX-512.
+/// As [`MOST_ROWS`], without vector registers.
 const MOST_ROWS_PORTABLE: usize = 2;
 
-/// Rows of one tile, which meet a weight's rows at once.
+/// Rows that take little more time than one: reading the weight takes longer than multiplying it with so many.
 pub(super) fn cheap_rows() -> usize {
-    if has_avx512() { 6 } else { MOST_ROWS_PORTABLE }
+    if has_vectors() { 6 } else { MOST_ROWS_PORTABLE }
 }
 
-/// Whether AVX-512 may be used.
-pub(super) fn has_avx512() -> bool {
-    static FOUND: OnceLock<bool> = OnceLock::new();
-    *FOUND.get_or_init(|| {
-        #[cfg(target_arch = "x86_64")]
-        let found = is_x86_feature_detected!("avx512f");
-        #[cfg(not(target_arch = "x86_64"))]
-        let found = false;
-        found && std::env::var("FTREPL_SIMD").map_or(true, |v| v != "off")
-    })
+/// How many rows are not too many here.
+fn most_rows() -> usize {
+    if has_vectors() { MOST_ROWS } else { MOST_ROWS_PORTABLE }
 }
 
 /// A matrix of which parallel tasks write different columns.
@@ -70,7 +67,7 @@ fn with_rows(weight: Weight<'_>, from: usize, to: usize, columns: usize, read: i
 /// `out [rows, outputs] = (add ? out : 0) + x [rows, inputs] * weight [outputs, inputs]^T`; `false` where this machine cannot.
 pub(super) fn times_weight_transposed(x: &[f32], weight: Weight<'_>, out: &mut [f32], add: bool, dims: Dims) -> bool {
     let Dims { rows, inputs, outputs } = dims;
-    if rows > if has_avx512() { MOST_ROWS } else { MOST_ROWS_PORTABLE } {
+    if rows > most_rows() {
         return false;
     }
     assert!(x.len() >= rows * inputs && out.len() >= rows * outputs);
@@ -81,9 +78,14 @@ pub(super) fn times_weight_transposed(x: &[f32], weight: Weight<'_>, out: &mut [
             let last = (first + 8).min(to);
             with_rows(weight, first, last, inputs, |w| {
                 #[cfg(target_arch = "x86_64")]
-                if has_avx512() {
-                    // SAFETY: AVX-512 was found; `x` holds `rows` rows, `w` those from first to last; the columns are the task's own.
-                    return unsafe { avx512::dots(x, w, rows, last - first, inputs, cells.at(first), outputs, add) };
+                {
+                    let (count, out) = (last - first, cells.at(first));
+                    // SAFETY: the level was found; `x` holds `rows` rows, `w` those from first to last; the columns are the task's own.
+                    match Level::best() {
+                        Level::Avx512 => return unsafe { kernels::avx512::dots(x, w, rows, count, inputs, out, outputs, add) },
+                        Level::Avx2 => return unsafe { kernels::avx2::dots(x, w, rows, count, inputs, out, outputs, add) },
+                        Level::Portable => {}
+                    }
                 }
                 for (row, x) in x.chunks_exact(inputs).take(rows).enumerate() {
                     for (column, w) in (first..last).zip(w.chunks_exact(inputs)) {
@@ -102,7 +104,7 @@ pub(super) fn times_weight_transposed(x: &[f32], weight: Weight<'_>, out: &mut [
 /// `out [rows, inputs] = (add ? out : 0) + g [rows, outputs] * weight [outputs, inputs]`; `false` where this machine cannot.
 pub(super) fn times_weight(g: &[f32], weight: Weight<'_>, out: &mut [f32], add: bool, dims: Dims) -> bool {
     let Dims { rows, inputs, outputs } = dims;
-    if !has_avx512() || rows > MOST_ROWS {
+    if !has_vectors() || rows > MOST_ROWS {
         return false;
     }
     assert!(g.len() >= rows * outputs && out.len() >= rows * inputs);
@@ -116,10 +118,13 @@ pub(super) fn times_weight(g: &[f32], weight: Weight<'_>, out: &mut [f32], add: 
         for first in (part * size..end).step_by(DEPTH) {
             let last = (first + DEPTH).min(end);
             with_rows(weight, first, last, inputs, |w| {
-                // SAFETY: AVX-512 was found; `g` holds `rows` rows of `outputs`, `w` the weight rows first to last.
+                // SAFETY: the level was found; `g` holds `rows` rows of `outputs`, `w` the weight rows first to last.
                 #[cfg(target_arch = "x86_64")]
                 unsafe {
-                    avx512::mix(&g[first..], outputs, w, last - first, sums, rows, inputs);
+                    match Level::best() {
+                        Level::Avx512 => kernels::avx512::mix(&g[first..], outputs, w, last - first, sums, rows, inputs),
+                        _ => kernels::avx2::mix(&g[first..], outputs, w, last - first, sums, rows, inputs),
+                    }
                 }
             });
         }
@@ -156,166 +161,6 @@ vectorised! {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-#[allow(clippy::needless_range_loop, reason = "rows and columns of tiles are coordinates")]
-mod avx512 {
-    use std::arch::x86_64::*;
-
-    /// Rows of a tile.
-    const ROWS: usize = 6;
-
-    /// Bits for the first `count` lanes.
-    fn lanes(count: usize) -> __mmask16 {
-        if count >= 16 { !0 } else { (1u16 << count) - 1 }
-    }
-
-    /// `out[r * stride + c] = (add ? out : 0) + x_r . w_c` for all rows of `x` and `w`.
-    ///
-    /// # Safety
-    /// AVX-512F must be there; the slices must hold `rows` and `count` rows of length `k`, and `out` be valid for the result.
-    #[target_feature(enable = "avx512f")]
-    #[allow(clippy::too_many_arguments, reason = "the shape of a matrix product")]
-    pub unsafe fn dots(x: &[f32], w: &[f32], rows: usize, count: usize, k: usize, out: *mut f32, stride: usize, add: bool) {
-        let (x, w) = (x.as_ptr(), w.as_ptr());
-        // SAFETY: passed on from the caller: rows and columns stay below the counts.
-        unsafe {
-            for column in (0..count).step_by(4) {
-                let (w, out) = (w.add(column * k), out.add(column));
-                for row in (0..rows).step_by(ROWS) {
-                    let (x, out) = (x.add(row * k), out.add(row * stride));
-                    match ((rows - row).min(ROWS), (count - column).min(4)) {
-                        (6, 4) => dot_tile::<6, 4>(x, w, k, out, stride, add),
-                        (5, 4) => dot_tile::<5, 4>(x, w, k, out, stride, add),
-                        (4, 4) => dot_tile::<4, 4>(x, w, k, out, stride, add),
-                        (3, 4) => dot_tile::<3, 4>(x, w, k, out, stride, add),
-                        (2, 4) => dot_tile::<2, 4>(x, w, k, out, stride, add),
-                        (1, 4) => dot_tile::<1, 4>(x, w, k, out, stride, add),
-                        (some, few) => {
-                            for r in 0..some {
-                                for c in 0..few {
-                                    dot_tile::<1, 1>(x.add(r * k), w.add(c * k), k, out.add(r * stride + c), stride, add);
-                                }
-                            }
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    #[target_feature(enable = "avx512f")]
-    unsafe fn dot_tile<const R: usize, const C: usize>(
-        x: *const f32,
-        w: *const f32,
-        k: usize,
-        out: *mut f32,
-        stride: usize,
-        add: bool,
-    ) {
-        let mut sums = [[_mm512_setzero_ps(); C]; R];
-        // SAFETY: every access lies in the first `k` elements of a row; the rest of the last step is masked.
-        unsafe {
-            let mut at = 0;
-            while at + 16 <= k {
-                let mut ws = [_mm512_setzero_ps(); C];
-                for c in 0..C {
-                    ws[c] = _mm512_loadu_ps(w.add(c * k + at));
-                }
-                for r in 0..R {
-                    let value = _mm512_loadu_ps(x.add(r * k + at));
-                    for c in 0..C {
-                        sums[r][c] = _mm512_fmadd_ps(value, ws[c], sums[r][c]);
-                    }
-                }
-                at += 16;
-            }
-            if at < k {
-                let mask = lanes(k - at);
-                for r in 0..R {
-                    let value = _mm512_maskz_loadu_ps(mask, x.add(r * k + at));
-                    for c in 0..C {
-                        let weight = _mm512_maskz_loadu_ps(mask, w.add(c * k + at));
-                        sums[r][c] = _mm512_fmadd_ps(value, weight, sums[r][c]);
-                    }
-                }
-            }
-            for r in 0..R {
-                for c in 0..C {
-                    let cell = out.add(r * stride + c);
-                    let sum = _mm512_reduce_add_ps(sums[r][c]);
-                    *cell = if add { *cell + sum } else { sum };
-                }
-            }
-        }
-    }
-
-    /// `out [rows, columns] += g [rows, depth] * w [depth, columns]`; a row of `g` begins every `stride` elements.
-    ///
-    /// # Safety
-    /// AVX-512F must be there, and the slices hold what is said.
-    #[target_feature(enable = "avx512f")]
-    pub unsafe fn mix(g: &[f32], stride: usize, w: &[f32], depth: usize, out: &mut [f32], rows: usize, columns: usize) {
-        let (g, w, out) = (g.as_ptr(), w.as_ptr(), out.as_mut_ptr());
-        // SAFETY: passed on from the caller.
-        unsafe {
-            for column in (0..columns).step_by(64) {
-                let width = (columns - column).min(64);
-                let (w, out) = (w.add(column), out.add(column));
-                for row in (0..rows).step_by(ROWS) {
-                    let (g, out) = (g.add(row * stride), out.add(row * columns));
-                    match (rows - row).min(ROWS) {
-                        6 => mix_tile::<6>(g, stride, w, depth, out, columns, width),
-                        5 => mix_tile::<5>(g, stride, w, depth, out, columns, width),
-                        4 => mix_tile::<4>(g, stride, w, depth, out, columns, width),
-                        3 => mix_tile::<3>(g, stride, w, depth, out, columns, width),
-                        2 => mix_tile::<2>(g, stride, w, depth, out, columns, width),
-                        _ => mix_tile::<1>(g, stride, w, depth, out, columns, width),
-                    }
-                }
-            }
-        }
-    }
-
-    #[target_feature(enable = "avx512f")]
-    unsafe fn mix_tile<const R: usize>(
-        g: *const f32,
-        stride: usize,
-        w: *const f32,
-        depth: usize,
-        out: *mut f32,
-        columns: usize,
-        width: usize,
-    ) {
-        let masks = [0, 16, 32, 48].map(|from: usize| lanes(width.saturating_sub(from)));
-        let mut sums = [[_mm512_setzero_ps(); 4]; R];
-        // SAFETY: masked lanes are not accessed; the others lie inside the matrices.
-        unsafe {
-            for r in 0..R {
-                for c in 0..4 {
-                    sums[r][c] = _mm512_maskz_loadu_ps(masks[c], out.wrapping_add(r * columns + c * 16));
-                }
-            }
-            for d in 0..depth {
-                let mut ws = [_mm512_setzero_ps(); 4];
-                for c in 0..4 {
-                    ws[c] = _mm512_maskz_loadu_ps(masks[c], w.wrapping_add(d * columns + c * 16));
-                }
-                for r in 0..R {
-                    let factor = _mm512_set1_ps(*g.add(r * stride + d));
-                    for c in 0..4 {
-                        sums[r][c] = _mm512_fmadd_ps(factor, ws[c], sums[r][c]);
-                    }
-                }
-            }
-            for r in 0..R {
-                for c in 0..4 {
-                    _mm512_mask_storeu_ps(out.wrapping_add(r * columns + c * 16), masks[c], sums[r][c]);
-                }
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -341,7 +186,7 @@ mod tests {
                 let start = values(rows * outputs, 3);
                 let mut out = start.clone();
                 let done = times_weight_transposed(&x, Weight::F32(&w), &mut out, add, dims);
-                assert_eq!(done, rows <= if has_avx512() { MOST_ROWS } else { MOST_ROWS_PORTABLE });
+                assert_eq!(done, rows <= most_rows());
                 if done {
                     assert_cells(&out, add.then_some(&start), outputs, |r, o| {
                         (0..inputs).map(|i| product(x[r * inputs + i], w[o * inputs + i])).sum()
@@ -350,7 +195,7 @@ mod tests {
                 let start = values(rows * inputs, 5);
                 let mut out = start.clone();
                 let done = times_weight(&g, Weight::F32(&w), &mut out, add, dims);
-                assert_eq!(done, has_avx512() && rows <= MOST_ROWS);
+                assert_eq!(done, has_vectors() && rows <= MOST_ROWS);
                 if done {
                     assert_cells(&out, add.then_some(&start), inputs, |r, i| {
                         (0..outputs).map(|o| product(g[r * outputs + o], w[o * inputs + i])).sum()

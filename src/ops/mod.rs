@@ -29,6 +29,7 @@ pub mod quantised;
 pub mod rope;
 pub mod stack;
 pub(crate) mod team;
+mod vector;
 
 pub(crate) use exp::vectorised;
 

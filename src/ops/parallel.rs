@@ -4,7 +4,8 @@
 //! tokens once: each thread takes some through a chain of operations. For few tokens, where reading the weights takes the time,
 //! every product is cut along the weight's rows instead. A product knows by [`inside`] which of the two it is part of.
 
-use super::few_rows::{MOST_ROWS, has_avx512};
+use super::few_rows::MOST_ROWS;
+use super::vector::has_vectors;
 
 use super::team;
 use candle_core::Result;
@@ -103,7 +104,7 @@ pub(super) fn part_size(tokens: usize) -> usize {
     let threads = rayon::current_num_threads();
     // For fewer tokens some threads would have none; along the weights' rows there is work for all. A matrix unit has each weight packed
     // once for all threads.
-    if threads == 1 || inside() || !has_avx512() || super::panels::has_matrix_unit() || tokens < threads * LEAST_TOKENS {
+    if threads == 1 || inside() || !has_vectors() || super::panels::has_matrix_unit() || tokens < threads * LEAST_TOKENS {
         return tokens.max(1);
     }
     tokens.div_ceil(threads * tokens.div_ceil(threads * MOST_TOKENS))

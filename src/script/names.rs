@@ -56,11 +56,12 @@ pub fn pretty_type(rust: &str, custom: &dyn Fn(&str) -> Option<String>) -> Strin
         name = name.strip_prefix(prefix).unwrap_or(name);
     }
     // Rhai lists what a string may be: "&str | ImmutableString | String".
-    if name.contains(" | ") && name.split(" | ").any(|part| part == "ImmutableString") {
+    if name.contains('|') && name.split(" | ").any(|part| part == "ImmutableString") {
         return "string".into();
     }
     // A result is what it holds: errors are exceptions to a script.
-    for wrapper in ["ScriptResult<", "RhaiResultOf<", "Result<"] {
+    let wrappers: &[&str] = if name.contains('<') { &["ScriptResult<", "RhaiResultOf<", "Result<"] } else { &[] };
+    for wrapper in wrappers {
         if let Some(inner) = name.split("::").last().filter(|_| !name.contains('<')).or(Some(name)).and_then(|n| {
             let start = n.find(wrapper)?;
             n.get(start + wrapper.len()..).and_then(|n| n.strip_suffix('>'))

@@ -1,6 +1,6 @@
 //! Whether the processor has the instruction for bf16, and whether it is worth using.
 
-use crate::ops::few_rows::has_avx512;
+use crate::ops::vector::has_avx512;
 use std::arch::x86_64::*;
 use std::sync::OnceLock;
 use std::time::Instant;

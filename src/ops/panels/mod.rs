@@ -1,8 +1,8 @@
-//! Matrix products of many rows with a weight that is packed a panel of 64 columns at a time.
+//! Matrix products of many rows with a weight that is packed some columns at a time.
 //!
-//! 6 rows of the left operand meet a panel in 24 vector registers of AVX-512 (Goto and van de Geijn 2008, "Anatomy of
-//! high-performance matrix multiplication"). Every sum runs over its steps in order, so that a row's result depends neither on the
-//! other rows nor on the number of threads.
+//! 6 rows of the left operand meet a panel of 64 columns in 24 vector registers of AVX-512, or one of 16 columns in 12 of AVX2 (Goto
+//! and van de Geijn 2008, "Anatomy of high-performance matrix multiplication"). Every sum runs over its steps in order, so that a row's
+//! result depends neither on the other rows nor on the number of threads.
 //!
 //! Where there is a matrix unit (AMX), products of more rows go through it: its products of bf16 take so little time that six of them,
 //! which make one of f32, take less than one in vector registers. There a row among many differs in its last bits from the same row
@@ -22,6 +22,8 @@ mod kept;
 mod multiply;
 #[cfg(target_arch = "x86_64")]
 mod pack;
+#[cfg(target_arch = "x86_64")]
+mod pack_avx2;
 #[cfg(target_arch = "x86_64")]
 mod split;
 #[cfg(target_arch = "x86_64")]
@@ -132,7 +134,7 @@ mod tests {
     use super::multiply::{multiply_bf16, product, transposed_product_bf16};
     use super::*;
     use crate::ops::check::values;
-    use crate::ops::few_rows::has_avx512;
+    use crate::ops::vector::has_vectors;
     use half::bf16;
 
     fn shape(m: usize, n: usize, k: usize) -> Shape {
@@ -169,8 +171,8 @@ mod tests {
             for (wide, rounded) in pairs {
                 for (add, start) in [(false, 0.0), (true, 0.5)] {
                     let (mut out, mut out_bf16) = (vec![0.5; m * n], vec![0.5; m * n]);
-                    assert_eq!(product(&a, wide, &mut out, add, shape(m, n, k)), has_avx512());
-                    if has_avx512() {
+                    assert_eq!(product(&a, wide, &mut out, add, shape(m, n, k)), has_vectors());
+                    if has_vectors() {
                         close(&out, &exact(&a, &b, start, (m, n, k)));
                     }
                     assert_eq!(multiply_bf16(&a, rounded, &mut out_bf16, add, shape(m, n, k)), has_bf16());
@@ -216,7 +218,7 @@ mod tests {
     /// than it is worth packing for.
     #[test]
     fn a_row_does_not_depend_on_the_others() {
-        if !has_avx512() {
+        if !has_vectors() {
             return;
         }
         let (n, k) = (200, 330);

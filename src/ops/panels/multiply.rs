@@ -3,12 +3,12 @@
 use super::blocks::{self, Cells, Product};
 use super::instruction::{has_bf16, is_fast, is_on};
 use super::kept::Panels;
-use super::pack::{Narrow, round, transpose};
+use super::pack::{Narrow, round};
 use super::split::{Element, Source};
-use super::tile::{Bf16, DEPTH, F32, Lines, Order, Place, ROWS, Tile, WIDTH, last_lanes, panel};
+use super::tile::{Bf16, DEPTH, F32, F32Avx2, Kind, Lines, Order, Place, ROWS, Single, Tile, WIDTH, panel};
 use super::unit::has_matrix_unit;
 use super::{Right, Shape};
-use crate::ops::few_rows::has_avx512;
+use crate::ops::vector::{Level, has_vectors};
 use crate::ops::{parallel, precision};
 use half::bf16;
 use std::cell::RefCell;
@@ -19,13 +19,13 @@ const LEAST_ROWS: usize = 48;
 /// The whole product, before it is cut into tiles.
 fn uncut(left: *const i32, row_stride: usize, out: &mut [f32], stride: usize, add: bool) -> Tile {
     let (packed, out) = (std::ptr::null(), out.as_mut_ptr());
-    Tile { left, row_stride, step_stride: 1, packed, steps: 0, out, stride, fresh: !add, mask: 0, next: Lines::NONE }
+    Tile { left, row_stride, step_stride: 1, packed, steps: 0, out, stride, fresh: !add, columns: 0, next: Lines::NONE }
 }
 
-/// `out [m, n] = (add ? out : 0) + left * right`, with `left` `[m, k]`. `false` without AVX-512: nothing is computed then.
+/// `out [m, n] = (add ? out : 0) + left * right`, with `left` `[m, k]`. `false` without vector registers:
+/// nothing is computed then.
 pub(in crate::ops) fn product(left: &[f32], right: Right<'_, f32>, out: &mut [f32], add: bool, shape: Shape) -> bool {
-    let Shape { n, k, .. } = shape;
-    if !has_avx512() {
+    if !has_vectors() {
         return false;
     }
     let (Right::ByStep(values) | Right::ByColumn(values)) = right;
@@ -33,18 +33,42 @@ pub(in crate::ops) fn product(left: &[f32], right: Right<'_, f32>, out: &mut [f3
     if precision::may_round() && product_bf16(left, right, out, add, shape) || by_unit(left, right, out, add, shape, 3) {
         return true;
     }
-    // SAFETY: AVX-512 was found, and the sizes were checked.
-    let pack = |Place { column, columns, step, steps }: Place, packed: &mut [i32]| unsafe {
+    // SAFETY: the level was found, and the sizes were checked.
+    unsafe {
+        match Level::best() {
+            Level::Avx512 => multiply::<F32>(left, right, out, add, shape),
+            _ => multiply::<F32Avx2>(left, right, out, add, shape),
+        }
+    }
+    true
+}
+
+/// As [`product`].
+///
+/// # Safety
+/// The kind's instructions must be there, and every element that the shape names.
+unsafe fn multiply<K: Single>(left: &[f32], right: Right<'_, f32>, out: &mut [f32], add: bool, shape: Shape) {
+    let Shape { n, k, .. } = shape;
+    let (Right::ByStep(values) | Right::ByColumn(values)) = right;
+    let pack = |place: Place, packed: &mut [i32]| {
+        let Place { column, columns, step, steps } = place;
         match right {
             Right::ByStep(values) => {
                 for index in 0..steps {
-                    for (panel, from) in values[(step + index) * n + column..][..columns].chunks(WIDTH).enumerate() {
-                        let to = &mut packed[(panel * steps + index) * WIDTH..][..from.len()];
-                        std::ptr::copy_nonoverlapping(from.as_ptr().cast(), to.as_mut_ptr(), from.len());
+                    for (panel, from) in values[(step + index) * n + column..][..columns].chunks(K::WIDTH).enumerate() {
+                        let to = &mut packed[(panel * steps + index) * K::WIDTH..][..from.len()];
+                        // SAFETY: two slices of this length.
+                        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr().cast(), to.as_mut_ptr(), from.len()) };
                     }
                 }
             }
-            Right::ByColumn(values) => transpose(values[column * k + step..].as_ptr().cast(), k, columns, steps, packed),
+            Right::ByColumn(values) => {
+                for (panel, Place { column, columns, .. }) in place.panels(K::WIDTH).enumerate() {
+                    let packed = &mut packed[panel * steps * K::WIDTH..];
+                    // SAFETY: passed on from the caller.
+                    unsafe { K::transpose(values[column * k + step..].as_ptr().cast(), k, columns, steps, packed) };
+                }
+            }
         }
         packed.as_ptr()
     };
@@ -53,11 +77,9 @@ pub(in crate::ops) fn product(left: &[f32], right: Right<'_, f32>, out: &mut [f3
         Right::ByColumn(_) => Lines::new(values.as_ptr().wrapping_add(column * k + step), k, steps, columns),
     };
     let tile = uncut(left.as_ptr().cast(), shape.left_stride, out, shape.out_stride, add);
-    // SAFETY: as above.
-    let kernel = |tile, rows, vectors| unsafe { panel::<F32>(tile, rows, vectors) };
-    let by_step = matches!(right, Right::ByStep(_));
-    in_panels(tile, shape, Panelled { pack, lines, kernel, most_rows: if by_step { STRIP_ROWS_F32 } else { 0 } });
-    true
+    let most_rows = if matches!(right, Right::ByStep(_)) { STRIP_ROWS_F32 } else { 0 };
+    // SAFETY: passed on from the caller.
+    unsafe { in_panels::<K, _, _>(tile, shape, Panelled { pack, lines, most_rows }) };
 }
 
 /// As [`product`], by the matrix unit with so many bf16 to an f32; `false` where there is none, or less to do than to pack.
@@ -149,10 +171,9 @@ pub(super) fn multiply_bf16<T: Narrow>(left: &[f32], right: Right<'_, T>, out: &
             Right::ByColumn(_) => Lines::new(values.as_ptr().wrapping_add(column * k + 2 * step), k, 2 * steps, columns),
         };
         let shape = Shape { k: steps, ..shape };
+        let most_rows = if matches!(right, Right::ByStep(_)) { STRIP_ROWS_BF16 } else { 0 };
         // SAFETY: as above.
-        let kernel = |tile, rows, vectors| unsafe { panel::<Bf16>(tile, rows, vectors) };
-        let by_step = matches!(right, Right::ByStep(_));
-        in_panels(tile, shape, Panelled { pack, lines, kernel, most_rows: if by_step { STRIP_ROWS_BF16 } else { 0 } });
+        unsafe { in_panels::<Bf16, _, _>(tile, shape, Panelled { pack, lines, most_rows }) };
     });
     true
 }
@@ -169,8 +190,7 @@ pub(super) fn multiply_kept(left: &[f32], panels: &Panels, out: &mut [f32], add:
         let lines = |Place { column, columns, step, steps }: Place| Lines::new(panels.at(column, step), WIDTH, columns, steps);
         let shape = Shape { k: steps, ..shape };
         // SAFETY: the instructions were found, and the caller checked the sizes.
-        let kernel = |tile, rows, vectors| unsafe { panel::<Bf16>(tile, rows, vectors) };
-        in_panels(tile, shape, Panelled { pack, lines, kernel, most_rows: 0 });
+        unsafe { in_panels::<Bf16, _, _>(tile, shape, Panelled { pack, lines, most_rows: 0 }) };
     });
 }
 
@@ -234,7 +254,6 @@ pub(in crate::ops) fn transposed_product_bf16(left: &[f32], right: &Panels, out:
         }
         for column in (0..n).step_by(WIDTH) {
             let columns = (n - column).min(WIDTH);
-            let (vectors, mask) = (columns.div_ceil(16), last_lanes(columns));
             // One round even without any step, so that the result is written.
             for step in (0..steps.max(1)).step_by(DEPTH) {
                 let depth = (steps - step).min(DEPTH);
@@ -242,9 +261,9 @@ pub(in crate::ops) fn transposed_product_bf16(left: &[f32], right: &Panels, out:
                     let left = packed.as_ptr().wrapping_add(first / WIDTH * group + step * WIDTH);
                     let out = whole.out.wrapping_add(first * out_stride + column);
                     let fresh = whole.fresh && step == 0;
-                    let tile = Tile { left, packed: right.at(column, step), steps: depth, out, fresh, mask, ..whole };
+                    let tile = Tile { left, packed: right.at(column, step), steps: depth, out, fresh, columns, ..whole };
                     // SAFETY: as above.
-                    unsafe { panel::<Bf16>(tile, (m - first).min(WIDTH), vectors) };
+                    unsafe { panel::<Bf16>(tile, (m - first).min(WIDTH)) };
                 }
             }
         }
@@ -252,13 +271,11 @@ pub(in crate::ops) fn transposed_product_bf16(left: &[f32], right: &Panels, out:
 }
 
 /// What a product does with panels.
-struct Panelled<P, L, K> {
-    /// Given memory to pack a place into, says where it is: `[panels, steps, WIDTH]`.
+struct Panelled<P, L> {
+    /// Given memory to pack a place into, says where it is: `[panels, steps, Kind::WIDTH]`.
     pack: P,
     /// The lines that packing a place reads.
     lines: L,
-    /// Multiplies rows with a panel of so many vectors of columns.
-    kernel: K,
     /// Up to how many rows several panels are packed at once: where a step's columns lie one after the other, memory gives those of
     /// several panels faster than one's, but fewer steps at a time cost more loads and stores of sums.
     most_rows: usize,
@@ -279,11 +296,14 @@ const STRIP_ROWS_BF16: usize = 512;
 const STRIP_PANELS: usize = 12;
 
 /// Runs the kernel on every panel, in parallel over runs of columns and, where those are few, parts of the rows.
-fn in_panels<P, L, K>(tile: Tile, Shape { m, n, k, .. }: Shape, Panelled { pack, lines, kernel, most_rows }: Panelled<P, L, K>)
+///
+/// # Safety
+/// The kind's instructions must be there, and every element that the tile and the shape name.
+unsafe fn in_panels<K, P, L>(tile: Tile, Shape { m, n, k, .. }: Shape, Panelled { pack, lines, most_rows }: Panelled<P, L>)
 where
+    K: Kind,
     P: Fn(Place, &mut [i32]) -> *const i32 + Sync,
     L: Fn(Place) -> Lines + Sync,
-    K: Fn(Tile, usize, usize) + Sync,
 {
     thread_local! {
         static PACKED: RefCell<Vec<i32>> = RefCell::new(vec![0; STRIP * WIDTH]);
@@ -310,9 +330,10 @@ where
             while place.columns > 0 {
                 let (first, following) = (pack(place, &mut packed), order.after(place));
                 let mut next = lines(following);
-                for (panel, place) in place.panels().enumerate() {
-                    let tile = tile.panel(place, first.wrapping_add(panel * place.steps * WIDTH)).at_row(first_row);
-                    kernel(Tile { next, ..tile }, rows, place.columns.div_ceil(16));
+                for (index, place) in place.panels(K::WIDTH).enumerate() {
+                    let tile = tile.panel(place, first.wrapping_add(index * place.steps * K::WIDTH)).at_row(first_row);
+                    // SAFETY: passed on from the caller.
+                    unsafe { panel::<K>(Tile { next, ..tile }, rows) };
                     next = next.after_rows(rows, place.steps);
                 }
                 place = following;

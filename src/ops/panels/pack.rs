@@ -110,19 +110,36 @@ impl Narrow for f32 {
 /// AVX-512F must be there, and `columns` times `steps` units at `from`.
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn transpose(from: *const i32, stride: usize, columns: usize, steps: usize, packed: &mut [i32]) {
-    assert!(packed.len() >= steps * WIDTH && columns <= WIDTH);
-    let (whole_columns, whole_steps) = (columns / 16 * 16, steps / 16 * 16);
-    // SAFETY: whole blocks of 16 by 16 units first, then what is left.
+    // SAFETY: passed on from the caller.
+    unsafe { by_blocks::<16, WIDTH>(from, stride, columns, steps, packed, |from, to| transpose_block(from, stride, to, WIDTH)) };
+}
+
+/// As [`transpose`], to a panel of `PANEL` columns, with what turns a block of `SIDE` by `SIDE` units.
+///
+/// # Safety
+/// `columns` times `steps` units must be at `from`.
+#[inline(always)]
+pub(super) unsafe fn by_blocks<const SIDE: usize, const PANEL: usize>(
+    from: *const i32,
+    stride: usize,
+    columns: usize,
+    steps: usize,
+    packed: &mut [i32],
+    turn: impl Fn(*const i32, *mut i32),
+) {
+    assert!(packed.len() >= steps * PANEL && columns <= PANEL);
+    let (whole_columns, whole_steps) = (columns / SIDE * SIDE, steps / SIDE * SIDE);
+    // SAFETY: whole blocks first, then what is left.
     unsafe {
-        for column in (0..whole_columns).step_by(16) {
-            for step in (0..whole_steps).step_by(16) {
-                transpose_block(from.add(column * stride + step), stride, packed.as_mut_ptr().add(step * WIDTH + column), WIDTH);
+        for column in (0..whole_columns).step_by(SIDE) {
+            for step in (0..whole_steps).step_by(SIDE) {
+                turn(from.add(column * stride + step), packed.as_mut_ptr().add(step * PANEL + column));
             }
         }
         for column in 0..columns {
             let first = if column < whole_columns { whole_steps } else { 0 };
             for step in first..steps {
-                packed[step * WIDTH + column] = from.add(column * stride + step).read_unaligned();
+                packed[step * PANEL + column] = from.add(column * stride + step).read_unaligned();
             }
         }
     }

@@ -1,9 +1,11 @@
-//! Tiles: 6 rows of the left operand with a packed panel, in 24 vector registers.
+//! Tiles: 6 rows of the left operand with a packed panel, in 24 vector registers of 16 lanes or 12 of 8.
 #![allow(clippy::needless_range_loop, reason = "rows and columns of tiles are coordinates")]
 
+use super::{pack, pack_avx2};
+use crate::ops::vector::{V8, V16, Vector};
 use std::arch::x86_64::*;
 
-/// Columns of a panel.
+/// Columns that are packed at once at least; with AVX-512 those of a panel.
 pub(super) const WIDTH: usize = 64;
 
 /// Rows of a tile.
@@ -22,15 +24,15 @@ pub(super) struct Tile {
     pub(super) left: *const i32,
     pub(super) row_stride: usize,
     pub(super) step_stride: usize,
-    /// `[steps, WIDTH]`.
+    /// `[steps, Kind::WIDTH]`.
     pub(super) packed: *const i32,
     pub(super) steps: usize,
     pub(super) out: *mut f32,
     pub(super) stride: usize,
     /// Whether `out` is overwritten.
     pub(super) fresh: bool,
-    /// Lanes of the last vector of columns.
-    pub(super) mask: __mmask16,
+    /// Columns, a panel's at most.
+    pub(super) columns: usize,
     pub(super) next: Lines,
 }
 
@@ -116,15 +118,9 @@ impl Tile {
     /// Of a whole product's columns and steps those of a panel.
     pub(super) fn panel(self, place: Place, packed: *const i32) -> Self {
         let left = self.left.wrapping_add(place.step * self.step_stride);
-        let (out, mask) = (self.out.wrapping_add(place.column), last_lanes(place.columns));
-        Self { left, packed, steps: place.steps, out, fresh: self.fresh && place.step == 0, mask, ..self }
+        let (out, columns) = (self.out.wrapping_add(place.column), place.columns);
+        Self { left, packed, steps: place.steps, out, fresh: self.fresh && place.step == 0, columns, ..self }
     }
-}
-
-/// Lanes of the last vector of so many columns.
-pub(super) fn last_lanes(columns: usize) -> __mmask16 {
-    let last = columns - (columns.div_ceil(16) - 1) * 16;
-    (((1u32 << last) - 1) & 0xffff) as __mmask16
 }
 
 /// The part of the right operand that is packed at once.
@@ -137,10 +133,10 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Its panels, one after the other.
-    pub(super) fn panels(self) -> impl Iterator<Item = Self> {
+    /// Its panels of so many columns, one after the other.
+    pub(super) fn panels(self, width: usize) -> impl Iterator<Item = Self> {
         let end = self.column + self.columns;
-        (self.column..end).step_by(WIDTH).map(move |column| Self { column, columns: (end - column).min(WIDTH), ..self })
+        (self.column..end).step_by(width).map(move |column| Self { column, columns: (end - column).min(width), ..self })
     }
 }
 
@@ -149,7 +145,7 @@ impl Place {
 pub(super) struct Order {
     pub(super) end: usize,
     pub(super) k: usize,
-    /// Panels that are packed at once. A single one begins at a multiple of [`WIDTH`] unless it is the first, as kept ones do.
+    /// Times [`WIDTH`] columns that are packed at once. A single one begins at a multiple of [`WIDTH`] unless it is the first, as kept ones do.
     pub(super) panels: usize,
     /// Steps that are packed at once.
     pub(super) depth: usize,
@@ -177,10 +173,10 @@ unsafe impl Sync for Tile {}
 ///
 /// # Safety
 /// The instructions must be there, and every element that the tile names.
-pub(super) unsafe fn panel<K: Kind>(tile: Tile, rows: usize, vectors: usize) {
+pub(super) unsafe fn panel<K: Kind>(tile: Tile, rows: usize) {
     // SAFETY: passed on from the caller.
     unsafe {
-        match vectors {
+        match tile.columns.div_ceil(K::Register::LANES) {
             4 => panel_rows::<K, 4>(tile, rows),
             3 => panel_rows::<K, 3>(tile, rows),
             2 => panel_rows::<K, 2>(tile, rows),
@@ -218,8 +214,13 @@ unsafe fn some_rows<K: Kind, const C: usize, const ASKS: bool>(tile: Tile, rows:
     }
 }
 
-/// The operands' type.
+/// The operands' type, and the registers that multiply them.
 pub(super) trait Kind {
+    type Register: Vector;
+
+    /// Columns of a panel: as many registers as leave room for six rows' sums.
+    const WIDTH: usize;
+
     /// # Safety
     /// As [`panel`].
     unsafe fn one_tile<const R: usize, const C: usize, const ASKS: bool>(tile: Tile);
@@ -228,34 +229,40 @@ pub(super) trait Kind {
 /// A kind and its kernel, with what is added to a sum at each step: a macro, because an instruction is compiled as such only
 /// in a function that may use it.
 macro_rules! kind {
-    ($name:ident, $features:literal, |$sum:ident, $left:ident, $right:ident| $added:expr) => {
+    ($name:ident, $register:ty, $width:expr, $features:literal, |$sum:ident, $left:ident, $right:ident| $added:expr) => {
         pub(super) struct $name;
 
         impl Kind for $name {
+            type Register = $register;
+            const WIDTH: usize = $width;
+
             #[target_feature(enable = $features)]
             unsafe fn one_tile<const R: usize, const C: usize, const ASKS: bool>(tile: Tile) {
-                let mask = |c: usize| if c + 1 == C { tile.mask } else { !0 };
-                let mut sums = [[_mm512_setzero_ps(); C]; R];
-                let mut next = tile.next.rest();
+                const LANES: usize = <$register>::LANES;
+                let (mut next, last_column) = (tile.next.rest(), (C - 1) * LANES);
                 // SAFETY: rows, steps and columns of the operands, as the caller promised; lanes beyond the last column are masked.
                 unsafe {
+                    let mut sums = [[<$register>::zero(); C]; R];
+                    let mask = <$register>::first(tile.columns - last_column);
                     if !tile.fresh {
                         for r in 0..R {
-                            for c in 0..C {
-                                sums[r][c] = _mm512_maskz_loadu_ps(mask(c), tile.out.add(r * tile.stride + c * 16));
+                            let out = tile.out.add(r * tile.stride);
+                            for c in 0..C - 1 {
+                                sums[r][c] = <$register>::load(out.add(c * LANES));
                             }
+                            sums[r][C - 1] = <$register>::load_some(mask, out.add(last_column));
                         }
                     }
                     for s in 0..tile.steps {
                         if ASKS && s < next.steps {
                             next.ask();
                         }
-                        let mut rights = [_mm512_setzero_si512(); C];
+                        let mut rights = [<$register>::zero(); C];
                         for c in 0..C {
-                            rights[c] = _mm512_loadu_si512(tile.packed.add(s * WIDTH + c * 16).cast());
+                            rights[c] = <$register>::load(tile.packed.add(s * $width + c * LANES).cast());
                         }
                         for r in 0..R {
-                            let $left = _mm512_set1_epi32(*tile.left.add(r * tile.row_stride + s * tile.step_stride));
+                            let $left = <$register>::splat(tile.left.add(r * tile.row_stride + s * tile.step_stride).cast());
                             for c in 0..C {
                                 let ($sum, $right) = (sums[r][c], rights[c]);
                                 sums[r][c] = $added;
@@ -263,17 +270,47 @@ macro_rules! kind {
                         }
                     }
                     for r in 0..R {
-                        for c in 0..C {
-                            _mm512_mask_storeu_ps(tile.out.add(r * tile.stride + c * 16), mask(c), sums[r][c]);
+                        let out = tile.out.add(r * tile.stride);
+                        for c in 0..C - 1 {
+                            sums[r][c].store(out.add(c * LANES));
                         }
+                        sums[r][C - 1].store_some(mask, out.add(last_column));
                     }
                 }
             }
         }
     };
 }
-kind!(F32, "avx512f", |sum, left, right| _mm512_fmadd_ps(_mm512_castsi512_ps(left), _mm512_castsi512_ps(right), sum));
-kind!(Bf16, "avx512f,avx512bw,avx512bf16", |sum, left, right| _mm512_dpbf16_ps(sum, pairs(left), pairs(right)));
+kind!(F32, V16, WIDTH, "avx512f", |sum, left, right| left.multiply_add(right, sum));
+kind!(Bf16, V16, WIDTH, "avx512f,avx512bw,avx512bf16", |sum, left, right| V16(_mm512_dpbf16_ps(
+    sum.0,
+    pairs(_mm512_castps_si512(left.0)),
+    pairs(_mm512_castps_si512(right.0))
+)));
+kind!(F32Avx2, V8, 16, "avx2,fma", |sum, left, right| left.multiply_add(right, sum));
+
+/// Kinds of one number a unit.
+pub(super) trait Single: Kind {
+    /// Columns of the result, stored one after the other every `stride` units, to rows of a panel.
+    ///
+    /// # Safety
+    /// The kind's instructions must be there, and `columns` times `steps` units at `from`.
+    unsafe fn transpose(from: *const i32, stride: usize, columns: usize, steps: usize, packed: &mut [i32]);
+}
+
+impl Single for F32 {
+    unsafe fn transpose(from: *const i32, stride: usize, columns: usize, steps: usize, packed: &mut [i32]) {
+        // SAFETY: passed on from the caller.
+        unsafe { pack::transpose(from, stride, columns, steps, packed) }
+    }
+}
+
+impl Single for F32Avx2 {
+    unsafe fn transpose(from: *const i32, stride: usize, columns: usize, steps: usize, packed: &mut [i32]) {
+        // SAFETY: passed on from the caller.
+        unsafe { pack_avx2::transpose(from, stride, columns, steps, packed) }
+    }
+}
 
 /// The same bits as pairs of bf16.
 pub(super) fn pairs(bits: __m512i) -> __m512bh {
@@ -284,6 +321,43 @@ pub(super) fn pairs(bits: __m512i) -> __m512bh {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::check::values;
+    use crate::ops::vector::Lanes16;
+
+    kind!(Plain, Lanes16, WIDTH, "sse2", |sum, left, right| left.multiply_add(right, sum));
+
+    /// The kernel in AVX-512's sizes, on every processor: all numbers of rows and of columns, and what lies beside them.
+    #[test]
+    fn tiles_of_64_columns_equal_the_definition() {
+        let steps = 9;
+        for (rows, columns) in (1..8).flat_map(|rows| [1, 15, 16, 17, 40, 48, 63, 64].map(|columns| (rows, columns))) {
+            let (left, packed, stride) = (values(rows * steps, 1), values(steps * WIDTH, 2), columns + 3);
+            for fresh in [true, false] {
+                let mut out = vec![0.5f32; rows * stride];
+                let tile = Tile {
+                    left: left.as_ptr().cast(),
+                    row_stride: steps,
+                    step_stride: 1,
+                    packed: packed.as_ptr().cast(),
+                    steps,
+                    out: out.as_mut_ptr(),
+                    stride,
+                    fresh,
+                    columns,
+                    next: Lines::new(packed.as_ptr(), WIDTH, WIDTH, 2),
+                };
+                // SAFETY: no instruction is needed, and the slices hold what the tile names.
+                unsafe { panel::<Plain>(tile, rows) };
+                for (i, found) in out.iter().enumerate() {
+                    let (row, column) = (i / stride, i % stride);
+                    let product = |s: usize| f64::from(left[row * steps + s]) * f64::from(packed[s * WIDTH + column]);
+                    let start = if fresh && column < columns { 0.0 } else { 0.5 };
+                    let sum = if column < columns { (0..steps).map(product).sum() } else { 0.0 };
+                    assert!((f64::from(*found) - start - sum).abs() < 1e-5, "{rows} {columns} {fresh}: {row} {column}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn every_line_is_asked_for_once() {
@@ -314,7 +388,7 @@ mod tests {
             let mut seen = vec![0; end * k.max(1)];
             let mut place = order.at(first, 0);
             while place.columns > 0 {
-                for panel in place.panels() {
+                for panel in place.panels(WIDTH) {
                     assert!(
                         panel.columns <= WIDTH
                             && (panels > 1 || panel.column / WIDTH == (panel.column + panel.columns - 1) / WIDTH)

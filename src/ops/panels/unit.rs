@@ -3,7 +3,7 @@
 //!
 //! Linux lets a process use it only after it has asked. `FTREPL_AMX=off` leaves it unused, as on machines without it.
 
-use crate::ops::few_rows::has_avx512;
+use crate::ops::vector::has_avx512;
 use std::arch::asm;
 use std::sync::OnceLock;
 

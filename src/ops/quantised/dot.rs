@@ -1,51 +1,9 @@
 //! Dot products of quantised rows with f32 activations: which kernel serves a format on this processor, and the portable one.
 
 use super::Decode;
-#[cfg(target_arch = "x86_64")]
-use crate::ops::few_rows::has_avx512;
+use crate::ops::vector::Level;
 use candle_core::quantized::GgmlDType;
 use half::f16;
-
-/// What a processor can do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Level {
-    /// Whatever the compiler may assume of every processor.
-    Portable,
-    /// AVX2, FMA and F16C.
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    /// AVX-512.
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-}
-
-impl Level {
-    /// The best of this processor.
-    pub(super) fn best() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        {
-            if has_avx512() && is_x86_feature_detected!("f16c") {
-                return Self::Avx512;
-            }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
-                return Self::Avx2;
-            }
-        }
-        Self::Portable
-    }
-
-    /// All that this processor has.
-    #[cfg(test)]
-    pub(super) fn all() -> Vec<Self> {
-        #[cfg(target_arch = "x86_64")]
-        match Self::best() {
-            Self::Avx512 => return vec![Self::Portable, Self::Avx2, Self::Avx512],
-            Self::Avx2 => return vec![Self::Portable, Self::Avx2],
-            Self::Portable => {}
-        }
-        vec![Self::Portable]
-    }
-}
 
 /// Rows of a quantised matrix.
 #[derive(Clone, Copy)]

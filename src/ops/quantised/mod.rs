@@ -9,6 +9,7 @@
 mod avx512;
 mod dot;
 
+use super::vector::Level;
 use crate::autograd::buffer::{self, Buffer};
 use crate::error::{Error, Result};
 use crate::ops::parallel;
@@ -16,7 +17,6 @@ use candle_core::quantized::GgmlDType;
 use candle_core::quantized::k_quants::{
     BlockQ2K, BlockQ3K, BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0, BlockQ5_1, BlockQ5K, BlockQ6K, BlockQ8_0, BlockQ8K, GgmlType,
 };
-use dot::Level;
 use half::{bf16, f16};
 use rayon::prelude::*;
 use std::borrow::Cow;

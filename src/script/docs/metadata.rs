@@ -47,13 +47,14 @@ struct ParameterData {
 type Types = BTreeMap<String, String>;
 
 pub(super) fn read(engine: &Engine) -> Reference {
-    let parse = |standard| -> ModuleData {
-        let json = engine.gen_fn_metadata_to_json(standard).unwrap_or_default();
-        serde_json::from_str(&json).unwrap_or_default()
-    };
-    let all = parse(true);
-    let own = parse(false);
-    let own_names: HashSet<(String, u64)> = own.functions.iter().map(|f| (f.name.clone(), f.full_hash)).collect();
+    let all: ModuleData = serde_json::from_str(&engine.gen_fn_metadata_to_json(true).unwrap_or_default()).unwrap_or_default();
+    // Which functions there are besides Rhai's own. Not by JSON once more: completion waits for this.
+    let own = engine.collect_fn_metadata(
+        None,
+        |function| function.namespace.is_empty().then(|| (function.metadata.name.to_string(), function.metadata.hash)),
+        false,
+    );
+    let own_names: HashSet<(&str, u64)> = own.iter().map(|(name, hash)| (name.as_str(), *hash)).collect();
     let mut types = Types::new();
     gather_types(&all, &mut types);
     let mut entries = BTreeMap::new();
@@ -61,7 +62,7 @@ pub(super) fn read(engine: &Engine) -> Reference {
         &all,
         "",
         &types,
-        &|function, module| !module.is_empty() || own_names.contains(&(function.name.clone(), function.full_hash)),
+        &|function, module| !module.is_empty() || own_names.contains(&(function.name.as_str(), function.full_hash)),
         &mut entries,
     );
     Reference { entries: entries.into_values().map(in_order).collect(), types }
