@@ -58,6 +58,29 @@ pub fn checks_memory() -> Result<bool> {
     }
 }
 
+/// The variables of the environment that choose instructions and operations, and what each may say.
+const SWITCHES: [(&str, &[&str]); 4] = [
+    ("FTREPL_SIMD", &["avx512", "avx2", "off"]),
+    ("FTREPL_AMX", &["on", "off"]),
+    ("FTREPL_BF16", &["on", "off"]),
+    ("FTREPL_FUSED", &["1", "0"]),
+];
+
+/// Checks what the environment says about instructions and operations: a slip would otherwise compute what nobody asked for.
+///
+/// # Errors
+/// A variable says what it may not.
+pub fn check_switches() -> Result<()> {
+    for (name, allowed) in SWITCHES {
+        if let Some(value) = variable(name).filter(|value| !allowed.contains(&value.as_str())) {
+            let allowed: Vec<String> = allowed.iter().map(|value| format!("\"{value}\"")).collect();
+            let allowed = allowed.join(" or ");
+            return Err(Error::argument(format!("{name} must be {allowed}, or unset, but it is \"{value}\"")));
+        }
+    }
+    Ok(())
+}
+
 /// A variable of the environment; one that is empty counts as unset.
 fn variable(name: &str) -> Option<String> {
     std::env::var_os(name).filter(|value| !value.is_empty()).map(|value| value.to_string_lossy().into_owned())

@@ -177,3 +177,23 @@ fn runs_repeat_bit_for_bit() {
         assert_eq!(run("1"), run("3"), "{vectors}");
     }
 }
+
+/// A slip would otherwise compute what nobody asked for, and say nothing.
+#[test]
+fn what_the_environment_may_not_say_is_refused() {
+    for (name, value, allowed) in [
+        ("FTREPL_SIMD", "avx3", r#""avx512" or "avx2" or "off""#),
+        ("FTREPL_AMX", "no", r#""on" or "off""#),
+        ("FTREPL_BF16", "OFF", r#""on" or "off""#),
+        ("FTREPL_FUSED", "off", r#""1" or "0""#),
+    ] {
+        let run =
+            |value: &str| Command::new(env!("CARGO_BIN_EXE_ftrepl")).args(["-e", "1 + 1"]).env(name, value).output().unwrap();
+        let refused = run(value);
+        let error = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(2), "{error}");
+        assert!(error.contains(&format!("{name} must be {allowed}, or unset, but it is \"{value}\"")), "{error}");
+        assert!(refused.stdout.is_empty());
+        assert!(run("").status.success(), "{name}");
+    }
+}

@@ -86,6 +86,9 @@ fn dispatch(arguments: Arguments) -> Status {
     let _ = rayon::ThreadPoolBuilder::new().use_current_thread().build_global();
     let Arguments { common, code, command } = arguments;
     let output = Output::new(&common);
+    if let Err(error) = crate::machine::check_switches() {
+        return output.usage(&error.to_string());
+    }
     match (code, command) {
         (Some(_), Some(_)) => output.usage("-e CODE cannot be combined with a command"),
         (Some(code), None) => run::code(&code, &common, &output),

@@ -203,7 +203,8 @@ pub fn times_weight_transposed(x: &[f32], weight: Weight<'_>, out: &mut [f32], a
         return;
     }
     if let Weight::Bf16(w) = weight
-        && panels::product_bf16(x, Right::ByColumn(w), out, add, whole)
+        && (panels::product_bf16(x, Right::ByColumn(w), out, add, whole)
+            || panels::product_widened(x, Right::ByColumn(w), out, add, whole))
     {
         return;
     }
@@ -228,7 +229,8 @@ pub fn times_weight(g: &[f32], weight: Weight<'_>, out: &mut [f32], add: bool, d
     }
     let whole = Shape { m: rows, n: inputs, k: outputs, left_stride: outputs, out_stride: inputs };
     if let Weight::Bf16(w) = weight
-        && panels::product_bf16(g, Right::ByStep(w), out, add, whole)
+        && (panels::product_bf16(g, Right::ByStep(w), out, add, whole)
+            || panels::product_widened(g, Right::ByStep(w), out, add, whole))
     {
         return;
     }

@@ -1,8 +1,9 @@
 //! Matrix products of many rows with a weight that is packed some columns at a time.
 //!
-//! 6 rows of the left operand meet a panel of 64 columns in 24 vector registers of AVX-512, or one of 16 columns in 12 of AVX2 (Goto
-//! and van de Geijn 2008, "Anatomy of high-performance matrix multiplication"). Every sum runs over its steps in order, so that a row's
-//! result depends neither on the other rows nor on the number of threads.
+//! 6 rows of the left operand meet a panel of 64 columns in 24 vector registers of AVX-512, or one of 16 columns in 12 of AVX2
+//! (Goto and van de Geijn 2008, "Anatomy of high-performance matrix multiplication"). Panels of 16 columns read the left operand
+//! four times as often, so that it is packed too. Every sum runs over its steps in order, so that a row's result depends neither on
+//! the other rows nor on the number of threads.
 //!
 //! Where there is a matrix unit (AMX), products of more rows go through it: its products of bf16 take so little time that six of them,
 //! which make one of f32, take less than one in vector registers. There a row among many differs in its last bits from the same row
@@ -24,6 +25,8 @@ mod multiply;
 mod pack;
 #[cfg(target_arch = "x86_64")]
 mod pack_avx2;
+#[cfg(target_arch = "x86_64")]
+mod slivers;
 #[cfg(target_arch = "x86_64")]
 mod split;
 #[cfg(target_arch = "x86_64")]
@@ -54,20 +57,30 @@ pub(super) struct Shape {
 impl Shape {
     /// Whether slices of these lengths hold the operands.
     fn fits(&self, left: usize, right: usize, out: usize) -> bool {
-        let whole = |rows: usize, columns: usize, stride: usize| match rows {
-            0 => 0,
-            rows => (rows - 1) * stride + columns,
-        };
-        left >= whole(self.m, self.k, self.left_stride)
+        left >= extent(self.m, self.k, self.left_stride)
             && right >= self.n * self.k
-            && out >= whole(self.m, self.n, self.out_stride)
+            && out >= extent(self.m, self.n, self.out_stride)
     }
+
+    /// The same where the left operand is stored by steps.
+    fn fits_transposed(&self, left: usize, right: usize, out: usize) -> bool {
+        left >= extent(self.k, self.m, self.left_stride)
+            && right >= self.n * self.k
+            && out >= extent(self.m, self.n, self.out_stride)
+    }
+}
+
+/// Elements from the first to the last of so many rows.
+fn extent(rows: usize, columns: usize, stride: usize) -> usize {
+    if rows == 0 { 0 } else { (rows - 1) * stride + columns }
 }
 
 #[cfg(target_arch = "x86_64")]
 pub(super) use kept::{Kept, Panels, product_kept, rounds_few_rows};
 #[cfg(target_arch = "x86_64")]
-pub(super) use multiply::{pack_for_transposed, product, product_bf16, transposed_product, transposed_product_bf16};
+pub(super) use multiply::{
+    pack_for_transposed, product, product_bf16, product_widened, transposed_product, transposed_product_bf16,
+};
 #[cfg(target_arch = "x86_64")]
 pub(super) use unit::has_matrix_unit;
 
@@ -86,6 +99,12 @@ pub(super) fn product(_: &[f32], _: Right<'_, f32>, _: &mut [f32], _: bool, _: S
 /// As [`product`].
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) fn transposed_product(_: &[f32], _: &[f32], _: &mut [f32], _: bool, _: (usize, usize, usize)) -> bool {
+    false
+}
+
+/// As [`product`].
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) fn product_widened(_: &[f32], _: Right<'_, half::bf16>, _: &mut [f32], _: bool, _: Shape) -> bool {
     false
 }
 
@@ -134,7 +153,7 @@ mod tests {
     use super::multiply::{multiply_bf16, product, transposed_product_bf16};
     use super::*;
     use crate::ops::check::values;
-    use crate::ops::vector::has_vectors;
+    use crate::ops::vector::{Level, has_vectors};
     use half::bf16;
 
     fn shape(m: usize, n: usize, k: usize) -> Shape {
@@ -210,6 +229,36 @@ mod tests {
                     let y = if add { *y } else { y - 0.5 };
                     assert!((f64::from(*x) - y).abs() < 1e-4 * (1.0 + y.abs()), "{x} {y}, {m} {n} {k}");
                 }
+            }
+        }
+    }
+
+    /// Elements that are widened while they are packed, and a left operand stored by steps: of more rows than are packed at once, and of more
+    /// steps.
+    #[test]
+    fn products_in_parts_equal_the_definition() {
+        if Level::best() != Level::Avx2 {
+            return;
+        }
+        let close = |out: &[f32], expected: &[f64]| {
+            out.iter().zip(expected).for_each(|(x, y)| assert!((f64::from(*x) - y).abs() < 1e-4 * (1.0 + y.abs()), "{x} {y}"));
+        };
+        for (m, n, k) in SIZES.into_iter().chain([(3080, 17, 9), (400, 3, 2700), (5, 3, 0)]) {
+            let (a, b) = (values(m * k, 1), values(n * k, 2));
+            let narrow: Vec<bf16> = b.iter().map(|v| bf16::from_f32(*v)).collect();
+            let wide: Vec<f32> = narrow.iter().map(|v| v.to_f32()).collect();
+            let by_step: Vec<bf16> = (0..n * k).map(|i| narrow[i % n * k + i / n]).collect();
+            for (add, start) in [(false, 0.0), (true, 0.5)] {
+                let expected = exact(&a, &wide, start, (m, n, k));
+                let mut outs = [const { Vec::new() }; 3].map(|_: Vec<f32>| vec![0.5; m * n]);
+                let [by_columns, by_steps, transposed] = &mut outs;
+                assert!(product_widened(&a, Right::ByColumn(&narrow), by_columns, add, shape(m, n, k)));
+                assert!(product_widened(&a, Right::ByStep(&by_step), by_steps, add, shape(m, n, k)));
+                let steps: Vec<f32> = by_step.iter().map(|v| v.to_f32()).collect();
+                assert!(transposed_product(&swap(&a, m, k), &steps, transposed, add, (m, n, k)));
+                outs.iter().for_each(|out| close(out, &expected));
+                // Widened or stored so, by rows or by steps: every sum has the same order.
+                assert!(outs[0] == outs[1] && outs[0] == outs[2]);
             }
         }
     }

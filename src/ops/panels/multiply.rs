@@ -4,14 +4,17 @@ use super::blocks::{self, Cells, Product};
 use super::instruction::{has_bf16, is_fast, is_on};
 use super::kept::Panels;
 use super::pack::{Narrow, round};
+use super::pack_avx2::Widen;
+use super::slivers::{Left, with_slivers};
 use super::split::{Element, Source};
-use super::tile::{Bf16, DEPTH, F32, F32Avx2, Kind, Lines, Order, Place, ROWS, Single, Tile, WIDTH, panel};
+use super::tile::{Bf16, DEPTH, F32, F32Avx2, Kind, Lines, Order, Packs, Place, ROWS, Tile, WIDTH, panel};
 use super::unit::has_matrix_unit;
 use super::{Right, Shape};
 use crate::ops::vector::{Level, has_vectors};
 use crate::ops::{parallel, precision};
 use half::bf16;
 use std::cell::RefCell;
+use std::ops::Range;
 
 /// Rows, or steps, from which on packing for the matrix unit is worth while.
 const LEAST_ROWS: usize = 48;
@@ -19,7 +22,19 @@ const LEAST_ROWS: usize = 48;
 /// The whole product, before it is cut into tiles.
 fn uncut(left: *const i32, row_stride: usize, out: &mut [f32], stride: usize, add: bool) -> Tile {
     let (packed, out) = (std::ptr::null(), out.as_mut_ptr());
-    Tile { left, row_stride, step_stride: 1, packed, steps: 0, out, stride, fresh: !add, columns: 0, next: Lines::NONE }
+    Tile {
+        left,
+        row_stride,
+        step_stride: 1,
+        tile_stride: row_stride,
+        packed,
+        steps: 0,
+        out,
+        stride,
+        fresh: !add,
+        columns: 0,
+        next: Lines::NONE,
+    }
 }
 
 /// `out [m, n] = (add ? out : 0) + left * right`, with `left` `[m, k]`. `false` without vector registers:
@@ -29,6 +44,7 @@ pub(in crate::ops) fn product(left: &[f32], right: Right<'_, f32>, out: &mut [f3
         return false;
     }
     let (Right::ByStep(values) | Right::ByColumn(values)) = right;
+    let k = shape.k;
     assert!(shape.fits(left.len(), values.len(), out.len()));
     if precision::may_round() && product_bf16(left, right, out, add, shape) || by_unit(left, right, out, add, shape, 3) {
         return true;
@@ -36,50 +52,86 @@ pub(in crate::ops) fn product(left: &[f32], right: Right<'_, f32>, out: &mut [f3
     // SAFETY: the level was found, and the sizes were checked.
     unsafe {
         match Level::best() {
-            Level::Avx512 => multiply::<F32>(left, right, out, add, shape),
-            _ => multiply::<F32Avx2>(left, right, out, add, shape),
+            Level::Avx512 => {
+                let tile = uncut(left.as_ptr().cast(), shape.left_stride, out, shape.out_stride, add);
+                multiply::<F32, f32>(tile, right, shape, 0..k);
+            }
+            _ => multiply_slivers(Left::ByRow { values: left, stride: shape.left_stride }, right, out, add, shape),
         }
     }
     true
 }
 
-/// As [`product`].
+/// As [`product`], of elements that are made f32 while they are packed; `false` where this is not the faster way.
+pub(in crate::ops) fn product_widened(left: &[f32], right: Right<'_, bf16>, out: &mut [f32], add: bool, shape: Shape) -> bool {
+    if Level::best() != Level::Avx2 {
+        return false;
+    }
+    let (Right::ByStep(values) | Right::ByColumn(values)) = right;
+    assert!(shape.fits(left.len(), values.len(), out.len()));
+    // SAFETY: the level was found, and the sizes were checked.
+    unsafe { multiply_slivers(Left::ByRow { values: left, stride: shape.left_stride }, right, out, add, shape) };
+    true
+}
+
+/// As [`product`], of a left operand that is packed too: panels of 16 columns read it so often that its rows lie too far apart.
 ///
 /// # Safety
-/// The kind's instructions must be there, and every element that the shape names.
-unsafe fn multiply<K: Single>(left: &[f32], right: Right<'_, f32>, out: &mut [f32], add: bool, shape: Shape) {
+/// AVX2 must be there, and every element that the shape names.
+unsafe fn multiply_slivers<T: Widen>(left: Left<'_>, right: Right<'_, T>, out: &mut [f32], add: bool, shape: Shape) {
+    /// Rows and elements of the left operand that are packed at once.
+    const MOST_ROWS: usize = 512 * ROWS;
+    const MOST: usize = 1 << 20;
+    let Shape { m, k, out_stride, .. } = shape;
+    for first in (0..m).step_by(MOST_ROWS) {
+        let rows = first..m.min(first + MOST_ROWS);
+        // Sums go on where they were, so that the result does not depend on how steps are cut. One round even without any step.
+        let most_steps = (MOST / rows.len() / DEPTH).max(1) * DEPTH;
+        for step in (0..k.max(1)).step_by(most_steps) {
+            let steps = step..k.min(step + most_steps);
+            let work = |slivers: &[f32]| {
+                let tile = uncut(slivers.as_ptr().cast(), 1, &mut out[first * out_stride..], out_stride, add || step > 0);
+                let tile = Tile { step_stride: ROWS, tile_stride: steps.len(), ..tile };
+                // SAFETY: passed on from the caller.
+                unsafe { multiply::<F32Avx2, T>(tile, right, Shape { m: rows.len(), ..shape }, steps.clone()) };
+            };
+            // SAFETY: passed on from the caller.
+            unsafe { with_slivers(left, rows.clone(), steps.clone(), work) };
+        }
+    }
+}
+
+/// These steps of a product with the left operand that the tile names.
+///
+/// # Safety
+/// The kind's instructions must be there, and every element that the tile and the shape name.
+unsafe fn multiply<K: Packs<T>, T: Copy + Sync>(tile: Tile, right: Right<'_, T>, shape: Shape, taken: Range<usize>) {
     let Shape { n, k, .. } = shape;
     let (Right::ByStep(values) | Right::ByColumn(values)) = right;
     let pack = |place: Place, packed: &mut [i32]| {
         let Place { column, columns, step, steps } = place;
-        match right {
-            Right::ByStep(values) => {
-                for index in 0..steps {
-                    for (panel, from) in values[(step + index) * n + column..][..columns].chunks(K::WIDTH).enumerate() {
-                        let to = &mut packed[(panel * steps + index) * K::WIDTH..][..from.len()];
-                        // SAFETY: two slices of this length.
-                        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr().cast(), to.as_mut_ptr(), from.len()) };
+        let step = taken.start + step;
+        // SAFETY: passed on from the caller.
+        unsafe {
+            match right {
+                Right::ByStep(values) => K::copy(&values[(step * n + column).min(values.len())..], n, columns, steps, packed),
+                Right::ByColumn(values) => {
+                    for (panel, Place { column, columns, .. }) in place.panels(K::WIDTH).enumerate() {
+                        let packed = &mut packed[panel * steps * K::WIDTH..];
+                        K::transpose(values[column * k + step..].as_ptr(), k, columns, steps, packed);
                     }
-                }
-            }
-            Right::ByColumn(values) => {
-                for (panel, Place { column, columns, .. }) in place.panels(K::WIDTH).enumerate() {
-                    let packed = &mut packed[panel * steps * K::WIDTH..];
-                    // SAFETY: passed on from the caller.
-                    unsafe { K::transpose(values[column * k + step..].as_ptr().cast(), k, columns, steps, packed) };
                 }
             }
         }
         packed.as_ptr()
     };
-    let lines = |Place { column, columns, step, steps }: Place| match right {
-        Right::ByStep(_) => Lines::new(values.as_ptr().wrapping_add(step * n + column), n, columns, steps),
-        Right::ByColumn(_) => Lines::new(values.as_ptr().wrapping_add(column * k + step), k, steps, columns),
+    let lines = |Place { column, columns, step, steps }: Place| match (right, taken.start + step) {
+        (Right::ByStep(_), step) => Lines::new(values.as_ptr().wrapping_add(step * n + column), n, columns, steps),
+        (Right::ByColumn(_), step) => Lines::new(values.as_ptr().wrapping_add(column * k + step), k, steps, columns),
     };
-    let tile = uncut(left.as_ptr().cast(), shape.left_stride, out, shape.out_stride, add);
     let most_rows = if matches!(right, Right::ByStep(_)) { STRIP_ROWS_F32 } else { 0 };
     // SAFETY: passed on from the caller.
-    unsafe { in_panels::<K, _, _>(tile, shape, Panelled { pack, lines, most_rows }) };
+    unsafe { in_panels::<K, _, _>(tile, Shape { k: taken.len(), ..shape }, Panelled { pack, lines, most_rows }) };
 }
 
 /// As [`product`], by the matrix unit with so many bf16 to an f32; `false` where there is none, or less to do than to pack.
@@ -100,7 +152,7 @@ fn by_unit<T: Element>(left: &[f32], right: Right<'_, T>, out: &mut [f32], add: 
     true
 }
 
-/// `out [m, n] = (add ? out : 0) + left^T * right` with `left` `[k, m]` and `right` `[k, n]`; `false` without a matrix unit.
+/// `out [m, n] = (add ? out : 0) + left^T * right` with `left` `[k, m]` and `right` `[k, n]`; `false` where this is not the faster way.
 pub(in crate::ops) fn transposed_product(
     left: &[f32],
     right: &[f32],
@@ -108,14 +160,21 @@ pub(in crate::ops) fn transposed_product(
     add: bool,
     (m, n, k): (usize, usize, usize),
 ) -> bool {
-    if !has_matrix_unit() || m < 16 || n < 16 || k < LEAST_ROWS {
+    let shape = Shape { m, n, k, left_stride: m, out_stride: n };
+    assert!(shape.fits_transposed(left.len(), right.len(), out.len()));
+    if has_matrix_unit() && m >= 16 && n >= 16 && k >= LEAST_ROWS {
+        let source = |values: &[f32], stride: usize| Source { values: values.as_ptr(), stride, by_line: false };
+        let planes = if precision::may_round() { 1 } else { 3 };
+        // SAFETY: the unit was found, and the sizes were checked.
+        unsafe { in_blocks(source(left, m), source(right, n), out, add, shape, planes) };
+        return true;
+    }
+    if Level::best() != Level::Avx2 {
         return false;
     }
-    assert!(left.len() >= k * m && right.len() >= k * n && out.len() >= m * n);
-    let source = |values: &[f32], stride: usize| Source { values: values.as_ptr(), stride, by_line: false };
-    let shape = Shape { m, n, k, left_stride: m, out_stride: n };
-    // SAFETY: the unit was found, and the sizes were checked.
-    unsafe { in_blocks(source(left, m), source(right, n), out, add, shape, if precision::may_round() { 1 } else { 3 }) };
+    let (right, left) = (Right::ByStep(right), Left::ByStep { values: left, stride: shape.left_stride });
+    // SAFETY: the level was found, and the sizes were checked.
+    unsafe { multiply_slivers(left, right, out, add, shape) };
     true
 }
 

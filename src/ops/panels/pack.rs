@@ -111,21 +111,32 @@ impl Narrow for f32 {
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn transpose(from: *const i32, stride: usize, columns: usize, steps: usize, packed: &mut [i32]) {
     // SAFETY: passed on from the caller.
-    unsafe { by_blocks::<16, WIDTH>(from, stride, columns, steps, packed, |from, to| transpose_block(from, stride, to, WIDTH)) };
+    unsafe {
+        by_blocks::<_, 16, WIDTH>(
+            from,
+            stride,
+            columns,
+            steps,
+            packed,
+            |from, to| transpose_block(from, stride, to, WIDTH),
+            |v| v,
+        )
+    };
 }
 
-/// As [`transpose`], to a panel of `PANEL` columns, with what turns a block of `SIDE` by `SIDE` units.
+/// As [`transpose`], to a panel of `PANEL` columns, with what turns a block of `SIDE` by `SIDE` elements, and what makes a unit of one.
 ///
 /// # Safety
-/// `columns` times `steps` units must be at `from`.
+/// `columns` times `steps` elements must be at `from`.
 #[inline(always)]
-pub(super) unsafe fn by_blocks<const SIDE: usize, const PANEL: usize>(
-    from: *const i32,
+pub(super) unsafe fn by_blocks<T, const SIDE: usize, const PANEL: usize>(
+    from: *const T,
     stride: usize,
     columns: usize,
     steps: usize,
     packed: &mut [i32],
-    turn: impl Fn(*const i32, *mut i32),
+    turn: impl Fn(*const T, *mut i32),
+    unit: impl Fn(T) -> i32,
 ) {
     assert!(packed.len() >= steps * PANEL && columns <= PANEL);
     let (whole_columns, whole_steps) = (columns / SIDE * SIDE, steps / SIDE * SIDE);
@@ -139,7 +150,7 @@ pub(super) unsafe fn by_blocks<const SIDE: usize, const PANEL: usize>(
         for column in 0..columns {
             let first = if column < whole_columns { whole_steps } else { 0 };
             for step in first..steps {
-                packed[step * PANEL + column] = from.add(column * stride + step).read_unaligned();
+                packed[step * PANEL + column] = unit(from.add(column * stride + step).read_unaligned());
             }
         }
     }

@@ -1,7 +1,8 @@
 //! Tiles: 6 rows of the left operand with a packed panel, in 24 vector registers of 16 lanes or 12 of 8.
 #![allow(clippy::needless_range_loop, reason = "rows and columns of tiles are coordinates")]
 
-use super::{pack, pack_avx2};
+use super::pack;
+use super::pack_avx2::{self, Widen};
 use crate::ops::vector::{V8, V16, Vector};
 use std::arch::x86_64::*;
 
@@ -24,6 +25,8 @@ pub(super) struct Tile {
     pub(super) left: *const i32,
     pub(super) row_stride: usize,
     pub(super) step_stride: usize,
+    /// From a tile to the next one, a row: [`Self::row_stride`] unless the rows of a tile lie side by side.
+    pub(super) tile_stride: usize,
     /// `[steps, Kind::WIDTH]`.
     pub(super) packed: *const i32,
     pub(super) steps: usize,
@@ -68,6 +71,9 @@ impl Lines {
     /// Those that are left.
     fn rest(self) -> Rest {
         let Self { from, stride, each, count, asked } = self;
+        if asked >= count {
+            return Rest { at: from, in_row: 0, each, gap: 0, steps: 0 };
+        }
         let (row, line) = (asked.checked_div(each).unwrap_or(0), asked.checked_rem(each).unwrap_or(0));
         let at = from.wrapping_add(row * stride + line * LINE);
         Rest {
@@ -110,8 +116,34 @@ impl Rest {
 const LINE: usize = 64;
 
 impl Tile {
+    /// From row to row and from step to step of the left operand.
+    #[inline(always)]
+    fn strides(self) -> (usize, usize) {
+        (self.row_stride, self.step_stride)
+    }
+
+    /// The same of slivers, known to the compiler: a kernel of 16 registers needs them for sums.
+    #[inline(always)]
+    fn side_by_side(self) -> (usize, usize) {
+        (1, ROWS)
+    }
+
+    /// Asks for the next tile's sums: its first step waits for them, and they are further apart than the processor looks ahead.
+    #[inline(always)]
+    fn ask_for_next_sums(self, rows: usize) {
+        for row in ROWS..ROWS + rows {
+            let out = self.out.wrapping_add(row * self.stride);
+            // SAFETY: hints, for whatever addresses.
+            unsafe {
+                _mm_prefetch::<_MM_HINT_T0>(out.cast());
+                _mm_prefetch::<_MM_HINT_T0>(out.wrapping_add(self.columns - 1).cast());
+            }
+        }
+    }
+
+    /// From this row on, a tile's first.
     pub(super) fn at_row(self, row: usize) -> Self {
-        let (left, out) = (self.left.wrapping_add(row * self.row_stride), self.out.wrapping_add(row * self.stride));
+        let (left, out) = (self.left.wrapping_add(row * self.tile_stride), self.out.wrapping_add(row * self.stride));
         Self { left, out, ..self }
     }
 
@@ -226,10 +258,10 @@ pub(super) trait Kind {
     unsafe fn one_tile<const R: usize, const C: usize, const ASKS: bool>(tile: Tile);
 }
 
-/// A kind and its kernel, with what is added to a sum at each step: a macro, because an instruction is compiled as such only
-/// in a function that may use it.
+/// A kind and its kernel, with the left operand's strides, whether the next tile's sums are asked for, and what is added to a sum at each
+/// step: a macro, because an instruction is compiled as such only in a function that may use it.
 macro_rules! kind {
-    ($name:ident, $register:ty, $width:expr, $features:literal, |$sum:ident, $left:ident, $right:ident| $added:expr) => {
+    ($name:ident, $register:ty, $width:expr, $strides:expr, $out_ahead:literal, $features:literal, |$sum:ident, $left:ident, $right:ident| $added:expr) => {
         pub(super) struct $name;
 
         impl Kind for $name {
@@ -240,6 +272,9 @@ macro_rules! kind {
             unsafe fn one_tile<const R: usize, const C: usize, const ASKS: bool>(tile: Tile) {
                 const LANES: usize = <$register>::LANES;
                 let (mut next, last_column) = (tile.next.rest(), (C - 1) * LANES);
+                if $out_ahead {
+                    tile.ask_for_next_sums(R);
+                }
                 // SAFETY: rows, steps and columns of the operands, as the caller promised; lanes beyond the last column are masked.
                 unsafe {
                     let mut sums = [[<$register>::zero(); C]; R];
@@ -253,6 +288,7 @@ macro_rules! kind {
                             sums[r][C - 1] = <$register>::load_some(mask, out.add(last_column));
                         }
                     }
+                    let (row_stride, step_stride): (usize, usize) = $strides(tile);
                     for s in 0..tile.steps {
                         if ASKS && s < next.steps {
                             next.ask();
@@ -262,7 +298,7 @@ macro_rules! kind {
                             rights[c] = <$register>::load(tile.packed.add(s * $width + c * LANES).cast());
                         }
                         for r in 0..R {
-                            let $left = <$register>::splat(tile.left.add(r * tile.row_stride + s * tile.step_stride).cast());
+                            let $left = <$register>::splat(tile.left.add(r * row_stride + s * step_stride).cast());
                             for c in 0..C {
                                 let ($sum, $right) = (sums[r][c], rights[c]);
                                 sums[r][c] = $added;
@@ -281,34 +317,55 @@ macro_rules! kind {
         }
     };
 }
-kind!(F32, V16, WIDTH, "avx512f", |sum, left, right| left.multiply_add(right, sum));
-kind!(Bf16, V16, WIDTH, "avx512f,avx512bw,avx512bf16", |sum, left, right| V16(_mm512_dpbf16_ps(
+kind!(F32, V16, WIDTH, Tile::strides, false, "avx512f", |sum, left, right| left.multiply_add(right, sum));
+kind!(Bf16, V16, WIDTH, Tile::strides, false, "avx512f,avx512bw,avx512bf16", |sum, left, right| V16(_mm512_dpbf16_ps(
     sum.0,
     pairs(_mm512_castps_si512(left.0)),
     pairs(_mm512_castps_si512(right.0))
 )));
-kind!(F32Avx2, V8, 16, "avx2,fma", |sum, left, right| left.multiply_add(right, sum));
+kind!(F32Avx2, V8, 16, Tile::side_by_side, true, "avx2,fma", |sum, left, right| left.multiply_add(right, sum));
 
-/// Kinds of one number a unit.
-pub(super) trait Single: Kind {
-    /// Columns of the result, stored one after the other every `stride` units, to rows of a panel.
+/// A kind whose right operand's elements are of this type before they are packed, one to a unit.
+pub(super) trait Packs<T>: Kind {
+    /// Columns of the result, stored one after the other every `stride` elements, to rows of a panel.
     ///
     /// # Safety
-    /// The kind's instructions must be there, and `columns` times `steps` units at `from`.
-    unsafe fn transpose(from: *const i32, stride: usize, columns: usize, steps: usize, packed: &mut [i32]);
+    /// The kind's instructions must be there, and `columns` times `steps` elements at `from`.
+    unsafe fn transpose(from: *const T, stride: usize, columns: usize, steps: usize, packed: &mut [i32]);
+
+    /// `columns` elements of each of `steps` steps, which begin `stride` elements apart, to a row in every panel.
+    ///
+    /// # Safety
+    /// The kind's instructions must be there.
+    unsafe fn copy(values: &[T], stride: usize, columns: usize, steps: usize, packed: &mut [i32]);
 }
 
-impl Single for F32 {
-    unsafe fn transpose(from: *const i32, stride: usize, columns: usize, steps: usize, packed: &mut [i32]) {
+impl Packs<f32> for F32 {
+    unsafe fn transpose(from: *const f32, stride: usize, columns: usize, steps: usize, packed: &mut [i32]) {
         // SAFETY: passed on from the caller.
-        unsafe { pack::transpose(from, stride, columns, steps, packed) }
+        unsafe { pack::transpose(from.cast(), stride, columns, steps, packed) }
+    }
+
+    unsafe fn copy(values: &[f32], stride: usize, columns: usize, steps: usize, packed: &mut [i32]) {
+        for step in 0..steps {
+            for (panel, from) in values[step * stride..][..columns].chunks(WIDTH).enumerate() {
+                let to = &mut packed[(panel * steps + step) * WIDTH..][..from.len()];
+                // SAFETY: two slices of this length.
+                unsafe { std::ptr::copy_nonoverlapping(from.as_ptr().cast(), to.as_mut_ptr(), from.len()) };
+            }
+        }
     }
 }
 
-impl Single for F32Avx2 {
-    unsafe fn transpose(from: *const i32, stride: usize, columns: usize, steps: usize, packed: &mut [i32]) {
+impl<T: Widen> Packs<T> for F32Avx2 {
+    unsafe fn transpose(from: *const T, stride: usize, columns: usize, steps: usize, packed: &mut [i32]) {
         // SAFETY: passed on from the caller.
         unsafe { pack_avx2::transpose(from, stride, columns, steps, packed) }
+    }
+
+    unsafe fn copy(values: &[T], stride: usize, columns: usize, steps: usize, packed: &mut [i32]) {
+        // SAFETY: passed on from the caller.
+        unsafe { pack_avx2::copy(values, stride, columns, steps, packed) }
     }
 }
 
@@ -324,7 +381,7 @@ mod tests {
     use crate::ops::check::values;
     use crate::ops::vector::Lanes16;
 
-    kind!(Plain, Lanes16, WIDTH, "sse2", |sum, left, right| left.multiply_add(right, sum));
+    kind!(Plain, Lanes16, WIDTH, Tile::strides, true, "sse2", |sum, left, right| left.multiply_add(right, sum));
 
     /// The kernel in AVX-512's sizes, on every processor: all numbers of rows and of columns, and what lies beside them.
     #[test]
@@ -338,6 +395,7 @@ mod tests {
                     left: left.as_ptr().cast(),
                     row_stride: steps,
                     step_stride: 1,
+                    tile_stride: steps,
                     packed: packed.as_ptr().cast(),
                     steps,
                     out: out.as_mut_ptr(),
