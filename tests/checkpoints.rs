@@ -3,6 +3,7 @@
 
 mod tiny_trainer;
 
+use candle_core::{DType, Device, Tensor};
 use ftrepl::adapter::ModelHandle;
 use ftrepl::control::Control;
 use ftrepl::train::{TrainResult, TrainingArguments};
@@ -158,6 +159,20 @@ fn a_checkpoint_that_lacks_a_file_or_has_half_of_one_is_refused_by_name() {
         assert!(error.contains("checkpoint-2") && !error.contains("os error 2"), "{name}: {error}");
         std::fs::write(&path, &whole).unwrap();
     }
+    // A whole file that lacks what is looked for last, or has it in another shape.
+    let path = checkpoint.join("model.safetensors");
+    let whole = std::fs::read(&path).unwrap();
+    let tensors = candle_core::safetensors::load(&path, &Device::Cpu).unwrap();
+    let (last, _) = model().named_parameters().pop().unwrap();
+    for other in [None, Some(Tensor::zeros(3, DType::F32, &Device::Cpu).unwrap())] {
+        let mut tensors = tensors.clone();
+        assert!(tensors.remove(&last).is_some(), "{last}");
+        tensors.extend(other.map(|other| (last.clone(), other)));
+        candle_core::safetensors::save(&tensors, &path).unwrap();
+        let error = refusal(&checkpoint, json!({ "ema_decay": 0.9 }));
+        assert!(error.contains(&last) && error.contains("model.safetensors"), "{error}");
+    }
+    std::fs::write(&path, &whole).unwrap();
     let model = model();
     let args = four_steps(folder.path(), json!({ "ema_decay": 0.9 }));
     assert_eq!(trainer(&model, args, rows()).train(&Control::default(), Some(&checkpoint), None).unwrap().steps, 4);

@@ -283,9 +283,14 @@ impl ModelHandle {
         if !self.has_adapter() {
             return Err(no_adapter().into());
         }
+        if std::mem::replace(&mut self.adapters.borrow_mut().switched_off, true) {
+            // Part of such work already, whose end switches them on.
+            return work();
+        }
         install(&[], self.model.decoder());
         let result = work();
-        let adapters = self.adapters.borrow();
+        let mut adapters = self.adapters.borrow_mut();
+        adapters.switched_off = false;
         adapters.install(self.model.decoder());
         if adapters.merged {
             merge_for_a_while(&adapters.active(), self.model.decoder())?;

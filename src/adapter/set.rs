@@ -16,6 +16,8 @@ pub struct AdapterSet {
     active: Vec<String>,
     /// Whether the weights in use hold the active ones' changes.
     pub(super) merged: bool,
+    /// Whether work goes on for which they are switched off.
+    pub(super) switched_off: bool,
 }
 
 impl AdapterSet {

@@ -8,9 +8,13 @@ use crate::error::{Error, Result};
 use std::fs::{File, FileTimes, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 /// Folders at most: as many notebooks can run at once.
 const MOST: usize = 32;
+
+/// How long a copy is kept after its last use: it takes almost a gigabyte.
+const KEPT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// A folder that nobody else takes as long as the lock is open.
 #[derive(Debug)]
@@ -25,15 +29,8 @@ impl Taken {
         std::fs::create_dir_all(place).map_err(|e| Error::io("create the folder", place, e))?;
         let first = place.join("build");
         for number in 1..=MOST {
-            let name = if number == 1 { "build".to_string() } else { format!("build-{number}") };
-            let path = place.join(format!(".{name}.lock"));
-            let lock = File::options().create(true).truncate(false).write(true).open(&path);
-            let lock = lock.map_err(|e| Error::io("open", &path, e))?;
-            match lock.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => continue,
-                Err(TryLockError::Error(e)) => return Err(Error::io("lock", &path, e)),
-            }
+            let name = name(number);
+            let Some(lock) = lock(place, &name)? else { continue };
             let folder = place.join(&name);
             if !folder.exists() {
                 // What a copy that was broken off has left goes.
@@ -44,6 +41,9 @@ impl Taken {
                 copy(&first.join("target"), &work.join("target"))?;
                 std::fs::rename(&work, &folder).map_err(|e| Error::io("write", &folder, e))?;
             }
+            // The time of its last use; where that cannot be written, the folder is only removed sooner than it might be.
+            let _ = lock.set_modified(SystemTime::now());
+            remove_unused(place);
             return Ok(Self { folder, lock });
         }
         Err(Error::Missing(format!("{MOST} notebooks in Rust are running; close one")))
@@ -58,6 +58,33 @@ impl Taken {
             return Err(Error::io("keep the lock of", &self.folder, std::io::Error::last_os_error()));
         }
         Ok(self.folder)
+    }
+}
+
+fn name(number: usize) -> String {
+    if number == 1 { "build".to_string() } else { format!("build-{number}") }
+}
+
+/// The lock of a folder, unless another process has it.
+fn lock(place: &Path, name: &str) -> Result<Option<File>> {
+    let path = place.join(format!(".{name}.lock"));
+    let lock = File::options().create(true).truncate(false).write(true).open(&path);
+    let lock = lock.map_err(|e| Error::io("open", &path, e))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(Some(lock)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(e)) => Err(Error::io("lock", &path, e)),
+    }
+}
+
+/// Removes copies that nobody has used for long. What cannot be removed stays for the next time: a notebook starts all the same.
+fn remove_unused(place: &Path) {
+    for name in (2..=MOST).map(name).filter(|name| place.join(name).exists()) {
+        let Ok(Some(lock)) = lock(place, &name) else { continue };
+        let used = lock.metadata().and_then(|metadata| metadata.modified());
+        if used.is_ok_and(|used| used.elapsed().is_ok_and(|unused| unused > KEPT)) {
+            let _ = std::fs::remove_dir_all(place.join(&name));
+        }
     }
 }
 
@@ -97,7 +124,6 @@ fn copy_file(from: &Path, to: &Path) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::{Duration, SystemTime};
 
     #[test]
     fn a_folder_in_use_is_copied_with_its_times_and_used_again() {
@@ -141,5 +167,26 @@ mod tests {
         assert_eq!(std::fs::read_to_string(again.folder.join("target/debug/deps/x.d")).unwrap(), "changed");
         drop(first);
         assert_eq!(Taken::take(place.path()).unwrap().folder, place.path().join("build"));
+    }
+
+    #[test]
+    fn copies_that_nobody_used_for_long_are_removed() {
+        let place = tempfile::tempdir().unwrap();
+        let taken: Vec<Taken> = (0..4).map(|_| Taken::take(place.path()).unwrap()).collect();
+        let long_ago = SystemTime::now() - KEPT - Duration::from_secs(60);
+        for number in [1, 2, 4] {
+            let path = place.path().join(format!(".{}.lock", name(number)));
+            File::options().write(true).open(path).unwrap().set_modified(long_ago).unwrap();
+        }
+        let exist = || (1..=4).map(|number| place.path().join(name(number)).exists()).collect::<Vec<_>>();
+        // The first is the installation's, the fourth is in use.
+        let mut taken = taken.into_iter();
+        drop((taken.next(), taken.next(), taken.next()));
+        let first = Taken::take(place.path()).unwrap();
+        assert_eq!(exist(), [true, false, true, true]);
+        drop((first, taken));
+        // Taken again before the time is over, it is there.
+        assert_eq!(Taken::take(place.path()).unwrap().folder, place.path().join("build"));
+        assert_eq!(exist(), [true, false, true, false]);
     }
 }

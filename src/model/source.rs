@@ -115,23 +115,31 @@ impl Source {
         dtype: Option<DType>,
         device: &Device,
     ) -> Result<Var> {
-        match (self, shape) {
-            (Self::Safetensors { .. }, &[outputs, inputs]) if transposed => {
-                self.check_shape(name, &[inputs, outputs])?;
-                let turned = self.load(name, dtype, device)?.as_detached_tensor().t()?.contiguous()?;
-                Ok(Var::from_tensor(&turned)?)
-            }
-            _ => {
-                self.check_shape(name, shape)?;
-                self.load(name, dtype, device)
-            }
+        self.check_shape(name, shape, transposed)?;
+        let value = self.load(name, dtype, device)?;
+        match self.is_turned(shape, transposed) {
+            true => Ok(Var::from_tensor(&value.as_detached_tensor().t()?.contiguous()?)?),
+            false => Ok(value),
         }
     }
 
-    fn check_shape(&self, name: &str, shape: &[usize]) -> Result<()> {
+    /// Whether a matrix of this shape is stored as its transpose.
+    fn is_turned(&self, shape: &[usize], transposed: bool) -> bool {
+        transposed && shape.len() == 2 && matches!(self, Self::Safetensors { .. })
+    }
+
+    /// Whether [`Self::load_shaped`] will find what it is asked for, by the file's header.
+    ///
+    /// # Errors
+    /// No such tensor, or the shapes differ.
+    pub fn check_shape(&self, name: &str, shape: &[usize], transposed: bool) -> Result<()> {
         let (found, _) = self.shape_dtype(name)?;
-        if found != shape {
-            let message = format!("tensor {name}: expected shape {shape:?} by the configuration, found {found:?}");
+        let mut expected = shape.to_vec();
+        if self.is_turned(shape, transposed) {
+            expected.reverse();
+        }
+        if found != expected {
+            let message = format!("tensor {name}: expected shape {expected:?} by the configuration, found {found:?}");
             return Err(Error::format(self.file_of(name), message));
         }
         Ok(())
@@ -165,11 +173,11 @@ impl Source {
             }
             (Self::Safetensors { .. }, _) if transposed => None,
             (Self::Safetensors { weights, .. }, _) => {
-                self.check_shape(name, shape)?;
+                self.check_shape(name, shape, transposed)?;
                 weights.quantised(name, blocks)?
             }
             (Self::Gguf(gguf), _) => {
-                self.check_shape(name, shape)?;
+                self.check_shape(name, shape, transposed)?;
                 gguf.quantised(name, blocks)?
             }
         };

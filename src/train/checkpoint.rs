@@ -103,13 +103,16 @@ pub fn resume(folder: &Path, model: &ModelHandle, updater: &mut Updater, args: &
     } else {
         let source = Source::open(folder)?;
         // Quantised weights never change.
-        for (name, slot) in model.model().decoder().slots() {
+        let slots = model.model().decoder().slots();
+        let trained: Vec<_> = slots.iter().filter(|(_, slot)| slot.current().quantised().is_none()).collect();
+        // All of them before the first is changed.
+        for (name, slot) in &trained {
+            source.check_shape(name, &slot.current().dims(), slot.transposed())?;
+        }
+        for (name, slot) in trained {
             let parameter = slot.current();
-            if parameter.quantised().is_some() {
-                continue;
-            }
             let (shape, dtype) = (parameter.dims(), Some(parameter.dtype()));
-            let value = source.load_shaped(&name, &shape, slot.transposed(), dtype, &Device::Cpu)?;
+            let value = source.load_shaped(name, &shape, slot.transposed(), dtype, &Device::Cpu)?;
             parameter.set(value.as_tensor())?;
         }
     }

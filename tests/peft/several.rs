@@ -39,6 +39,12 @@ fn several_adapters_act_alone_and_together_fused_and_composed() {
                 }
             }
             let base = model.without_adapter(|| Ok::<_, ftrepl::Error>(batch.logits(decoder))).unwrap();
+            // What is part of such work ends without switching them on for the rest of it.
+            let nested = model.without_adapter(|| {
+                model.without_adapter(|| Ok::<_, ftrepl::Error>(()))?;
+                Ok::<_, ftrepl::Error>(batch.logits(decoder))
+            });
+            assert_eq!(bits(&nested.unwrap()), bits(&base));
             batch.check_logits(decoder, &golden["logits.a_and_b"], "again", 1e-5);
             model.merge_adapter().unwrap();
             batch.check_logits(decoder, &golden["logits.a_and_b"], "merged for a while", 1e-4);
