@@ -165,6 +165,9 @@ pub struct LoraConfig {
     /// Tokens whose rows in the embedding are trained as they are, beside the adapter: ids, or a map from "embed_tokens" and "lm_head" to
     /// ids. For new tokens, at a small cost.
     pub trainable_token_indices: Option<TokenIndices>,
+    /// Change an embedding and a head that share one matrix as one. Default false. Rows of tokens that only the embedding is given, or both
+    /// alike, always are; other changes of the two are refused with it.
+    pub ensure_weight_tying: bool,
 }
 
 impl Default for LoraConfig {
@@ -188,6 +191,7 @@ impl Default for LoraConfig {
             lora_bias: false,
             fan_in_fan_out: false,
             trainable_token_indices: None,
+            ensure_weight_tying: false,
         }
     }
 }

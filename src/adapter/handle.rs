@@ -153,7 +153,8 @@ impl ModelHandle {
         Ok(())
     }
 
-    /// Lets these adapters act, and no others: they can be trained then, and the others cannot.
+    /// Lets these adapters act, and no others: they can be trained then, and the others cannot. Where the adapters are switched off for a
+    /// while, these act after it.
     ///
     /// # Errors
     /// A name is not known, or two of them cannot act together.
@@ -224,7 +225,10 @@ impl ModelHandle {
     /// There is no adapter, it is merged already, or it cannot be.
     pub fn merge_adapter(&self) -> Result<()> {
         let mut adapters = self.some()?;
-        merge_for_a_while(&adapters.active(), self.model.decoder())?;
+        // Those that are switched off are merged when they are switched on.
+        if !adapters.switched_off {
+            merge_for_a_while(&adapters.active(), self.model.decoder())?;
+        }
         adapters.merged = true;
         Ok(())
     }
@@ -251,8 +255,11 @@ impl ModelHandle {
     pub fn merge_and_unload(&self) -> Result<()> {
         self.forget_merged();
         let mut adapters = self.some()?;
-        merge(&adapters.active(), self.model.decoder())?;
-        *adapters = AdapterSet::default();
+        let decoder = self.model.decoder();
+        // Merging starts from trained copies, which are not there while the adapters are switched off.
+        install(&adapters.active(), decoder);
+        merge(&adapters.active(), decoder).inspect_err(|_| adapters.install(decoder))?;
+        adapters.clear();
         Ok(())
     }
 
@@ -264,7 +271,7 @@ impl ModelHandle {
         self.forget_merged();
         let mut adapters = self.some()?;
         install(&[], self.model.decoder());
-        *adapters = AdapterSet::default();
+        adapters.clear();
         Ok(())
     }
 
@@ -275,7 +282,7 @@ impl ModelHandle {
         }
     }
 
-    /// Runs `work` with the adapters switched off.
+    /// Runs `work` with the adapters switched off, whatever it does with them: which of them act is seen after it.
     ///
     /// # Errors
     /// There is no adapter, or `work` failed.
@@ -292,8 +299,9 @@ impl ModelHandle {
         let mut adapters = self.adapters.borrow_mut();
         adapters.switched_off = false;
         adapters.install(self.model.decoder());
-        if adapters.merged {
+        if std::mem::take(&mut adapters.merged) {
             merge_for_a_while(&adapters.active(), self.model.decoder())?;
+            adapters.merged = true;
         }
         result
     }

@@ -100,7 +100,9 @@ impl Adapter {
         }
         let tokens = token_rows(decoder, &config, &chosen)?.into_iter().map(|(module, rows)| (module, Arc::new(rows))).collect();
         let copies = copied_slots(decoder, &config, &layers)?;
-        Ok(Self { name: name.into(), config, family, layers, embedding: on_embedding, tokens, copies })
+        let adapter = Self { name: name.into(), config, family, layers, embedding: on_embedding, tokens, copies };
+        refuse_tying(&adapter, decoder)?;
+        Ok(adapter)
     }
 
     /// Freezes the decoder and puts a fresh adapter on it, as its only one.
@@ -287,6 +289,29 @@ pub fn grouped(number: usize) -> String {
         out.push(digit);
     }
     out
+}
+
+/// Fails where `ensure_weight_tying` asks for a change that an embedding and a head with one matrix share, and which they would not.
+fn refuse_tying(adapter: &Adapter, decoder: &Decoder) -> Result<()> {
+    if !adapter.config.ensure_weight_tying || !decoder.config().tie_word_embeddings {
+        return Ok(());
+    }
+    let embedding = config_embedding(decoder);
+    if let Some(module) = [embedding, "lm_head"].into_iter().find(|module| adapter.adapts(module) || adapter.saves(module)) {
+        return Err(Error::Argument(format!(
+            "ensure_weight_tying: the adapter changes {module}, and {embedding} and lm_head, which share one matrix in this \
+             model, cannot be changed as one; set it to false (a change of one is then none of the other), or train rows of both \
+             with trainable_token_indices; what PEFT has trained so can be merged there, and loaded as a model"
+        )));
+    }
+    if adapter.has_rows("lm_head") {
+        return Err(Error::Argument(format!(
+            "ensure_weight_tying: trainable_token_indices has tokens for lm_head that are not those for {embedding}, with which \
+             it shares one matrix in this model; name them for {embedding} alone, which lm_head follows, or set \
+             ensure_weight_tying to false"
+        )));
+    }
+    Ok(())
 }
 
 /// Trained copies of the biases and modules that the configuration names.

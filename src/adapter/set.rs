@@ -69,11 +69,11 @@ impl AdapterSet {
         if self.adapters.is_empty() {
             decoder.named_parameters().iter().for_each(|(_, parameter)| parameter.set_requires_grad(false));
             self.active = vec![adapter.name().to_string()];
-            install(&[&adapter], decoder);
         } else {
             adapter.set_trainable(false);
         }
         self.adapters.push(adapter);
+        self.install(decoder);
         Ok(())
     }
 
@@ -106,8 +106,8 @@ impl AdapterSet {
         for adapter in &self.adapters {
             adapter.set_trainable(names.iter().any(|name| name == adapter.name()));
         }
-        install(&chosen, decoder);
         self.active = names.to_vec();
+        self.install(decoder);
         Ok(())
     }
 
@@ -129,9 +129,15 @@ impl AdapterSet {
         Ok(())
     }
 
-    /// Puts those that act on the decoder.
+    /// Takes all of them off; what goes on without them still does.
+    pub(super) fn clear(&mut self) {
+        *self = Self { switched_off: self.switched_off, ..Self::default() };
+    }
+
+    /// Puts those that act on the decoder; none while they are switched off.
     pub fn install(&self, decoder: &Decoder) {
-        install(&self.active(), decoder);
+        let acting = if self.switched_off { Vec::new() } else { self.active() };
+        install(&acting, decoder);
     }
 
     /// Every parameter under PEFT's names, in PEFT's order.

@@ -64,7 +64,7 @@ pub fn read(folder: &Path) -> Result<SavedConfig> {
     }
     let base_model = fields.get("base_model_name_or_path").and_then(Value::as_str).map(str::to_string);
     // Whatever is set and not understood would silently change the numbers.
-    const IGNORED: [&str; 9] = [
+    const IGNORED: [&str; 8] = [
         "peft_type",
         "peft_version",
         "base_model_name_or_path",
@@ -73,7 +73,6 @@ pub fn read(folder: &Path) -> Result<SavedConfig> {
         "auto_mapping",
         "megatron_core",
         "qalora_group_size",
-        "ensure_weight_tying",
     ];
     // EVA finds A before training and leaves the base alone: what was trained is a plain adapter.
     if fields.get("init_lora_weights").and_then(Value::as_str) == Some("eva") {

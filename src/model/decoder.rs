@@ -305,7 +305,8 @@ impl Decoder {
         self.config.logit_softcap.map(|cap| cap as f32)
     }
 
-    fn head_weight(&self) -> Head {
+    /// The head as it is now, without what adapters add to its output.
+    pub fn head_weight(&self) -> Head {
         Head { weight: self.head.weight.current(), softcap: self.logit_softcap() }
     }
 

@@ -26,6 +26,16 @@ pub struct Head {
     pub softcap: Option<f32>,
 }
 
+impl Head {
+    /// Logits [rows, vocab] of hidden states [rows, hidden].
+    ///
+    /// # Errors
+    /// The shapes do not fit, or a tensor operation failed.
+    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        capped(super::linear::linear(hidden, &self.weight, None)?, self.softcap)
+    }
+}
+
 impl From<&Parameter> for Head {
     fn from(weight: &Parameter) -> Self {
         Self { weight: weight.clone(), softcap: None }

@@ -26,7 +26,7 @@ mod functions {
     /// expression, or "all-linear"; default q_proj and v_proj), `lora_dropout` (0), `bias` ("none", "all", "lora_only"), `use_rslora`,
     /// `use_dora`, `lora_bias`, `modules_to_save`, `init_lora_weights` (true, false, "gaussian", "orthogonal", "pissa", "pissa_niter_16",
     /// "olora"), `layers_to_transform`, `layers_pattern`, `rank_pattern`, `alpha_pattern`, `exclude_modules`, `trainable_token_indices`,
-    /// `task_type`.
+    /// `ensure_weight_tying`, `task_type`.
     ///
     /// ```rhai
     /// let config = LoraConfig(#{ r: 16, lora_alpha: 32, target_modules: ["q_proj", "v_proj"], bias: "none" });
@@ -111,7 +111,8 @@ mod functions {
         Ok(model)
     }
 
-    /// Calls a function while the adapters are switched off, so that the model is the base; gives its result.
+    /// Calls a function while the adapters are switched off, so that the model is the base; gives its result. Adapters that the function
+    /// chooses with `set_adapter` act after it.
     ///
     /// ```rhai
     /// let model = get_peft_model(AutoModelForCausalLM::from_pretrained("tiny-random"), LoraConfig(#{ r: 4 }));

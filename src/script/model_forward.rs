@@ -9,18 +9,25 @@ use crate::error::{Error, Result};
 use crate::model::TokenBatch;
 use crate::model::batch::shifted_targets;
 use crate::model::projection::Pass;
-use crate::ops::cross_entropy::IGNORE_INDEX;
+use crate::ops::cross_entropy::{Head, IGNORE_INDEX, cross_entropy};
 use candle_core::Tensor;
 use rhai::{Array, Dynamic, Map, NativeCallContext};
 
-/// What a forward pass gave. Logits are computed when they are asked for: training needs only the loss.
+/// What a forward pass gave.
 #[derive(Clone)]
 pub struct ForwardOutput {
-    model: ModelHandle,
-    /// `[tokens, hidden]`, sequences end to end.
-    hidden: Tensor,
+    logits: Logits,
     masks: Vec<Vec<bool>>,
     loss: Option<Tensor>,
+}
+
+/// Logits of a forward pass, `[tokens, vocab]`, sequences end to end.
+#[derive(Clone)]
+enum Logits {
+    /// Computed in the pass, with its dropout: an adapter changes them, and the loss is made of them.
+    Known(Tensor),
+    /// Of these hidden states, by this head, when they are asked for: training needs only the loss.
+    Later(Tensor, Head),
 }
 
 impl ForwardOutput {
@@ -30,7 +37,10 @@ impl ForwardOutput {
     /// Out of memory.
     pub fn logits(&self) -> ScriptResult<TensorValue> {
         let build = || -> Result<Tensor> {
-            let logits = self.model.model().decoder().logits(&self.hidden, Pass::default())?;
+            let logits = match &self.logits {
+                Logits::Known(logits) => logits.clone(),
+                Logits::Later(hidden, head) => head.logits(hidden)?,
+            };
             let (batch, seq) = (self.masks.len(), self.masks[0].len());
             let vocabulary = logits.dim(1)?;
             if self.masks.iter().flatten().all(|kept| *kept) {
@@ -120,6 +130,10 @@ pub(super) fn forward(call: &NativeCallContext, model: &ModelHandle, ids: &Dynam
         let pass = Pass { dropout: model.model().training().then_some(&session.random) };
         let decoder = model.model().decoder();
         let hidden = decoder.hidden(&batch, pass)?;
+        let logits = match decoder.head().has_delta() {
+            true => Logits::Known(decoder.logits(&hidden, pass)?),
+            false => Logits::Later(hidden, decoder.head_weight()),
+        };
         let loss = match &labels {
             None => None,
             Some(labels) => {
@@ -137,10 +151,13 @@ pub(super) fn forward(call: &NativeCallContext, model: &ModelHandle, ids: &Dynam
                 if count == 0 {
                     return Err(Error::argument("forward: no label carries loss; all are -100 or each row has one token"));
                 }
-                Some(decoder.loss(&hidden, &targets, count as f64, pass)?)
+                Some(match &logits {
+                    Logits::Known(logits) => cross_entropy(logits, &targets, count as f64)?,
+                    Logits::Later(hidden, _) => decoder.loss(hidden, &targets, count as f64, pass)?,
+                })
             }
         };
-        Ok(ForwardOutput { model: model.clone(), hidden, masks, loss })
+        Ok(ForwardOutput { logits, masks, loss })
     };
     run().script()
 }

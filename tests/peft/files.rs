@@ -122,3 +122,42 @@ fn rows_that_cannot_be_trained_are_refused() {
         assert!(error.contains(words), "{options}: {error}");
     }
 }
+
+/// What PEFT would tie is refused by name, made and loaded; where there is nothing to tie, the option has no effect there either.
+#[test]
+fn a_change_that_embedding_and_head_would_share_is_refused() {
+    let config = |options: &str| LoraConfig { ensure_weight_tying: true, ..serde_json::from_str(options).unwrap() };
+    for (variant, options) in [
+        ("tokens", r#"{"target_modules": ["v_proj", "lm_head"]}"#),
+        ("tokens_tied", r#"{"ensure_weight_tying": true}"#),
+        ("tokens_tied", r#"{"trainable_token_indices": [5]}"#),
+        ("tokens_tied", r#"{"trainable_token_indices": {"embed_tokens": [5], "lm_head": [5]}}"#),
+    ] {
+        let (model, out) = (handle(variant), tempfile::tempdir().unwrap());
+        model.attach(config(options), &mut Random::new(0)).unwrap();
+        model.save_pretrained(out.path()).unwrap();
+        handle(variant).load_adapter(out.path(), false).unwrap();
+    }
+    for (options, words) in [
+        (r#"{"target_modules": ["v_proj", "embed_tokens"]}"#, "changes model.embed_tokens"),
+        (r#"{"target_modules": ["v_proj", "lm_head"]}"#, "changes lm_head"),
+        (r#"{"modules_to_save": ["embed_tokens"]}"#, "changes model.embed_tokens"),
+        (r#"{"modules_to_save": ["lm_head"]}"#, "changes lm_head"),
+        (r#"{"trainable_token_indices": {"embed_tokens": [5], "lm_head": [6]}}"#, "tokens for lm_head"),
+    ] {
+        let error = handle("tokens_tied").attach(config(options), &mut Random::new(0)).unwrap_err().to_string();
+        assert!(error.contains("ensure_weight_tying") && error.contains(words), "{options}: {error}");
+        let (model, out) = (handle("tokens_tied"), tempfile::tempdir().unwrap());
+        let apart = LoraConfig { ensure_weight_tying: false, ..config(options) };
+        model.attach(apart, &mut Random::new(0)).unwrap();
+        model.save_pretrained(out.path()).unwrap();
+        let path = out.path().join("adapter_config.json");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let tying = text.replace("\"ensure_weight_tying\": false", "\"ensure_weight_tying\": true");
+        assert_ne!(tying, text);
+        std::fs::write(&path, tying).unwrap();
+        let error = refusal("tokens_tied", out.path());
+        let named = ["adapter_config.json", "ensure_weight_tying", words].iter().all(|word| error.contains(word));
+        assert!(named, "{options}: {error}");
+    }
+}

@@ -5,6 +5,7 @@
 mod common;
 mod files;
 mod merging;
+mod scripts;
 mod several;
 
 use candle_core::{Device, Tensor};

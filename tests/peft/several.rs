@@ -196,6 +196,35 @@ fn rows_and_a_copy_of_the_same_module_do_not_act_together() {
 }
 
 #[test]
+fn what_is_done_with_adapters_that_are_switched_off_is_seen_afterwards() {
+    let golden = numbers("several");
+    let (batch, model) = (Batch::of(&golden), several());
+    let decoder = model.model().decoder();
+    let base = bits(&model.without_adapter(|| Ok::<_, ftrepl::Error>(batch.logits(decoder))).unwrap());
+    let switched_off = |work: &dyn Fn() -> ftrepl::Result<()>| {
+        let logits = model.without_adapter(|| {
+            work()?;
+            Ok::<_, ftrepl::Error>(batch.logits(decoder))
+        });
+        assert_eq!(bits(&logits.unwrap()), base);
+    };
+    switched_off(&|| model.set_adapter(&strings(&["b"])));
+    assert_eq!(model.active_adapters(), ["b"]);
+    batch.check_logits(decoder, &golden["logits.b"], "chosen", 1e-5);
+    switched_off(&|| model.merge_adapter());
+    batch.check_logits(decoder, &golden["logits.b"], "merged for a while", 1e-4);
+    switched_off(&|| model.unmerge_adapter());
+    batch.check_logits(decoder, &golden["logits.b"], "unmerged", 1e-5);
+    switched_off(&|| model.delete_adapter("b"));
+    batch.check_logits(decoder, &golden["logits.a"], "the other deleted", 1e-5);
+    switched_off(&|| {
+        model.unload()?;
+        model.load_adapter(&folder("several").join("b"), false)
+    });
+    batch.check_logits(decoder, &golden["logits.b"], "another one", 1e-5);
+}
+
+#[test]
 fn several_adapters_are_saved_and_loaded_again() {
     let golden = numbers("several");
     let (batch, model, out) = (Batch::of(&golden), several(), tempfile::tempdir().unwrap());

@@ -1,0 +1,68 @@
+//! Adapters as scripts use them, through the real binary.
+
+use std::process::{Command, Stdio};
+
+const MODEL: &str = "manual_seed(0);
+let model = AutoModelForCausalLM::from_pretrained(\"tiny-random\");
+let base = model.forward([5, 6, 7]).logits;
+";
+
+/// What a script prints that starts with tiny-random and its logits.
+#[track_caller]
+fn printed(script: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("script.rhai"), format!("{MODEL}{script}")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ftrepl"));
+    command.current_dir(folder.path()).env("HF_HUB_OFFLINE", "1").stdin(Stdio::null());
+    let output = command.args(["run", "script.rhai"]).output().unwrap();
+    assert!(output.status.success(), "{script}\n{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn an_adapter_chosen_while_none_acts_acts_afterwards() {
+    let script = "
+        let adapted = get_peft_model(model, LoraConfig(#{ r: 4, init_lora_weights: false }));
+        model.add_adapter(\"other\", LoraConfig(#{ r: 4, init_lora_weights: false }));
+        let within = model.disable_adapter(|| { adapted.set_adapter(\"other\"); adapted.forward([5, 6, 7]).logits });
+        print([within == base, model.active_adapters, model.forward([5, 6, 7]).logits == base]);";
+    assert_eq!(printed(script), "[true, [\"other\"], false]\n");
+}
+
+#[test]
+fn an_option_that_has_nothing_to_tie_is_accepted() {
+    let script = "
+        get_peft_model(model, LoraConfig(#{ r: 4, ensure_weight_tying: true }));
+        print(model.has_adapter);";
+    assert_eq!(printed(script), "true\n");
+}
+
+#[test]
+fn logits_in_training_are_those_that_the_loss_is_of() {
+    let script = "
+        get_peft_model(
+            model,
+            LoraConfig(#{ r: 4, target_modules: [\"lm_head\"], lora_dropout: 0.5, init_lora_weights: false })
+        );
+        model.train();
+        let out = model.forward([5, 6, 7, 8], #{ labels: [5, 6, 7, 8] });
+        let logits = out.logits;
+        let of_logits = cross_entropy(logits[0], tensor([6, 7, 8, -100]));
+        let again = model.forward([5, 6, 7, 8]).logits;
+        model.eval();
+        let without = model.forward([5, 6, 7, 8]).logits;
+        print([out.loss.allclose(of_logits, #{ atol: 0.0001 }), out.logits == logits, again == logits, without == logits]);";
+    assert_eq!(printed(script), "[true, true, false, false]\n");
+}
+
+#[test]
+fn logits_are_of_the_adapters_that_acted_in_the_pass() {
+    let script = "
+        get_peft_model(model, LoraConfig(#{ r: 4, target_modules: [\"lm_head\"], init_lora_weights: false }));
+        let without = model.disable_adapter(|| model.forward([5, 6, 7]));
+        let adapted = model.forward([5, 6, 7]);
+        let logits = adapted.logits;
+        model.unload();
+        print([without.logits == base, logits == base, adapted.logits == logits]);";
+    assert_eq!(printed(script), "[true, false, true]\n");
+}
