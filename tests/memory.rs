@@ -175,6 +175,28 @@ fn a_training_that_cannot_fit_is_refused_with_what_would() {
     assert_eq!(document(&output), 1, "{output:?}");
 }
 
+/// An embedding of 1.0 million elements, matrices of 3.0 million in the blocks, norms.
+#[test]
+fn what_an_optimiser_keeps_is_counted_by_its_options_and_the_parameters() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    model_with_tokenizer(folder, &llama(256, 768, 4, 4096));
+    for (arguments, words) in [
+        ("optim: \"adamw_torch\"", "optimizer 33 MB"),
+        // AdamW trains the embedding.
+        ("optim: \"muon\"", "optimizer 20 MB"),
+        // The embedding keeps 32 bits; then what is smaller than the matrices of the MLP does too; then everything.
+        ("optim: \"adamw_8bit\"", "optimizer 15 MB"),
+        ("optim: \"adamw_8bit\", optim_args: \"min_8bit_size=100000\"", "optimizer 18 MB"),
+        ("optim: \"adamw_8bit\", optim_args: \"min_8bit_size=1000000\"", "optimizer 33 MB"),
+    ] {
+        let code = format!("let model = AutoModelForCausalLM::from_pretrained(\".\"); {}", training(8, 512, arguments));
+        let output = script(folder, &code, Some("150MB"));
+        let error = document(&output)["error"].as_str().unwrap().to_string();
+        assert!(error.contains(words), "{arguments}: {error}\nlacks {words:?}");
+    }
+}
+
 #[test]
 fn a_limit_that_cannot_be_read_is_an_error_where_it_is_used() {
     let folder = tempfile::tempdir().unwrap();

@@ -184,6 +184,9 @@ mod tests {
         assert_eq!(pick(&card, None).unwrap().map(|one| one.name.as_str()), Some("two"));
         assert_eq!(pick(&card, Some("names")).unwrap().map(|one| one.name.as_str()), Some("names"));
         assert!(pick(&card, Some("other")).unwrap_err().contains("there are: plain, two, names"));
+        let quoted = "---\n\"license\": mit\n\"configs\":\n- \"config_name\": plain\n  'data_files': a.csv\n---\n";
+        let card = configurations(quoted).unwrap();
+        assert_eq!((names(&card), &card[0].splits), (vec!["plain"], &Some(vec![split("train", &["a.csv"])])));
         for without in
             ["", "# configs:", "---\nconfigs:\n- config_name: x\n", "---\nlicense: mit\n---\nconfigs: 1", "---\nconfigs:\n---"]
         {

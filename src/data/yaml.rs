@@ -19,8 +19,11 @@ struct Line<'a> {
 
 /// The value of a key of the outermost map; none where the key is not there. Numbers and truth values are given as they are written.
 pub(super) fn value_of(lines: &[(usize, &str)], key: &str) -> Parsed<Option<Value>> {
-    let begins = |text: &str| text.strip_prefix(key).is_some_and(|rest| rest == ":" || rest.starts_with(": "));
-    let Some(start) = lines.iter().position(|(_, text)| begins(text)) else { return Ok(None) };
+    let begins = |&(number, text): &(usize, &str)| {
+        let line = Line { number, indent: 0, text: text.trim_end() };
+        matches!(key_of(line), Ok(Some((found, _))) if found == key)
+    };
+    let Some(start) = lines.iter().position(begins) else { return Ok(None) };
     // What belongs to the key is indented, or a list or a closing bracket right below it.
     let ends = |text: &str| text.starts_with(|c: char| !c.is_whitespace() && !"-#]}".contains(c));
     let length = lines[start + 1..].iter().position(|(_, text)| ends(text));
@@ -356,11 +359,16 @@ mod tests {
             ),
             ("k:\n  \"a b\": data/*#x.csv\n  c: http://x:8", json!({"a b": "data/*#x.csv", "c": "http://x:8"})),
             ("k: \"one \\\n  two\n  three\"", json!("one two three")),
+            ("\"a\": 1\n\"k\":\n- \"b\": c\n  'd e': f\n\"z\": 1", json!([{"b": "c", "d e": "f"}])),
+            ("'k' : {\"b\": c, 'd':  e}\nz: 1", json!({"b": "c", "d": "e"})),
+            ("k : x  \nz: 1", json!("x")),
             ("k:\n", json!(null)),
         ] {
             assert_eq!(parse(text), Ok(Some(value)), "{text}");
         }
-        assert_eq!(parse("a: 1\nkk: 2\n  k: 3"), Ok(None));
+        for without in ["a: 1\nkk: 2\n  k: 3", "\"kk\": 1\n\"a\": \"k\": 2", "- k: 1", "\"a\n  k\": 1"] {
+            assert_eq!(parse(without), Ok(None), "{without}");
+        }
     }
 
     #[test]

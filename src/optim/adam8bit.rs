@@ -46,6 +46,19 @@ impl AdamW8bitOptions {
         self.adamw().validate()
     }
 
+    /// The bytes of both moments of a parameter with so many elements, in a group with these `wide_moments`.
+    pub fn moments_size(&self, elements: usize, wide_moments: bool) -> u64 {
+        let of_one = match self.keeps_wide(elements, wide_moments) {
+            true => elements * size_of::<f32>(),
+            false => elements + elements.div_ceil(BLOCK) * size_of::<f32>(),
+        };
+        2 * of_one as u64
+    }
+
+    fn keeps_wide(&self, elements: usize, wide_moments: bool) -> bool {
+        wide_moments || elements < self.min_8bit_size
+    }
+
     fn adamw(&self) -> AdamWOptions {
         let Self { lr, betas, eps, weight_decay, .. } = *self;
         AdamWOptions { lr, betas, eps, weight_decay }
@@ -86,8 +99,8 @@ struct Moment {
 }
 
 impl State {
-    fn new(parameter: &Parameter, wide: bool, options: &AdamW8bitOptions) -> Self {
-        let wide = wide || parameter.elem_count() < options.min_8bit_size;
+    fn new(parameter: &Parameter, wide_moments: bool, options: &AdamW8bitOptions) -> Self {
+        let wide = options.keeps_wide(parameter.elem_count(), wide_moments);
         if wide { Self::Wide(Slot::default()) } else { Self::Narrow(Narrow::default()) }
     }
 

@@ -107,7 +107,7 @@ impl Later {
         #[allow(deprecated, reason = "marked so by Rhai only to say that it may change")]
         let call = self.call.create_context(&engine);
         let answer = self.function.call_within_context::<Dynamic>(&call, (from_row(row),));
-        answer.map_err(|error| into_library("the function failed", &error))
+        answer.map_err(|error| into_library("the function failed", &error, &engine))
     }
 }
 

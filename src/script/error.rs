@@ -1,7 +1,8 @@
 //! From the library's errors to the script's, which the engine then gives a position.
 
+use super::hints::{Hints, describe};
 use crate::error::Error;
-use rhai::{Dynamic, EvalAltResult, NativeCallContext, Position};
+use rhai::{Dynamic, Engine, EvalAltResult, NativeCallContext, Position};
 
 /// What a function of the language returns.
 pub type ScriptResult<T> = Result<T, Box<EvalAltResult>>;
@@ -40,31 +41,45 @@ pub fn positioned<T>(call: &NativeCallContext, result: ScriptResult<T>) -> Scrip
     })
 }
 
-/// A failed call of a user's function (callback, check, regulariser) as the library's error, for the way through library code
-/// that called it; an interrupt stays an interrupt.
-pub fn into_library(what: &str, error: &EvalAltResult) -> Error {
+/// A failed call of a user's function (callback, regulariser) as the library's error, for the way through library code that called it; an
+/// interrupt stays an interrupt.
+pub fn into_library(what: &str, error: &EvalAltResult, engine: &Engine) -> Error {
+    match innermost(error) {
+        EvalAltResult::ErrorTerminated(..) => Error::Interrupted,
+        inner => Error::Callback(format!("{what}: {}", in_words(inner, inner.position(), engine))),
+    }
+}
+
+/// A failed call of a user's function, for a script to catch: what the engine has to say becomes a text in words. What was thrown stays as it
+/// is, and so does what cannot be caught.
+pub fn into_words(error: Box<EvalAltResult>, engine: &Engine) -> Box<EvalAltResult> {
+    let inner = innermost(&error);
+    if matches!(inner, EvalAltResult::ErrorRuntime(..)) || !inner.is_catchable() {
+        return error;
+    }
+    // Where the function could not even be called, the place is that of who called it.
+    let called = matches!(*error, EvalAltResult::ErrorInFunctionCall(..));
+    let place = if called { inner.position() } else { Position::NONE };
+    Box::new(EvalAltResult::ErrorRuntime(Dynamic::from(in_words(inner, place, engine)), Position::NONE))
+}
+
+fn innermost(error: &EvalAltResult) -> &EvalAltResult {
     let mut inner = error;
     while let EvalAltResult::ErrorInFunctionCall(_, _, next, _) | EvalAltResult::ErrorInModule(_, next, _) = inner {
         inner = next;
     }
-    match inner {
-        EvalAltResult::ErrorTerminated(..) => Error::Interrupted,
-        other => {
-            let place = match other.position() {
-                position if position.is_none() => String::new(),
-                position => format!(" ({position})"),
-            };
-            let text = match other {
-                EvalAltResult::ErrorRuntime(value, _) => super::display::text(value) + place.as_str(),
-                // The engine's name of a closure, "anon$" and a number, says nothing.
-                EvalAltResult::ErrorFunctionNotFound(signature, _) if signature.starts_with("anon$") => {
-                    let given = signature.split_once('(').map_or("", |(_, rest)| rest.trim_end_matches(')'));
-                    let count = given.split(',').filter(|part| !part.trim().is_empty()).count();
-                    format!("the function must take {count} argument(s){place}")
-                }
-                other => other.to_string(),
-            };
-            Error::Callback(format!("{what}: {text}"))
-        }
+    inner
+}
+
+/// What happened, with its place, and on lines of their own what was probably meant.
+fn in_words(error: &EvalAltResult, place: Position, engine: &Engine) -> String {
+    let (mut text, notes) = describe(error, &Hints::new(engine, None), None, None);
+    if !place.is_none() {
+        text += &format!(" ({place})");
     }
+    for note in notes {
+        text += "\n";
+        text += &note;
+    }
+    text
 }

@@ -4,7 +4,7 @@
 use super::context::context;
 use super::data_stream::to_rows;
 use super::display;
-use super::error::{IntoScript, ScriptResult};
+use super::error::{IntoScript, ScriptResult, into_words};
 use super::model::ModelValue;
 use super::options::{OptionMap, Validate, options};
 use super::tensor::TensorValue;
@@ -14,7 +14,7 @@ use crate::forgetting::{Estimator, Ewc};
 use crate::model::Tokenizer;
 use crate::script::registry::Registry;
 use rhai::plugin::*;
-use rhai::{Array, Map};
+use rhai::{Array, FnPtr, Map};
 use serde::{Deserialize, Serialize};
 use std::any::TypeId;
 use std::cell::RefCell;
@@ -227,6 +227,15 @@ mod functions {
     #[rhai_fn(name = "fisher")]
     pub fn fisher_means(ewc: EwcValue) -> Map {
         ewc.0.borrow().summary().into_iter().map(|(name, mean)| (name.into(), mean.into())).collect()
+    }
+
+    /// For `run_forgetting_checklist`: what a closure gives. What the engine says of a mistake in it is thrown in words.
+    #[rhai_fn(name = "_called", return_raw)]
+    pub fn called(call: NativeCallContext, function: Dynamic, argument: Dynamic) -> ScriptResult<Dynamic> {
+        let Some(closure) = function.read_lock::<FnPtr>().map(|closure| closure.clone()) else {
+            return Err(format!("expected a function, but it is {}", display::describe(&function)).into());
+        };
+        closure.call_within_context::<Dynamic>(&call, (argument,)).map_err(|error| into_words(error, call.engine()))
     }
 }
 

@@ -19,6 +19,7 @@ pub mod ema;
 pub mod error;
 pub mod forgetting;
 pub mod heat;
+pub(crate) mod hints;
 pub mod model;
 mod model_forward;
 mod model_info;

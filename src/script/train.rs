@@ -204,7 +204,8 @@ mod functions {
             let mut callback = |state: &StepState| -> Result<bool> {
                 for function in &trainer.callbacks {
                     let answer = function.call_within_context::<Dynamic>(&call, (state_map(state),)).map_err(|error| {
-                        into_library(&format!("a callback failed in step {} of the training", state.step), &error)
+                        let what = format!("a callback failed in step {} of the training", state.step);
+                        into_library(&what, &error, call.engine())
                     })?;
                     if answer.as_bool() == Ok(false) {
                         return Ok(false);

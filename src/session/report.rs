@@ -1,12 +1,9 @@
 //! Errors in words: what happened, the source line with a caret, the calls that led there, and what was probably meant.
 
-mod hints;
-mod python;
 mod snippet;
 
 use super::Session;
-use crate::script::display;
-use hints::Hints;
+use crate::script::hints::{Defined, Hints, describe, split_message};
 use rhai::{EvalAltResult, ParseError, Position};
 use snippet::{Report, Site};
 
@@ -37,11 +34,10 @@ pub fn render(session: &Session, error: &EvalAltResult, name: &str, color: bool)
             }
         }
     }
-    let hints = Hints::new(session);
     let inside = calls.last().map(|(function, ..)| function.as_str());
     let position = error.position();
     let near = session.sources().text(&file).and_then(|source| line_at(source, position));
-    let (title, notes) = describe(error, &hints, inside, near);
+    let (title, notes) = describe(error, &hints(session), inside, near);
     let mut report = Report::new(title, notes);
     report.site(site(session, &file, position, ""));
     let mut told = (String::new(), position);
@@ -58,7 +54,7 @@ pub fn render(session: &Session, error: &EvalAltResult, name: &str, color: bool)
 
 /// A parse error in words, with what was probably meant on lines of their own.
 pub fn parse_message(session: &Session, error: &ParseError, source: &str) -> String {
-    let (title, notes) = Hints::new(session).parse(error.err_type(), line_at(source, error.position()));
+    let (title, notes) = hints(session).parse(error.err_type(), line_at(source, error.position()));
     std::iter::once(title).chain(notes).collect::<Vec<_>>().join("\n")
 }
 
@@ -73,6 +69,10 @@ pub fn render_plain(name: &str, source: &str, position: Position, message: &str,
     report.render(color)
 }
 
+fn hints(session: &Session) -> Hints<'_> {
+    Hints::new(session.engine(), Some(Defined { variables: session.scope(), functions: session.library() }))
+}
+
 fn anonymous(function: &str) -> bool {
     function.starts_with("anon$")
 }
@@ -81,57 +81,9 @@ fn site<'a>(session: &'a Session, file: &str, position: Position, label: &str) -
     Site::new(file, session.sources().text(file), position, label)
 }
 
-/// The first line is the message, the others are notes under the source.
-fn split_message(message: &str) -> (String, Vec<String>) {
-    let mut lines = message.lines().map(str::to_string);
-    let title = lines.next().unwrap_or_default();
-    (title, lines.collect())
-}
-
 /// The line of a position and the byte in it.
 fn line_at(source: &str, position: Position) -> Option<(&str, usize)> {
     let line = source.lines().nth(position.line()?.checked_sub(1)?)?;
     let column = position.position().unwrap_or(1).max(1);
     Some((line, line.char_indices().nth(column - 1).map_or(line.len(), |(at, _)| at)))
-}
-
-fn describe(
-    error: &EvalAltResult,
-    hints: &Hints<'_>,
-    inside: Option<&str>,
-    near: Option<(&str, usize)>,
-) -> (String, Vec<String>) {
-    match error {
-        EvalAltResult::ErrorParsing(kind, _) => hints.parse(kind, near),
-        EvalAltResult::ErrorVariableNotFound(name, _) => match near.and_then(|(line, at)| python::assignment(line, at, name)) {
-            Some(help) => (format!("no variable is called `{name}`"), vec![help]),
-            None => hints.variable(name, inside),
-        },
-        EvalAltResult::ErrorFunctionNotFound(signature, _) => hints.function(signature),
-        EvalAltResult::ErrorModuleNotFound(name, _) => hints.module(name),
-        EvalAltResult::ErrorDotExpr(message, _) => hints.property(message),
-        EvalAltResult::ErrorRuntime(value, _) => split_message(&display::text(value)),
-        EvalAltResult::ErrorTerminated(..) => ("interrupted".into(), Vec::new()),
-        EvalAltResult::ErrorMismatchOutputType(wanted, given, _) | EvalAltResult::ErrorMismatchDataType(wanted, given, _) => {
-            (format!("expected {}, got {}", hints.type_name(wanted), hints.type_name(given)), Vec::new())
-        }
-        EvalAltResult::ErrorStackOverflow(_) => {
-            let note = "a function that calls itself without end? Loops have no such limit";
-            ("functions call each other too deeply".into(), vec![note.into()])
-        }
-        EvalAltResult::ErrorIndexingType(kind, _) => (format!("cannot be indexed: {}", hints.signature_types(kind)), Vec::new()),
-        EvalAltResult::ErrorFor(_) => ("`for` needs an array, a range, a map's keys() or a string's chars()".into(), Vec::new()),
-        EvalAltResult::ErrorDataRace(name, _) => {
-            let note = "a closure that changes this value also holds it; pass it to the closure as an argument instead";
-            (format!("`{name}` is being used while it is changed"), vec![note.into()])
-        }
-        EvalAltResult::ErrorSystem(context, inner) if context.is_empty() => split_message(&inner.to_string()),
-        EvalAltResult::ErrorSystem(context, inner) => split_message(&format!("{context}: {inner}")),
-        // The others say what happened in their own text, to which Rhai appends the position that the caret shows.
-        other => {
-            let text = other.to_string();
-            let position = format!(" ({})", other.position());
-            split_message(text.strip_suffix(&position).unwrap_or(&text))
-        }
-    }
 }

@@ -2,7 +2,7 @@
 
 use super::Trainer;
 use super::feed::Feed;
-use super::optimizer::kept_vectors;
+use super::optimizer::{OptimizerKind, kept_floats};
 use crate::error::Result;
 use crate::model::memory::{Outline, Plan, Work, check_training};
 use crate::nn::Parameter;
@@ -17,13 +17,14 @@ pub(super) fn check(trainer: &Trainer<'_>, feed: &Feed<'_>, trainable: &[(String
     let args = &trainer.args;
     // Batches are drawn: some day the longest rows meet.
     let Some(lengths) = feed.largest_batch() else { return Ok(()) };
-    let averages = kept_vectors(args, trainable)? + u64::from(args.ema_decay > 0.0);
+    let averages = kept_floats(args, trainable)? + if args.ema_decay > 0.0 { 1.0 } else { 0.0 };
     let adapter_dropout = trainer.model.has_adapter() && trainer.model.with_adapter(|a| Ok(a.config().lora_dropout > 0.0))?;
     let work = Work::Training {
         averages,
         checkpointing: args.gradient_checkpointing,
         accumulates: args.gradient_accumulation_steps > 1,
         adapter_dropout,
+        orthogonalises: args.optim == OptimizerKind::Muon,
     };
     check_training(&Outline::of_decoder(decoder), &Plan { lengths, work })
 }

@@ -87,11 +87,13 @@ pub fn check_training(outline: &Outline<'_>, plan: &Plan) -> Result<()> {
 
 /// What lowers the need, each by itself.
 fn ways(outline: &Outline<'_>, plan: &Plan, needed: u64) -> Vec<(String, u64)> {
-    let Work::Training { averages, checkpointing, accumulates, adapter_dropout } = plan.work else { return Vec::new() };
+    let Work::Training { averages, checkpointing, accumulates, adapter_dropout, orthogonalises } = plan.work else {
+        return Vec::new();
+    };
     let of = |outline: &Outline<'_>, plan: &Plan| estimate(outline, plan).beside_the_model();
     let mut ways = Vec::new();
     if !checkpointing {
-        let work = Work::Training { averages, checkpointing: true, accumulates, adapter_dropout };
+        let work = Work::Training { averages, checkpointing: true, accumulates, adapter_dropout, orthogonalises };
         ways.push(("gradient_checkpointing: true".to_string(), of(outline, &Plan { work, ..plan.clone() })));
     }
     let longest = plan.lengths.iter().copied().max().unwrap_or(0);

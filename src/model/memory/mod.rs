@@ -9,6 +9,7 @@
 //! - a block's own buffers in its backward pass: `4 T (3 I [+ I gated + ..] + 4 H + Q)`; they go with the block
 //! - gradients: 4 bytes a trained parameter, or up to 128 tokens the factors of the product, `4 T (rows + columns)`
 //! - AdamW's averages: 8 bytes a trained parameter; SGD has none; an exact copy of trained bf16 and f16 weights: 4
+//! - Muon's update of a matrix, when the passes are over: `8 (rows columns + side^2)` of the largest, its shorter side squared
 //! - logits: `4 V` for as many tokens at once as 64 MiB hold, in training; for every sequence's last token, twice, in generation
 //! - keys and values of a generation: `8 K L` a token
 //!
@@ -48,7 +49,7 @@ const MOST_COMPOSED: u64 = 1 << 48;
 const LOST: u64 = 8;
 
 /// What is done with a model.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     /// The tokens of each sequence that is computed at the same time.
     pub lengths: Vec<usize>,
@@ -57,26 +58,29 @@ pub struct Plan {
 }
 
 /// A kind of work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Work {
     /// Continuing texts.
     Generation,
     /// Training.
     Training {
-        /// Vectors of a parameter's size that the optimiser keeps: 2 for AdamW.
-        averages: u64,
+        /// Floats that the optimiser keeps for each trained element, on average: 2 for AdamW.
+        averages: f64,
         /// Whether only blocks' inputs are kept.
         checkpointing: bool,
         /// Whether gradients of several batches are added up before a step.
         accumulates: bool,
         /// Whether the adapter drops inputs.
         adapter_dropout: bool,
+        /// Whether the optimiser makes the updates of matrices orthogonal, as Muon does.
+        orthogonalises: bool,
     },
 }
 
 impl Work {
     /// Training with AdamW, nothing dropped.
-    pub const ADAMW: Self = Self::Training { averages: 2, checkpointing: false, accumulates: false, adapter_dropout: false };
+    pub const ADAMW: Self =
+        Self::Training { averages: 2.0, checkpointing: false, accumulates: false, adapter_dropout: false, orthogonalises: false };
 }
 
 /// Bytes at the moment of the peak, by what they are for.
@@ -201,7 +205,9 @@ fn generation(outline: &Outline<'_>, plan: &Plan, base: Estimate) -> Estimate {
 }
 
 fn training(outline: &Outline<'_>, plan: &Plan, base: Estimate) -> Estimate {
-    let Work::Training { averages, checkpointing, accumulates, adapter_dropout } = plan.work else { return base };
+    let Work::Training { averages, checkpointing, accumulates, adapter_dropout, orthogonalises } = plan.work else {
+        return base;
+    };
     let (c, w) = (outline.config, Widths::new(outline.config));
     let tokens: u64 = plan.lengths.iter().map(|n| *n as u64).sum();
     let longest = plan.lengths.iter().copied().max().unwrap_or(0);
@@ -260,7 +266,9 @@ fn training(outline: &Outline<'_>, plan: &Plan, base: Estimate) -> Estimate {
     let early = if accumulates { all_gradients } else { head_gradient };
     let at_head = kept + logits + early;
     let at_block = if accumulates { kept + all_gradients + one_block } else { all_gradients.max(kept) + one_block };
+    let step = if orthogonalises { orthogonalisation(outline) } else { 0 };
     let (activations, gradients, logits, working) = match at_head > at_block {
+        _ if all_gradients + step > at_head.max(at_block) => (0, all_gradients, 0, step),
         true => (kept, early, logits, 0),
         false if accumulates => (kept, all_gradients, 0, one_block),
         // What activations leave is used for gradients.
@@ -268,7 +276,7 @@ fn training(outline: &Outline<'_>, plan: &Plan, base: Estimate) -> Estimate {
     };
     let pool = activations + gradients + logits + working;
     Estimate {
-        optimizer: averages * FLOAT * elements,
+        optimizer: (averages * (FLOAT * elements) as f64).round() as u64,
         master_copies: FLOAT * halves,
         gradients,
         activations,
@@ -290,6 +298,20 @@ fn gradient_size(dims: &[usize], tokens: u64, factored: u64) -> u64 {
     }
 }
 
+/// The bytes that Muon works in while it updates the largest matrix that it makes orthogonal (see `optim/muon`): two of the matrix's
+/// size and two of its shorter side's square.
+fn orthogonalisation(outline: &Outline<'_>) -> u64 {
+    let in_blocks = outline.parameters.iter().filter(|p| p.trains && matches!(p.place, Place::Block(..)));
+    let matrices = in_blocks.filter_map(|parameter| match parameter.dims.as_slice() {
+        [rows, columns] => Some((*rows, *columns)),
+        _ => None,
+    });
+    let adapters = outline.adapters.iter().filter(|adapter| adapter.block.is_some());
+    let of_adapters = adapters.flat_map(|adapter| [(adapter.rank, adapter.inputs), (adapter.outputs, adapter.rank)]);
+    let size = |(rows, columns): (usize, usize)| 2 * FLOAT * (rows * columns + rows.min(columns).pow(2)) as u64;
+    matrices.chain(of_adapters).map(size).max().unwrap_or(0)
+}
+
 /// What a block keeps beyond the usual, in floats, where the base model drops something in training and is therefore computed as a
 /// composition of operations: attention's scores and weights, and as much again of everything else.
 fn composed(c: &ModelConfig, w: &Widths, lengths: &[usize]) -> u64 {
@@ -308,4 +330,37 @@ fn scratch(c: &ModelConfig, longest: usize) -> u64 {
     const ROWS: usize = 256;
     let widest = c.hidden_size.max(c.intermediate_size);
     FLOAT * (rayon::current_num_threads() * (2 * QUERIES * longest + ROWS * widest)) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::precision::Precision;
+    use candle_core::DType;
+    use std::path::Path;
+
+    #[test]
+    fn what_muon_works_in_counts_where_the_passes_need_less() {
+        let config = serde_json::json!({
+            "model_type": "llama", "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 2, "num_attention_heads": 8,
+            "num_key_value_heads": 2, "vocab_size": 1000, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5,
+            "tie_word_embeddings": true,
+        });
+        let config = ModelConfig::from_json(config, Path::new("config.json")).unwrap();
+        let needed = |trained: &Trained, tokens, orthogonalises| {
+            let outline = Outline::new(&config, None, Precision::Float(DType::F32), trained).unwrap();
+            let (accumulates, adapter_dropout) = (false, false);
+            let work = Work::Training { averages: 1.0, checkpointing: false, accumulates, adapter_dropout, orthogonalises };
+            estimate(&outline, &Plan { lengths: vec![tokens], work })
+        };
+        let all = Trained::All;
+        let (plain, muon) = (needed(&all, 8, false), needed(&all, 8, true));
+        // Two of 1536 x 512 and two of 512 x 512, where a block's backward pass takes 0.3 MB.
+        assert!((8_000_000..11_000_000).contains(&(muon.total() - plain.total())), "{plain:?} {muon:?}");
+        assert_eq!((plain.optimizer, plain.weights), (muon.optimizer, muon.weights));
+        assert_eq!(needed(&all, 2048, true), needed(&all, 2048, false), "the passes need more");
+        let adapter = Trained::Adapter { rank: 8, targets: vec!["q_proj".into()] };
+        let difference = needed(&adapter, 1, true).total() - needed(&adapter, 1, false).total();
+        assert!(difference < 100_000, "two of 512 x 8 are {difference}");
+    }
 }

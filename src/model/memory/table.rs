@@ -113,8 +113,15 @@ pub fn memory_table(config: &ModelConfig, source: Option<&Source>, options: &Mem
     options.validate()?;
     let precisions = options.precision()?.map_or(PRECISIONS.to_vec(), |precision| vec![precision]);
     let lora = Trained::Adapter { rank: options.r, targets: options.target_modules.clone() };
-    let adamw = |checkpointing| Work::Training { averages: 2, checkpointing, accumulates: false, adapter_dropout: false };
-    let sgd = Work::Training { averages: 0, checkpointing: false, accumulates: false, adapter_dropout: false };
+    let training = |averages, checkpointing| Work::Training {
+        averages,
+        checkpointing,
+        accumulates: false,
+        adapter_dropout: false,
+        orthogonalises: false,
+    };
+    let adamw = |checkpointing| training(2.0, checkpointing);
+    let sgd = training(0.0, false);
     let kinds = [
         ("inference", &Trained::Nothing, Work::Generation, false),
         ("LoRA, AdamW", &lora, adamw(false), false),

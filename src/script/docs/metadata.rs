@@ -102,7 +102,9 @@ fn gather(
     entries: &mut BTreeMap<(String, Kind), Entry>,
 ) {
     for function in &module.functions {
-        if function.is_anonymous || function.access == "private" || function.name.starts_with("anon$") {
+        // Names with an underscore in front are for the functions that are written in the language.
+        let hidden = function.name.starts_with("anon$") || function.name.starts_with('_');
+        if function.is_anonymous || function.access == "private" || hidden {
             continue;
         }
         let (name, kind) = match function.name.split_once('$') {
