@@ -42,7 +42,7 @@ mod functions {
         LoraConfig::default()
     }
 
-    #[rhai_fn(index_get, return_raw)]
+    #[rhai_fn(index_get, pure, return_raw)]
     pub fn config_field(config: &mut LoraConfig, name: &str) -> ScriptResult<Dynamic> {
         let fields = serde_json::to_value(&*config).unwrap_or_default();
         let value = fields.get(name).ok_or_else(|| format!("LoraConfig has no field `{name}`"))?;
@@ -128,7 +128,7 @@ mod functions {
     /// ```rhai
     /// AutoModelForCausalLM::from_pretrained("tiny-random").has_adapter // => false
     /// ```
-    #[rhai_fn(get = "has_adapter")]
+    #[rhai_fn(get = "has_adapter", pure)]
     pub fn has_adapter(model: &mut ModelValue) -> bool {
         model.has_adapter()
     }

@@ -164,13 +164,13 @@ mod functions {
     }
 
     /// The names of the adapters that act.
-    #[rhai_fn(get = "active_adapters")]
+    #[rhai_fn(get = "active_adapters", pure)]
     pub fn active_adapters(model: &mut ModelValue) -> Array {
         ModelValue::active_adapters(model).into_iter().map(Dynamic::from).collect()
     }
 
     /// The names of all adapters that sit on a model.
-    #[rhai_fn(get = "adapter_names")]
+    #[rhai_fn(get = "adapter_names", pure)]
     pub fn adapter_names(model: &mut ModelValue) -> Array {
         ModelValue::adapter_names(model).into_iter().map(Dynamic::from).collect()
     }

@@ -154,7 +154,7 @@ mod functions {
     /// ```rhai
     /// EWCRegularizer(AutoModelForCausalLM::from_pretrained("tiny-random")).importance // => 5000.0
     /// ```
-    #[rhai_fn(get = "importance")]
+    #[rhai_fn(get = "importance", pure)]
     pub fn importance(ewc: &mut EwcValue) -> f64 {
         ewc.0.borrow().importance
     }

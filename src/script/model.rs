@@ -140,7 +140,7 @@ mod methods {
     /// let model = AutoModelForCausalLM::from_pretrained("tiny-random");
     /// model.forward([[1, 2], [3, 4]]).logits.shape // => [2, 2, 300]
     /// ```
-    #[rhai_fn(get = "logits", return_raw)]
+    #[rhai_fn(get = "logits", pure, return_raw)]
     pub fn logits(output: &mut ForwardOutput) -> ScriptResult<TensorValue> {
         output.logits()
     }
@@ -151,7 +151,7 @@ mod methods {
     /// let model = AutoModelForCausalLM::from_pretrained("tiny-random");
     /// model.forward([1, 2, 3]).loss // => ()
     /// ```
-    #[rhai_fn(get = "loss")]
+    #[rhai_fn(get = "loss", pure)]
     pub fn loss(output: &mut ForwardOutput) -> Dynamic {
         output.loss()
     }
@@ -237,7 +237,7 @@ mod methods {
     /// ```rhai
     /// AutoModelForCausalLM::from_pretrained("tiny-random").config.model_type // => "llama"
     /// ```
-    #[rhai_fn(get = "config")]
+    #[rhai_fn(get = "config", pure)]
     pub fn config(model: &mut ModelValue) -> Dynamic {
         from_json(&model.model().decoder().config().raw)
     }
@@ -250,7 +250,7 @@ mod methods {
     /// let model = AutoModelForCausalLM::from_pretrained("tiny-random", #{ dtype: "q4" });
     /// [model.dtype, model.parameters()[0].dtype] // => ["q4", "q4_0"]
     /// ```
-    #[rhai_fn(get = "dtype")]
+    #[rhai_fn(get = "dtype", pure)]
     pub fn dtype(model: &mut ModelValue) -> String {
         model.model().dtype_name()
     }
@@ -260,7 +260,7 @@ mod methods {
     /// ```rhai
     /// AutoModelForCausalLM::from_pretrained("tiny-random", #{ device: "cpu" }).device // => "cpu"
     /// ```
-    #[rhai_fn(get = "device")]
+    #[rhai_fn(get = "device", pure)]
     pub fn device(model: &mut ModelValue) -> String {
         crate::device::name(&model.model().decoder().device())
     }

@@ -115,7 +115,7 @@ mod functions {
         TrainingArguments::default()
     }
 
-    #[rhai_fn(index_get, return_raw)]
+    #[rhai_fn(index_get, pure, return_raw)]
     pub fn argument(args: &mut TrainingArguments, name: &str) -> ScriptResult<Dynamic> {
         let fields = serde_json::to_value(&*args).unwrap_or_default();
         let value = fields.get(name).ok_or_else(|| format!("TrainingArguments has no field `{name}`"))?;

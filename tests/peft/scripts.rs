@@ -66,3 +66,18 @@ fn logits_are_of_the_adapters_that_acted_in_the_pass() {
         print([without.logits == base, logits == base, adapted.logits == logits]);";
     assert_eq!(printed(script), "[true, false, true]\n");
 }
+
+/// A closure has a model in common with the script around it; its properties are read as those of a constant.
+#[test]
+fn properties_of_constants_and_of_captured_models_can_be_read() {
+    let script = "
+        get_peft_model(model, LoraConfig(#{ r: 4 }));
+        model.disable_adapter(|| model.forward([5]));
+        const OUTPUT = model.forward([5, 6, 7], #{ labels: [5, 6, 7] });
+        const CONFIG = LoraConfig(#{ r: 3 });
+        const ARGS = TrainingArguments(#{ learning_rate: 0.5 });
+        const EWC = EWCRegularizer(AutoModelForCausalLM::from_pretrained(\"tiny-random\"), #{ importance: 2.0 });
+        print([model.has_adapter, model.active_adapters, model.adapter_names, model.dtype, model.device, model.config.model_type]);
+        print([OUTPUT.loss.item() > 0.0, OUTPUT.logits.shape[1], CONFIG.r, ARGS.learning_rate, EWC.importance]);";
+    assert_eq!(printed(script), "[true, [\"default\"], [\"default\"], \"f32\", \"cpu\", \"llama\"]\n[true, 3, 3, 0.5, 2.0]\n");
+}
