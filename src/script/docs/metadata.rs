@@ -2,9 +2,9 @@
 
 use super::{Entry, Kind, Reference, Signature};
 use crate::script::names::pretty_type;
-use rhai::Engine;
+use rhai::{Engine, FuncMetadata};
 use serde::Deserialize;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
@@ -44,27 +44,48 @@ struct ParameterData {
     kind: Option<String>,
 }
 
-type Types = BTreeMap<String, String>;
+impl From<&FuncMetadata> for FunctionData {
+    /// As Rhai's JSON has it, of a native function.
+    fn from(metadata: &FuncMetadata) -> Self {
+        let known = |text: &str| Some(text.trim()).filter(|text| !["", "?", "_"].contains(text)).map(str::to_string);
+        let parameter = |described: &str| {
+            let (name, kind) = described.split_once(':').unwrap_or((described, ""));
+            ParameterData { name: known(name), kind: known(kind) }
+        };
+        Self {
+            full_hash: metadata.hash,
+            name: metadata.name.to_string(),
+            num_params: metadata.num_params,
+            params: metadata.params_info.iter().map(|described| parameter(described)).collect(),
+            return_type: metadata.return_type.to_string(),
+            doc_comments: metadata.comments.iter().map(|comment| comment.to_string()).collect(),
+            ..Self::default()
+        }
+    }
+}
+
+pub(super) type Types = HashMap<String, String, ahash::RandomState>;
 
 pub(super) fn read(engine: &Engine) -> Reference {
-    let all: ModuleData = serde_json::from_str(&engine.gen_fn_metadata_to_json(true).unwrap_or_default()).unwrap_or_default();
-    // Which functions there are besides Rhai's own. Not by JSON once more: completion waits for this.
-    let own = engine.collect_fn_metadata(
+    let ours: ModuleData = serde_json::from_str(&engine.gen_fn_metadata_to_json(false).unwrap_or_default()).unwrap_or_default();
+    let names: HashSet<(&str, u64), ahash::RandomState> =
+        ours.functions.iter().map(|own| (own.name.as_str(), own.full_hash)).collect();
+    let names = &names;
+    // Rhai's own are most of them. Not by JSON: completion waits for this.
+    let standard = engine.collect_fn_metadata(
         None,
-        |function| function.namespace.is_empty().then(|| (function.metadata.name.to_string(), function.metadata.hash)),
-        false,
+        |function| {
+            let metadata = function.metadata;
+            let known = !function.namespace.is_empty() || names.contains(&(metadata.name.as_str(), metadata.hash));
+            (!known).then(|| FunctionData::from(metadata))
+        },
+        true,
     );
-    let own_names: HashSet<(&str, u64)> = own.iter().map(|(name, hash)| (name.as_str(), *hash)).collect();
-    let mut types = Types::new();
-    gather_types(&all, &mut types);
+    let mut types = Types::default();
+    gather_types(&ours, &mut types);
     let mut entries = BTreeMap::new();
-    gather(
-        &all,
-        "",
-        &types,
-        &|function, module| !module.is_empty() || own_names.contains(&(function.name.as_str(), function.full_hash)),
-        &mut entries,
-    );
+    gather(&ours, "", &types, &mut entries);
+    standard.iter().for_each(|function| add(function, "", false, &types, &mut entries));
     Reference { entries: entries.into_values().map(in_order).collect(), types }
 }
 
@@ -94,56 +115,49 @@ fn gather_types(module: &ModuleData, types: &mut Types) {
     }
 }
 
-fn gather(
-    module: &ModuleData,
-    path: &str,
-    types: &Types,
-    is_ours: &dyn Fn(&FunctionData, &str) -> bool,
-    entries: &mut BTreeMap<(String, Kind), Entry>,
-) {
-    for function in &module.functions {
-        // Names with an underscore in front are for the functions that are written in the language.
-        let hidden = function.name.starts_with("anon$") || function.name.starts_with('_');
-        if function.is_anonymous || function.access == "private" || hidden {
-            continue;
-        }
-        let (name, kind) = match function.name.split_once('$') {
-            // A property is documented by its getter.
-            Some(("get", name)) => (name, Kind::Property),
-            Some(("index", rest)) if rest.starts_with("get") => ("[]", Kind::Operator),
-            Some(_) => continue,
-            // How scripts write it; see `script::names`.
-            None if function.name == "eval_mode" => ("eval", Kind::Function),
-            None => (function.name.as_str(), Kind::Function),
-        };
-        let identifier = name.starts_with(|c: char| c.is_alphabetic() || c == '_');
-        let kind = if identifier { kind } else { Kind::Operator };
-        let full = if path.is_empty() || kind != Kind::Function { name.to_string() } else { format!("{path}::{name}") };
-        let ours = is_ours(function, path);
-        let entry = entries.entry((full.clone(), kind)).or_insert_with(|| Entry {
-            name: full,
-            kind,
-            signatures: Vec::new(),
-            docs: Vec::new(),
-            ours: false,
-        });
-        // What the language defines again replaces Rhai's own description.
-        if ours && !entry.ours {
-            entry.ours = true;
-            entry.docs.clear();
-        }
-        let signature = signature(function, types);
-        if !entry.signatures.contains(&signature) {
-            entry.signatures.push(signature);
-        }
-        let doc = doc(&function.doc_comments);
-        if !doc.is_empty() && ours == entry.ours && !entry.docs.contains(&doc) {
-            entry.docs.push(doc);
-        }
-    }
+type Entries = BTreeMap<(String, Kind), Entry>;
+
+fn gather(module: &ModuleData, path: &str, types: &Types, entries: &mut Entries) {
+    module.functions.iter().for_each(|function| add(function, path, true, types, entries));
     for (name, inner) in &module.modules {
         let path = if path.is_empty() { name.clone() } else { format!("{path}::{name}") };
-        gather(inner, &path, types, is_ours, entries);
+        gather(inner, &path, types, entries);
+    }
+}
+
+fn add(function: &FunctionData, path: &str, ours: bool, types: &Types, entries: &mut Entries) {
+    // Names with an underscore in front are for the functions that are written in the language.
+    let hidden = function.name.starts_with("anon$") || function.name.starts_with('_');
+    if function.is_anonymous || function.access == "private" || hidden {
+        return;
+    }
+    let (name, kind) = match function.name.split_once('$') {
+        // A property is documented by its getter.
+        Some(("get", name)) => (name, Kind::Property),
+        Some(("index", rest)) if rest.starts_with("get") => ("[]", Kind::Operator),
+        Some(_) => return,
+        // How scripts write it; see `script::names`.
+        None if function.name == "eval_mode" => ("eval", Kind::Function),
+        None => (function.name.as_str(), Kind::Function),
+    };
+    let identifier = name.starts_with(|c: char| c.is_alphabetic() || c == '_');
+    let kind = if identifier { kind } else { Kind::Operator };
+    let full = if path.is_empty() || kind != Kind::Function { name.to_string() } else { format!("{path}::{name}") };
+    let entry = entries.entry((full.clone(), kind)).or_insert_with(|| Entry {
+        name: full,
+        kind,
+        signatures: Vec::new(),
+        docs: Vec::new(),
+        ours,
+    });
+    let signature = signature(function, types);
+    if !entry.signatures.contains(&signature) {
+        entry.signatures.push(signature);
+    }
+    // What the language defines again has its own description, not Rhai's.
+    let doc = doc(&function.doc_comments);
+    if !doc.is_empty() && ours == entry.ours && !entry.docs.contains(&doc) {
+        entry.docs.push(doc);
     }
 }
 

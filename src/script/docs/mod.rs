@@ -8,7 +8,6 @@ pub mod sections;
 
 use super::options::closest;
 use rhai::Engine;
-use std::collections::BTreeMap;
 
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,7 +57,7 @@ pub struct Example {
 #[derive(Debug, Clone)]
 pub struct Reference {
     entries: Vec<Entry>,
-    types: BTreeMap<String, String>,
+    types: metadata::Types,
 }
 
 impl Entry {
