@@ -277,6 +277,7 @@ impl ModelHandle {
 
     fn forget_merged(&self) {
         let mut adapters = self.adapters.borrow_mut();
+        // Where merging fails they are not merged any more.
         if std::mem::take(&mut adapters.merged) {
             adapters.install(self.model.decoder());
         }

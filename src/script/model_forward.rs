@@ -6,10 +6,11 @@ use super::options::OptionMap;
 use super::tensor::TensorValue;
 use crate::adapter::ModelHandle;
 use crate::error::{Error, Result};
+use crate::model::Decoder;
 use crate::model::TokenBatch;
 use crate::model::batch::shifted_targets;
 use crate::model::projection::Pass;
-use crate::ops::cross_entropy::{Head, IGNORE_INDEX, cross_entropy};
+use crate::ops::cross_entropy::{Head, IGNORE_INDEX, cross_entropy, head_cross_entropy};
 use candle_core::Tensor;
 use rhai::{Array, Dynamic, Map, NativeCallContext};
 
@@ -30,6 +31,29 @@ enum Logits {
     Later(Tensor, Head),
 }
 
+impl Logits {
+    fn of_pass(decoder: &Decoder, hidden: Tensor, pass: Pass<'_>) -> Result<Self> {
+        Ok(match decoder.head().has_delta() {
+            true => Self::Known(decoder.logits(&hidden, pass)?),
+            false => Self::Later(hidden, decoder.head_weight()),
+        })
+    }
+
+    fn values(&self) -> Result<Tensor> {
+        Ok(match self {
+            Self::Known(logits) => logits.clone(),
+            Self::Later(hidden, head) => head.logits(hidden)?,
+        })
+    }
+
+    fn loss(&self, targets: &[i64], divisor: f64) -> Result<Tensor> {
+        Ok(match self {
+            Self::Known(logits) => cross_entropy(logits, targets, divisor)?,
+            Self::Later(hidden, head) => head_cross_entropy(hidden, head, targets, divisor)?,
+        })
+    }
+}
+
 impl ForwardOutput {
     /// Logits `[batch, seq, vocab]`; zero where the mask is 0.
     ///
@@ -37,10 +61,7 @@ impl ForwardOutput {
     /// Out of memory.
     pub fn logits(&self) -> ScriptResult<TensorValue> {
         let build = || -> Result<Tensor> {
-            let logits = match &self.logits {
-                Logits::Known(logits) => logits.clone(),
-                Logits::Later(hidden, head) => head.logits(hidden)?,
-            };
+            let logits = self.logits.values()?;
             let (batch, seq) = (self.masks.len(), self.masks[0].len());
             let vocabulary = logits.dim(1)?;
             if self.masks.iter().flatten().all(|kept| *kept) {
@@ -129,11 +150,7 @@ pub(super) fn forward(call: &NativeCallContext, model: &ModelHandle, ids: &Dynam
         let batch = TokenBatch::masked(&narrow, &masks)?;
         let pass = Pass { dropout: model.model().training().then_some(&session.random) };
         let decoder = model.model().decoder();
-        let hidden = decoder.hidden(&batch, pass)?;
-        let logits = match decoder.head().has_delta() {
-            true => Logits::Known(decoder.logits(&hidden, pass)?),
-            false => Logits::Later(hidden, decoder.head_weight()),
-        };
+        let logits = Logits::of_pass(decoder, decoder.hidden(&batch, pass)?, pass)?;
         let loss = match &labels {
             None => None,
             Some(labels) => {
@@ -151,10 +168,7 @@ pub(super) fn forward(call: &NativeCallContext, model: &ModelHandle, ids: &Dynam
                 if count == 0 {
                     return Err(Error::argument("forward: no label carries loss; all are -100 or each row has one token"));
                 }
-                Some(match &logits {
-                    Logits::Known(logits) => cross_entropy(logits, &targets, count as f64)?,
-                    Logits::Later(hidden, _) => decoder.loss(hidden, &targets, count as f64, pass)?,
-                })
+                Some(logits.loss(&targets, count as f64)?)
             }
         };
         Ok(ForwardOutput { logits, masks, loss })

@@ -1,6 +1,6 @@
 //! Work that cannot fit is refused before it begins, with the arithmetic and with what would fit.
 
-use super::{Estimate, Outline, Plan, Trained, Work, estimate};
+use super::{Estimate, Outline, Plan, Trained, TrainingWork, Work, estimate};
 use crate::error::{Error, Result};
 use crate::machine::{available_memory, checks_memory, readable_size};
 use crate::model::precision::Precision;
@@ -87,13 +87,11 @@ pub fn check_training(outline: &Outline<'_>, plan: &Plan) -> Result<()> {
 
 /// What lowers the need, each by itself.
 fn ways(outline: &Outline<'_>, plan: &Plan, needed: u64) -> Vec<(String, u64)> {
-    let Work::Training { averages, checkpointing, accumulates, adapter_dropout, orthogonalises } = plan.work else {
-        return Vec::new();
-    };
+    let Work::Training(work) = plan.work else { return Vec::new() };
     let of = |outline: &Outline<'_>, plan: &Plan| estimate(outline, plan).beside_the_model();
     let mut ways = Vec::new();
-    if !checkpointing {
-        let work = Work::Training { averages, checkpointing: true, accumulates, adapter_dropout, orthogonalises };
+    if !work.checkpointing {
+        let work = Work::Training(TrainingWork { checkpointing: true, ..work });
         ways.push(("gradient_checkpointing: true".to_string(), of(outline, &Plan { work, ..plan.clone() })));
     }
     let longest = plan.lengths.iter().copied().max().unwrap_or(0);

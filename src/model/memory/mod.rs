@@ -63,24 +63,28 @@ pub enum Work {
     /// Continuing texts.
     Generation,
     /// Training.
-    Training {
-        /// Floats that the optimiser keeps for each trained element, on average: 2 for AdamW.
-        averages: f64,
-        /// Whether only blocks' inputs are kept.
-        checkpointing: bool,
-        /// Whether gradients of several batches are added up before a step.
-        accumulates: bool,
-        /// Whether the adapter drops inputs.
-        adapter_dropout: bool,
-        /// Whether the optimiser makes the updates of matrices orthogonal, as Muon does.
-        orthogonalises: bool,
-    },
+    Training(TrainingWork),
 }
 
-impl Work {
-    /// Training with AdamW, nothing dropped.
-    pub const ADAMW: Self =
-        Self::Training { averages: 2.0, checkpointing: false, accumulates: false, adapter_dropout: false, orthogonalises: false };
+/// What a training does; with AdamW and nothing else unless said.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TrainingWork {
+    /// Floats that the optimiser keeps for each trained element, on average: 2 for AdamW.
+    pub averages: f64,
+    /// Whether only blocks' inputs are kept.
+    pub checkpointing: bool,
+    /// Whether gradients of several batches are added up before a step.
+    pub accumulates: bool,
+    /// Whether the adapter drops inputs.
+    pub adapter_dropout: bool,
+    /// Whether the optimiser makes the updates of matrices orthogonal, as Muon does.
+    pub orthogonalises: bool,
+}
+
+impl Default for TrainingWork {
+    fn default() -> Self {
+        Self { averages: 2.0, checkpointing: false, accumulates: false, adapter_dropout: false, orthogonalises: false }
+    }
 }
 
 /// Bytes at the moment of the peak, by what they are for.
@@ -185,7 +189,7 @@ pub fn estimate(outline: &Outline<'_>, plan: &Plan) -> Estimate {
     };
     match plan.work {
         Work::Generation => generation(outline, plan, base),
-        Work::Training { .. } => training(outline, plan, base),
+        Work::Training(work) => training(outline, plan, work, base),
     }
 }
 
@@ -204,10 +208,8 @@ fn generation(outline: &Outline<'_>, plan: &Plan, base: Estimate) -> Estimate {
     }
 }
 
-fn training(outline: &Outline<'_>, plan: &Plan, base: Estimate) -> Estimate {
-    let Work::Training { averages, checkpointing, accumulates, adapter_dropout, orthogonalises } = plan.work else {
-        return base;
-    };
+fn training(outline: &Outline<'_>, plan: &Plan, work: TrainingWork, base: Estimate) -> Estimate {
+    let TrainingWork { averages, checkpointing, accumulates, adapter_dropout, orthogonalises } = work;
     let (c, w) = (outline.config, Widths::new(outline.config));
     let tokens: u64 = plan.lengths.iter().map(|n| *n as u64).sum();
     let longest = plan.lengths.iter().copied().max().unwrap_or(0);
@@ -349,9 +351,8 @@ mod tests {
         let config = ModelConfig::from_json(config, Path::new("config.json")).unwrap();
         let needed = |trained: &Trained, tokens, orthogonalises| {
             let outline = Outline::new(&config, None, Precision::Float(DType::F32), trained).unwrap();
-            let (accumulates, adapter_dropout) = (false, false);
-            let work = Work::Training { averages: 1.0, checkpointing: false, accumulates, adapter_dropout, orthogonalises };
-            estimate(&outline, &Plan { lengths: vec![tokens], work })
+            let work = TrainingWork { averages: 1.0, orthogonalises, ..TrainingWork::default() };
+            estimate(&outline, &Plan { lengths: vec![tokens], work: Work::Training(work) })
         };
         let all = Trained::All;
         let (plain, muon) = (needed(&all, 8, false), needed(&all, 8, true));

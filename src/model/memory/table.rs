@@ -1,6 +1,6 @@
 //! The memory of every kind of work and dtype side by side.
 
-use super::{Estimate, Outline, Plan, Trained, Work, estimate};
+use super::{Estimate, Outline, Plan, Trained, TrainingWork, Work, estimate};
 use crate::error::{Error, Result};
 use crate::machine::{available_memory, readable_size};
 use crate::model::config::ModelConfig;
@@ -113,15 +113,8 @@ pub fn memory_table(config: &ModelConfig, source: Option<&Source>, options: &Mem
     options.validate()?;
     let precisions = options.precision()?.map_or(PRECISIONS.to_vec(), |precision| vec![precision]);
     let lora = Trained::Adapter { rank: options.r, targets: options.target_modules.clone() };
-    let training = |averages, checkpointing| Work::Training {
-        averages,
-        checkpointing,
-        accumulates: false,
-        adapter_dropout: false,
-        orthogonalises: false,
-    };
-    let adamw = |checkpointing| training(2.0, checkpointing);
-    let sgd = training(0.0, false);
+    let adamw = |checkpointing| Work::Training(TrainingWork { checkpointing, ..TrainingWork::default() });
+    let sgd = Work::Training(TrainingWork { averages: 0.0, ..TrainingWork::default() });
     let kinds = [
         ("inference", &Trained::Nothing, Work::Generation, false),
         ("LoRA, AdamW", &lora, adamw(false), false),

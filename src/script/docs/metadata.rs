@@ -76,8 +76,8 @@ pub(super) fn read(engine: &Engine) -> Reference {
         None,
         |function| {
             let metadata = function.metadata;
-            let known = !function.namespace.is_empty() || names.contains(&(metadata.name.as_str(), metadata.hash));
-            (!known).then(|| FunctionData::from(metadata))
+            let ours = !function.namespace.is_empty() || names.contains(&(metadata.name.as_str(), metadata.hash));
+            (!ours).then(|| FunctionData::from(metadata))
         },
         true,
     );
