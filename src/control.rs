@@ -1,12 +1,14 @@
 //! What long work is given: a flag that asks it to stop, and a place to report progress to.
 
 use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// One report of long work.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ProgressUpdate {
     /// What is being done: "train", "generate", "evaluate", "fisher", "download".
     pub task: String,
@@ -15,13 +17,32 @@ pub struct ProgressUpdate {
     /// Units in all, 0 where unknown.
     pub total: u64,
     /// The unit: "steps", "prompts", "bytes", "batches".
-    pub unit: &'static str,
+    pub unit: Cow<'static, str>,
     /// More to show behind the bar: "loss 2.31, 180 tokens/s".
     pub message: String,
     /// The training loss of this step [nats per token], where the task is a training.
     pub loss: Option<f64>,
     /// True with the last report of a task.
     pub finished: bool,
+}
+
+/// Names the variable of the environment that asks a process to report by [`ProgressUpdate::to_record`].
+pub const RECORDS: &str = "FTREPL_PROGRESS_RECORDS";
+
+/// What a record begins with, and nothing that is printed for people.
+const RECORD: &str = "\u{1e}progress ";
+
+impl ProgressUpdate {
+    /// This report as a line for another process to read.
+    pub fn to_record(&self) -> String {
+        // Of numbers and texts there is always a JSON.
+        format!("{RECORD}{}", serde_json::to_string(self).unwrap_or_default())
+    }
+
+    /// The report of a line that [`Self::to_record`] made; nothing of another line.
+    pub fn from_record(line: &str) -> Option<Self> {
+        serde_json::from_str(line.strip_prefix(RECORD)?.trim_end()).ok()
+    }
 }
 
 /// A report as a line of text, for places without a bar: "train: 12/60 steps, loss 2.3100, 8 s left".
@@ -102,12 +123,20 @@ impl Control {
     /// Reports progress.
     pub fn progress(&self, task: &str, done: u64, total: u64, unit: &'static str, message: String) {
         let finished = total > 0 && done >= total;
-        self.sink.update(&ProgressUpdate { task: task.to_string(), done, total, unit, message, loss: None, finished });
+        self.sink.update(&ProgressUpdate {
+            task: task.to_string(),
+            done,
+            total,
+            unit: unit.into(),
+            message,
+            loss: None,
+            finished,
+        });
     }
 
     /// Reports a step of a training with its loss.
     pub fn training_step(&self, done: u64, total: u64, loss: f64, message: String) {
-        let (task, unit) = ("train".to_string(), "steps");
+        let (task, unit) = ("train".to_string(), "steps".into());
         self.sink.update(&ProgressUpdate { task, done, total, unit, message, loss: Some(loss), finished: done >= total });
     }
 

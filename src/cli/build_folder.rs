@@ -49,14 +49,18 @@ impl Taken {
         Err(Error::Missing(format!("{MOST} notebooks in Rust are running; close one")))
     }
 
-    /// Keeps the lock open in the program that this process becomes, until that ends.
-    #[cfg(unix)]
+    /// Keeps the lock until this process and the programs that it starts have ended.
     pub(super) fn keep(self) -> Result<PathBuf> {
-        use std::os::fd::IntoRawFd;
-        // SAFETY: the descriptor is open; it is told to stay so when another program is run.
-        if unsafe { libc::fcntl(self.lock.into_raw_fd(), libc::F_SETFD, 0) } != 0 {
-            return Err(Error::io("keep the lock of", &self.folder, std::io::Error::last_os_error()));
+        #[cfg(unix)]
+        {
+            use std::os::fd::IntoRawFd;
+            // SAFETY: the descriptor is open; it is told to stay so in another program.
+            if unsafe { libc::fcntl(self.lock.into_raw_fd(), libc::F_SETFD, 0) } != 0 {
+                return Err(Error::io("keep the lock of", &self.folder, std::io::Error::last_os_error()));
+            }
         }
+        #[cfg(not(unix))]
+        std::mem::forget(self.lock);
         Ok(self.folder)
     }
 }

@@ -8,6 +8,7 @@ use super::build_folder::Taken;
 use super::output::{self, Output};
 use crate::error::{Error, Result};
 use crate::kernel::client::run_cells;
+use crate::kernel::relay::relay;
 use crate::model::hub::Cache;
 use crate::session::notebook::SETUP;
 use serde_json::{Map, json};
@@ -115,32 +116,52 @@ fn place() -> Result<PathBuf> {
     Ok(Cache::from_env()?.root().join("evcxr"))
 }
 
-/// Starts evcxr as this process: in a build folder of its own where the notebooks here are ours, else as evcxr would start by itself.
+/// What stands before the connection file in the command that Jupyter gives.
+const CONNECTION: &str = "--control_file";
+
+/// Runs evcxr, in a build folder of its own where the notebooks here are ours, else in the one that evcxr chooses, until it ends.
 pub(super) fn launch(command: &[OsString]) -> Result<()> {
     let [program, arguments @ ..] = command else { return Err(Error::Argument("the kernel's program is missing".into())) };
-    let mut evcxr = Command::new(program);
-    evcxr.args(arguments);
     let ours = std::fs::read_to_string("evcxr.toml").is_ok_and(|text| text.starts_with(HEADER));
-    let taken = if ours { Some(Taken::take(&place()?)?) } else { None };
-    let failed = |e| Error::io("start", Path::new(program), e);
-    #[cfg(unix)]
+    let folder = if ours { Some(Taken::take(&place()?)?.keep()?) } else { None };
+    let connection = arguments.windows(2).find(|pair| pair[0] == CONNECTION).map(|pair| Path::new(&pair[1]));
+    let evcxr = |inner: Option<&Path>| {
+        let mut evcxr = Command::new(program);
+        for argument in arguments {
+            match inner {
+                Some(inner) if connection.is_some_and(|outer| outer.as_os_str() == argument) => evcxr.arg(inner),
+                _ => evcxr.arg(argument),
+            };
+        }
+        evcxr.envs(folder.iter().map(|folder| ("EVCXR_TMPDIR", folder)));
+        end_with_this_process(&mut evcxr);
+        evcxr
+    };
+    let status = match connection {
+        Some(connection) => relay(connection, |inner| evcxr(Some(inner)))?,
+        None => evcxr(None).status().map_err(|e| Error::io("start", Path::new(program), e))?,
+    };
+    match status.success() {
+        true => Ok(()),
+        false => Err(Error::Missing(format!("{} has ended: {status}", Path::new(program).display()))),
+    }
+}
+
+/// Has a program killed when this process ends before it, however that comes about. Elsewhere than on Linux Jupyter sees to it, which
+/// ends all processes of a kernel together.
+fn end_with_this_process(command: &mut Command) {
+    #[cfg(target_os = "linux")]
     {
         use std::os::unix::process::CommandExt;
-        if let Some(taken) = taken {
-            evcxr.env("EVCXR_TMPDIR", taken.keep()?);
-        }
-        Err(failed(evcxr.exec()))
+        let set = || match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        };
+        // SAFETY: between fork and exec only a system call is made, which allocates nothing.
+        unsafe { command.pre_exec(set) };
     }
-    #[cfg(not(unix))]
-    {
-        if let Some(taken) = &taken {
-            evcxr.env("EVCXR_TMPDIR", &taken.folder);
-        }
-        match evcxr.status().map_err(failed)?.success() {
-            true => Ok(()),
-            false => Err(Error::Missing(format!("{} has failed", program.display()))),
-        }
-    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = command;
 }
 
 /// Installs; tells how long the building took and how long a notebook will take from now on.
@@ -183,7 +204,7 @@ pub(super) fn install(choice: &Choice<'_>, output: &Output) -> Result<()> {
         kernel
             .arg(LAUNCH)
             .arg(&program)
-            .arg("--control_file")
+            .arg(CONNECTION)
             .current_dir(&notebooks)
             .envs(variables.iter().map(|(name, value)| (name, value)));
         kernel

@@ -69,7 +69,7 @@ impl Bars {
                 0 => ProgressBar::new_spinner(),
                 total => ProgressBar::new(total),
             };
-            let counts = match (update.unit, update.total) {
+            let counts = match (update.unit.as_ref(), update.total) {
                 ("bytes", 0) => "{bytes}",
                 ("bytes", _) => "{bytes}/{total_bytes} ({bytes_per_sec})",
                 (_, 0) => "{pos}",
@@ -131,7 +131,7 @@ impl ProgressSink for Bars {
 
 /// What stands behind the bar; beside a training's numbers the memory of the process.
 fn message_of(update: &ProgressUpdate) -> String {
-    match update.unit {
+    match update.unit.as_ref() {
         "steps" => format!("{}, {:.0} MB", update.message, resident_memory().0),
         _ => update.message.clone(),
     }

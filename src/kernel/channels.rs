@@ -37,6 +37,13 @@ pub(crate) struct Outgoing {
 }
 
 impl Outgoing {
+    /// What is published comes out here; nobody asks, so that replies go nowhere.
+    pub(super) fn apart() -> (Self, UnboundedReceiver<JupyterMessage>) {
+        let (published, made) = unbounded_channel();
+        let (replies, _) = unbounded_channel();
+        (Self { published, replies, parent: Arc::default() }, made)
+    }
+
     /// From now on messages belong to this request.
     pub(super) fn answering(&self, request: Option<JupyterMessage>) {
         *self.parent.lock().unwrap_or_else(|e| e.into_inner()) = request;
@@ -76,7 +83,7 @@ impl Outgoing {
     }
 }
 
-fn failed(what: &str) -> impl Fn(RuntimeError) -> Error {
+pub(super) fn failed(what: &str) -> impl Fn(RuntimeError) -> Error {
     move |error| Error::Missing(format!("cannot open the kernel's {what} channel: {error}"))
 }
 
@@ -214,7 +221,7 @@ async fn next_message<S: zeromq::SocketRecv>(connection: &mut Connection<S>) -> 
 
 /// A message of which the signature is right. The protocol's crate knows no defaults for a search in the history; a request that
 /// it cannot read becomes an unknown one, so that it is answered.
-fn parse(raw: RawMessage) -> Option<JupyterMessage> {
+pub(super) fn parse(raw: RawMessage) -> Option<JupyterMessage> {
     let [header, parent_header, metadata, content] = raw.jparts.first_chunk()?;
     let header: Header = serde_json::from_slice(header).ok()?;
     let mut content: Value = serde_json::from_slice(content).ok()?;
@@ -257,14 +264,12 @@ fn join(message: &mut JupyterMessage, following: JupyterMessage) -> Option<Jupyt
 }
 
 /// Ends the kernel when the server that started it is gone, which Jupyter's servers name in a variable.
-async fn watch_parent() {
+pub(super) async fn watch_parent() {
     if std::env::var_os("JPY_PARENT_PID").is_none() {
         return;
     }
-    // SAFETY: the call has no conditions.
-    let parent = || unsafe { libc::getppid() };
-    let first = parent();
-    while parent() == first {
+    let first = std::os::unix::process::parent_id();
+    while std::os::unix::process::parent_id() == first {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     std::process::exit(1);

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use jupyter_protocol::connection_info::Transport;
-use jupyter_protocol::{ConnectionInfo, ExecuteRequest, ExecutionState, JupyterMessage, JupyterMessageContent};
+use jupyter_protocol::{ConnectionInfo, ExecuteRequest, ExecutionState, JupyterMessage, JupyterMessageContent, ShutdownRequest};
 use jupyter_zmq_client::{
     create_client_control_connection, create_client_iopub_connection, create_client_shell_connection_with_identity,
     peek_ports_with_listeners, peer_identity_for_session,
@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 /// A kernel that has not answered in this time has not started.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 
+/// A kernel that was asked to end and has not after this time is made to.
+const END_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// What cells did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timing {
@@ -24,8 +27,8 @@ pub struct Timing {
     pub last: Duration,
 }
 
-/// The kernel's process; it ends with this value.
-struct Running(Child);
+/// A kernel's process; it ends with this value.
+pub(super) struct Running(pub(super) Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -109,7 +112,7 @@ async fn run(mut kernel: Command, cells: &[&str], mut told: impl FnMut(&str)) ->
     };
     let mut published = create_client_iopub_connection(&info, "", &session).await.map_err(|e| failed("no output", &e))?;
     // That it is there says nothing yet of its being ready to send.
-    let _control = create_client_control_connection(&info, &session).await.map_err(|e| failed("no control", &e))?;
+    let mut control = create_client_control_connection(&info, &session).await.map_err(|e| failed("no control", &e))?;
     tokio::time::sleep(Duration::from_millis(200)).await;
     let mut timing = Timing { first: Duration::ZERO, last: Duration::ZERO };
     for (i, cell) in cells.iter().enumerate() {
@@ -146,6 +149,13 @@ async fn run(mut kernel: Command, cells: &[&str], mut told: impl FnMut(&str)) ->
             timing.first = began.elapsed();
         }
         timing.last = start.elapsed();
+    }
+    // Whoever starts a kernel of its own in turn ends that first.
+    if control.send(ShutdownRequest { restart: false }.into()).await.is_ok() {
+        let asked = Instant::now();
+        while asked.elapsed() < END_TIMEOUT && matches!(child.0.try_wait(), Ok(None)) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
     Ok(timing)
 }

@@ -8,6 +8,7 @@ pub mod client;
 mod display;
 pub mod install;
 mod progress;
+pub mod relay;
 mod requests;
 #[cfg(feature = "rust-cells")]
 mod rust_cells;
@@ -44,9 +45,7 @@ impl Canvas for Cells {
 /// # Errors
 /// The connection file cannot be read, or a port cannot be bound.
 pub fn run(connection: &Path, builder: Builder) -> Result<()> {
-    let text = crate::files::read_text(connection)?;
-    let info: ConnectionInfo =
-        serde_json::from_str(&text).map_err(|e| Error::format(connection, format!("is no Jupyter connection file: {e}")))?;
+    let info = connection_info(connection)?;
     let interrupt = Arc::new(AtomicBool::new(false));
     let Channels { requests, outgoing } = channels::open(info, interrupt.clone())?;
     outgoing.publish(Status::starting().into());
@@ -67,6 +66,12 @@ pub fn run(connection: &Path, builder: Builder) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What Jupyter tells a kernel of its sockets.
+fn connection_info(file: &Path) -> Result<ConnectionInfo> {
+    let text = crate::files::read_text(file)?;
+    serde_json::from_str(&text).map_err(|e| Error::format(file, format!("is no Jupyter connection file: {e}")))
 }
 
 /// Where messages to the front end go.

@@ -1,6 +1,6 @@
 //! A session of the language inside a program in Rust.
 
-use super::progress::Lines;
+use super::progress::Progress;
 use super::{failure, in_evcxr};
 use crate::adapter::ModelHandle;
 use crate::control::Control;
@@ -222,7 +222,7 @@ impl Lab {
         crate::autograd::buffer::keep_freed_memory();
         // This thread computes as one of the pool's. It fails where the pool is in use already, which then works as well.
         let _ = rayon::ThreadPoolBuilder::new().use_current_thread().build_global();
-        let control = Control::new(Arc::default(), Arc::new(Lines::default()));
+        let control = Control::new(Arc::default(), Arc::new(Progress::new()));
         let kept = Kept::default();
         let builder = builder.control(control);
         let session = if notebook { builder.canvas(kept.clone()) } else { builder }.build()?;

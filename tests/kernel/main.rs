@@ -82,6 +82,13 @@ fn cells_behave_as_users_expect() {
     passes("behaviour.py");
 }
 
+/// As between Jupyter and evcxr.
+#[cfg(unix)]
+#[test]
+fn another_kernel_has_our_progress() {
+    passes("relay.py");
+}
+
 #[test]
 fn the_notebooks_are_those_of_the_scripts() {
     passes("notebooks.py");
