@@ -26,8 +26,11 @@ pub const IGNORE_INDEX: i64 = -100;
 /// The squared error of two tensors of the same shape (or shapes that broadcast).
 ///
 /// # Errors
-/// The shapes do not broadcast.
+/// The shapes do not broadcast, or both hold integers.
 pub fn mse_loss(input: &Tensor, target: &Tensor, reduction: Reduction) -> Result<Tensor> {
+    if !algebra::promote(input, target).is_float() {
+        return Err(algebra::not_floating("mse_loss", input));
+    }
     let same = input.dims() == target.dims() && host::is_host_f32(input) && host::is_host_f32(target);
     if same && reduction != Reduction::None && input.elem_count() > 0 {
         let scale = if reduction == Reduction::Mean { 1.0 / input.elem_count() as f64 } else { 1.0 };
@@ -75,8 +78,11 @@ impl CustomOp2 for SquaredError {
 /// whose target is `ignore_index` count nothing, also not in the mean.
 ///
 /// # Errors
-/// The shapes do not fit, or a target is no class.
+/// The logits are integers, the shapes do not fit, or a target is no class.
 pub fn cross_entropy(logits: &Tensor, targets: &Tensor, ignore_index: i64, reduction: Reduction) -> Result<Tensor> {
+    if !logits.dtype().is_float() {
+        return Err(algebra::not_floating("cross_entropy", logits));
+    }
     if logits.rank() == 1 && targets.rank() == 0 {
         let loss = cross_entropy(&logits.unsqueeze(0)?, &targets.unsqueeze(0)?, ignore_index, reduction)?;
         return if reduction == Reduction::None { Ok(loss.squeeze(0)?) } else { Ok(loss) };
@@ -182,8 +188,11 @@ impl CustomOp1 for TokenLosses {
 /// dimension, averaged over all rows: mean of sum p (log p - log q).
 ///
 /// # Errors
-/// The shapes do not broadcast, or are scalars.
+/// The shapes differ or are scalars, or one of the tensors holds integers.
 pub fn kl_div(p_logits: &Tensor, q_logits: &Tensor) -> Result<Tensor> {
+    if let Some(integers) = [p_logits, q_logits].into_iter().find(|logits| !logits.dtype().is_float()) {
+        return Err(algebra::not_floating("kl_div", integers));
+    }
     if p_logits.dims() != q_logits.dims() || p_logits.rank() == 0 || p_logits.elem_count() == 0 {
         return Err(Error::argument(format!(
             "kl_div needs two tensors of the same shape [.., classes], got {:?} and {:?}",

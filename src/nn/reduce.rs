@@ -1,6 +1,6 @@
 //! Sums, means, extremes and norms with PyTorch's gradients, where candle's differ (ties of a maximum, the norm at 0) or are missing.
 
-use super::host;
+use super::{algebra, host};
 use crate::error::{Error, Result};
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor};
 
@@ -53,13 +53,7 @@ pub fn var(x: &Tensor, dims: &[usize], keepdim: bool) -> Result<Tensor> {
 }
 
 fn floating(x: &Tensor, what: &str) -> Result<()> {
-    if x.dtype().is_float() {
-        return Ok(());
-    }
-    Err(Error::argument(format!(
-        "{what}() needs a floating-point tensor, this one is {}; convert with .to(\"f32\")",
-        x.dtype().as_str()
-    )))
+    if x.dtype().is_float() { Ok(()) } else { Err(algebra::not_floating(what, x)) }
 }
 
 fn not_empty(x: &Tensor, what: &str) -> Result<()> {
@@ -144,7 +138,21 @@ impl CustomOp1 for Fused {
     }
 }
 
-/// The index (i64) of the largest or smallest element, of all or along `dim`.
+/// The tensor, or one with the same order in which a NaN comes before all numbers, as it does in PyTorch's extremes.
+fn ordered(x: &Tensor, largest: bool) -> Result<Tensor> {
+    if !x.dtype().is_float() {
+        return Ok(x.clone());
+    }
+    let unknown = x.ne(x)?;
+    if unknown.flatten_all()?.max(0)?.to_scalar::<u8>()? == 0 {
+        return Ok(x.clone());
+    }
+    let wide = x.to_dtype(DType::F64)?;
+    let first = wide.ones_like()?.affine(if largest { f64::INFINITY } else { f64::NEG_INFINITY }, 0.0)?;
+    Ok(unknown.where_cond(&first, &wide.clamp(f64::MIN, f64::MAX)?)?)
+}
+
+/// The index (i64) of the largest or smallest element, of all or along `dim`; of the first NaN where there is one.
 ///
 /// # Errors
 /// The tensor is empty.
@@ -154,7 +162,7 @@ pub fn arg_extreme(x: &Tensor, largest: bool, dim: Option<usize>, keepdim: bool)
         Some(dim) if x.rank() > 0 => (x.detach(), dim),
         _ => (x.detach().flatten_all()?, 0),
     };
-    let x = x.contiguous()?;
+    let x = ordered(&x.contiguous()?, largest)?;
     let index = match (largest, keepdim) {
         (true, false) => x.argmax(dim)?,
         (true, true) => x.argmax_keepdim(dim)?,
