@@ -5,6 +5,8 @@
 use super::context::context;
 use super::error::{IntoScript, ScriptResult};
 use super::module::ModuleValue;
+use super::optim::ZeroGradOptions;
+use super::options::options;
 use super::tensor::TensorValue;
 use super::tensor_data::kind;
 use crate::error::{Error, Result};
@@ -178,6 +180,14 @@ mod methods {
     /// Forgets the gradients of all parameters.
     pub fn zero_grad(module: Module) {
         module.named_parameters().iter().for_each(|(_, parameter)| parameter.zero_grad());
+    }
+
+    /// The same. Options: set_to_none, which can only be true.
+    #[rhai_fn(name = "zero_grad", return_raw)]
+    pub fn zero_grad_with(module: Module, given: Map) -> ScriptResult<()> {
+        let _: ZeroGradOptions = options("zero_grad", given)?;
+        zero_grad(module);
+        Ok(())
     }
 
     /// Frees (true) or freezes (false) all parameters.
