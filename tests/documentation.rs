@@ -101,6 +101,8 @@ const WITH_UNKNOWN: &[(&str, &str)] = &[
     ("ones", "ones([2], #{ zz: 1 })"),
     ("rand", "rand([2], #{ zz: 1 })"),
     ("randn", "randn([2], #{ zz: 1 })"),
+    ("full", "full([2], 1.0, #{ zz: 1 })"),
+    ("arange", "arange(2, #{ zz: 1 })"),
     ("gelu", "gelu(zeros([2]), #{ zz: 1 })"),
     ("allclose", "zeros([2]).allclose(zeros([2]), #{ zz: 1 })"),
     ("isclose", "zeros([2]).isclose(zeros([2]), #{ zz: 1 })"),

@@ -97,6 +97,11 @@ pub fn cross_entropy(logits: &Tensor, targets: &Tensor, ignore_index: i64, reduc
             targets.dims()
         )));
     }
+    if targets.dtype().is_float() && targets.to_dtype(DType::F64)?.to_vec1::<f64>()?.iter().any(|label| label.fract() != 0.0) {
+        return Err(Error::argument(
+            "cross_entropy: class numbers are whole numbers, the targets hold others; probabilities need the shape of the logits",
+        ));
+    }
     let classes = logits.dims()[1];
     let labels = targets.to_dtype(DType::I64)?.to_vec1::<i64>()?;
     if let Some((row, label)) =

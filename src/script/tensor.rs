@@ -201,6 +201,22 @@ fn from_data(call: &NativeCallContext, data: &Dynamic, given: &TensorOptions) ->
     given.finish(tensor, &session.device()).script()
 }
 
+/// The numbers from a start to before an end in steps.
+fn counted(call: &NativeCallContext, [start, end, step]: [&Dynamic; 3], given: &TensorOptions) -> ScriptResult<TensorValue> {
+    let device = context(call)?.device();
+    let tensor = tensor_data::arange(start, end, step).script()?;
+    given.finish(tensor, &device).script()
+}
+
+fn one_value(call: &NativeCallContext, shape: &Dynamic, value: &Dynamic, given: &TensorOptions) -> ScriptResult<TensorValue> {
+    let session = context(call)?;
+    let shape = shape_of(shape).script()?;
+    tensor_data::element_count(&shape).script()?;
+    let scalar = read_data(value).script()?;
+    let filled = scalar.broadcast_as(shape).and_then(|wide| wide.contiguous()).script()?;
+    given.finish(filled, &session.device()).script()
+}
+
 #[export_module]
 mod creation {
     /// Restarts the session's random source: what follows draws the same numbers every time, and the same as PyTorch.
@@ -257,9 +273,31 @@ mod creation {
     /// ```
     #[rhai_fn(name = "arange", return_raw)]
     pub fn arange_step(call: NativeCallContext, start: Dynamic, end: Dynamic, step: Dynamic) -> ScriptResult<Tensor> {
-        let device = context(&call)?.device();
-        let tensor = tensor_data::arange(&start, &end, &step).script()?;
-        TensorOptions::default().finish(tensor, &device).script()
+        counted(&call, [&start, &end, &step], &TensorOptions::default())
+    }
+
+    /// The same. Options: requires_grad, dtype, device.
+    #[rhai_fn(name = "arange", return_raw)]
+    pub fn arange_to_with(call: NativeCallContext, end: Dynamic, given: Map) -> ScriptResult<Tensor> {
+        counted(&call, [&Dynamic::from_int(0), &end, &Dynamic::from_int(1)], &options("arange", given)?)
+    }
+
+    /// The same. Options: requires_grad, dtype, device.
+    #[rhai_fn(name = "arange", return_raw)]
+    pub fn arange_between_with(call: NativeCallContext, start: Dynamic, end: Dynamic, given: Map) -> ScriptResult<Tensor> {
+        counted(&call, [&start, &end, &Dynamic::from_int(1)], &options("arange", given)?)
+    }
+
+    /// The same. Options: requires_grad, dtype, device.
+    #[rhai_fn(name = "arange", return_raw)]
+    pub fn arange_step_with(
+        call: NativeCallContext,
+        start: Dynamic,
+        end: Dynamic,
+        step: Dynamic,
+        given: Map,
+    ) -> ScriptResult<Tensor> {
+        counted(&call, [&start, &end, &step], &options("arange", given)?)
     }
 
     /// `count` numbers at equal distances from `start` to `end`, both included.
@@ -283,12 +321,13 @@ mod creation {
     /// ```
     #[rhai_fn(return_raw)]
     pub fn full(call: NativeCallContext, shape: Dynamic, value: Dynamic) -> ScriptResult<Tensor> {
-        let session = context(&call)?;
-        let shape = shape_of(&shape).script()?;
-        tensor_data::element_count(&shape).script()?;
-        let scalar = read_data(&value).script()?;
-        let filled = scalar.broadcast_as(shape).and_then(|wide| wide.contiguous()).script()?;
-        TensorOptions::default().finish(filled, &session.device()).script()
+        one_value(&call, &shape, &value, &TensorOptions::default())
+    }
+
+    /// The same. Options: requires_grad, dtype, device.
+    #[rhai_fn(name = "full", return_raw)]
+    pub fn full_with(call: NativeCallContext, shape: Dynamic, value: Dynamic, given: Map) -> ScriptResult<Tensor> {
+        one_value(&call, &shape, &value, &options("full", given)?)
     }
 
     /// A tensor of zeros with the shape and dtype of another.
@@ -341,7 +380,7 @@ mod creation {
 
 /// Registers the type and all its functions.
 pub fn register(engine: &mut Registry<'_>) {
-    engine.options::<TensorOptions>(&["tensor", "zeros", "ones", "rand", "randn"], &[]);
+    engine.options::<TensorOptions>(&["tensor", "zeros", "ones", "rand", "randn", "full", "arange"], &[]);
     let _ = engine
         .register_global_module(exported_module!(zeros_functions).into())
         .register_global_module(exported_module!(ones_functions).into())

@@ -1,5 +1,6 @@
 //! Between a script's numbers and arrays and a tensor's elements; names of dtypes and devices.
 
+use super::tensor::TensorValue;
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use rhai::{Array, Dynamic};
@@ -73,6 +74,14 @@ impl Gathered {
             }
             return items.iter().try_for_each(|item| self.read(item, depth + 1));
         }
+        if let Some(tensor) = value.read_lock::<TensorValue>() {
+            if tensor.requires_grad() {
+                return Err(Error::argument(
+                    "a tensor in an array of numbers would lose its gradient; join with stack([..]), or take .detach()",
+                ));
+            }
+            return self.read(&list(&tensor.value())?, depth);
+        }
         if depth != self.shape.len() {
             return Err(Error::argument(format!("expected an array at dimension {depth}, got {}", kind(value))));
         }
@@ -93,7 +102,7 @@ impl Gathered {
     }
 }
 
-/// A tensor on the CPU from a number, a bool or nested arrays of them: f32 with a float in it (or empty), else i64, else u8.
+/// A tensor on the CPU from a number, a bool or nested arrays of them or of tensors: f32 with a float in it (or empty), else i64, else u8.
 ///
 /// # Errors
 /// Arrays of unequal length, or something else than numbers.
