@@ -241,3 +241,24 @@ fn the_norm_of_no_gradients_is_zero() {
     assert_eq!(run("clip_grad_norm(nn::Linear(2, 1).parameters(), 1.0)"), "0.0");
     assert_eq!(run("clip_grad_norm([], 1.0)"), "0.0");
 }
+
+#[test]
+fn the_cross_entropy_has_pytorchs_options_and_shapes() {
+    let close = |expected: &str, found: &str| {
+        let script = format!(
+            "let x = tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 1.0], [5.0, 1.0, 0.0]], #{{ requires_grad: true }}); let t = tensor([2, -100, 1]); let y = arange(12).to(\"f32\").reshape([2, 3, 2]); allclose({found}, tensor({expected}), #{{ atol: 1e-4 }})"
+        );
+        assert_eq!(run(&script), "true", "{found}");
+    };
+    close("2.2161756", "cross_entropy(x, t, #{ label_smoothing: 0.25 })");
+    close("4.4323511", "nn::CrossEntropyLoss(#{ label_smoothing: 0.25, reduction: \"sum\" }).forward(x, t)");
+    close("[0.6576060, 0.0, 3.7747450]", "cross_entropy(x, t, #{ label_smoothing: 0.25, reduction: \"none\" })");
+    let gradient = "{ cross_entropy(x, t, #{ label_smoothing: 0.25 }).backward(); x.grad }";
+    close("[[0.0033, 0.0807, -0.0840], [0.0, 0.0, 0.0], [0.4461, -0.4077, -0.0384]]", gradient);
+    // The classes are the second dimension.
+    let images = "x.unsqueeze(0).transpose(1, 2)";
+    close("[[0.4076059, 0.0, 4.0247450]]", &format!("cross_entropy({images}, t.reshape([1, 3]), #{{ reduction: \"none\" }})"));
+    close("27.358372", "cross_entropy(y, y)");
+    close("14.750652", "cross_entropy(y, y, #{ label_smoothing: 0.5 })");
+    assert!(fails("cross_entropy(ones([1, 3]), tensor([1]), #{ label_smoothing: 1.5 })").contains("between 0 and 1"));
+}

@@ -30,8 +30,8 @@ pub enum Kind {
     Layer(Box<dyn nn::Module>),
     /// The mean squared error.
     SquaredError(Reduction),
-    /// The cross entropy, and the class that it ignores.
-    CrossEntropy(Reduction, i64),
+    /// The cross entropy, the class that it ignores, and the share of the targets that is spread over all classes.
+    CrossEntropy(Reduction, i64, f64),
     /// Modules that run one after the other.
     Sequential(Vec<ModuleValue>),
     /// A user's module.
@@ -146,8 +146,11 @@ impl ModuleValue {
             (Kind::SquaredError(reduction), [input, target]) => {
                 tensor_argument(input).and_then(|input| losses::mse_loss(&input, &tensor_argument(target)?, *reduction))
             }
-            (Kind::CrossEntropy(reduction, ignored), [logits, targets]) => tensor_argument(logits)
-                .and_then(|logits| losses::cross_entropy(&logits, &tensor_argument(targets)?, *ignored, *reduction)),
+            (Kind::CrossEntropy(reduction, ignored, smoothing), [logits, targets]) => {
+                tensor_argument(logits).and_then(|logits| {
+                    losses::smoothed_cross_entropy(&logits, &tensor_argument(targets)?, *ignored, *reduction, *smoothing)
+                })
+            }
             (Kind::SquaredError(_) | Kind::CrossEntropy(..), _) => {
                 return Err(format!("the forward of a loss takes 2 tensors, got {} arguments", arguments.len()).into());
             }

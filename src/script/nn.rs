@@ -239,14 +239,14 @@ mod constructors {
     /// ```
     #[rhai_fn(name = "CrossEntropyLoss")]
     pub fn cross_entropy_loss() -> Module {
-        Module::new(Kind::CrossEntropy(Default::default(), layers::losses::IGNORE_INDEX))
+        Module::new(Kind::CrossEntropy(Default::default(), layers::losses::IGNORE_INDEX, 0.0))
     }
 
-    /// The cross entropy as a module. Options: reduction ("mean", "sum", "none"), ignore_index (default -100).
+    /// The cross entropy as a module. Options: reduction ("mean", "sum", "none"), ignore_index (default -100), label_smoothing (0).
     #[rhai_fn(name = "CrossEntropyLoss", return_raw)]
     pub fn cross_entropy_loss_with(call: NativeCallContext, given: Map) -> ScriptResult<Module> {
         let given: LossOptions = positioned(&call, options("nn::CrossEntropyLoss", given))?;
-        Ok(Module::new(Kind::CrossEntropy(given.reduction, given.ignore_index)))
+        Ok(Module::new(Kind::CrossEntropy(given.reduction, given.ignore_index, given.label_smoothing)))
     }
 
     /// A module of your own: a map of children, and a closure that gets the module and the arguments of `forward`.

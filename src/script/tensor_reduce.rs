@@ -185,15 +185,24 @@ pub(super) struct LossOptions {
     pub reduction: Reduction,
     /// The class that counts nothing. Default -100.
     pub ignore_index: i64,
+    /// The share of each target that is spread over all classes, 0 to 1. Default 0.
+    pub label_smoothing: f64,
 }
 
 impl Default for LossOptions {
     fn default() -> Self {
-        Self { reduction: Reduction::Mean, ignore_index: IGNORE_INDEX }
+        Self { reduction: Reduction::Mean, ignore_index: IGNORE_INDEX, label_smoothing: 0.0 }
     }
 }
 
-impl Validate for LossOptions {}
+impl Validate for LossOptions {
+    fn validate(&self) -> Result<()> {
+        match self.label_smoothing {
+            share if (0.0..=1.0).contains(&share) => Ok(()),
+            share => Err(Error::argument(format!("label_smoothing must be between 0 and 1, got {share}"))),
+        }
+    }
+}
 
 #[export_module]
 mod reductions {
@@ -334,7 +343,8 @@ mod reductions {
         wrap(losses::mse_loss(&input.input(), &target.input(), given.reduction))
     }
 
-    /// The cross entropy in nats of logits [rows, classes] and targets [rows], averaged over the targets that are not -100.
+    /// The cross entropy in nats of logits [rows, classes] and targets [rows], averaged over the targets that are not -100; of logits
+    /// [rows, classes, ..] and targets [rows, ..] too, and of targets that are probabilities in the shape of the logits.
     /// ```rhai
     /// cross_entropy(tensor([[0.0, 0.0], [5.0, 5.0]]), tensor([0, -100]))      // => tensor(0.6931)
     /// ```
@@ -343,11 +353,12 @@ mod reductions {
         wrap(losses::cross_entropy(&logits.input(), &targets.input(), IGNORE_INDEX, Reduction::Mean))
     }
 
-    /// The cross entropy in nats. Options: reduction ("mean", "sum", "none"), ignore_index.
+    /// The cross entropy in nats. Options: reduction ("mean", "sum", "none"), ignore_index, label_smoothing.
     #[rhai_fn(name = "cross_entropy", return_raw)]
     pub fn cross_entropy_with(logits: Tensor, targets: Tensor, given: Map) -> ScriptResult<Tensor> {
         let given: LossOptions = options("cross_entropy", given)?;
-        wrap(losses::cross_entropy(&logits.input(), &targets.input(), given.ignore_index, given.reduction))
+        let LossOptions { reduction, ignore_index, label_smoothing } = given;
+        wrap(losses::smoothed_cross_entropy(&logits.input(), &targets.input(), ignore_index, reduction, label_smoothing))
     }
 
     /// KL(p || q) in nats between the softmax of two tensors of logits, averaged over all rows.
