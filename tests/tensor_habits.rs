@@ -262,3 +262,21 @@ fn the_cross_entropy_has_pytorchs_options_and_shapes() {
     close("14.750652", "cross_entropy(y, y, #{ label_smoothing: 0.5 })");
     assert!(fails("cross_entropy(ones([1, 3]), tensor([1]), #{ label_smoothing: 1.5 })").contains("between 0 and 1"));
 }
+
+#[test]
+fn gradients_where_nothing_varies_and_of_equal_extremes() {
+    for dtype in ["f32", "f64"] {
+        let ask = |data: &str, call: &str| {
+            run(&format!(
+                "let x = tensor({data}, #{{ dtype: \"{dtype}\", requires_grad: true }}); x.{call}.sum().backward(); x.grad.to_list()"
+            ))
+        };
+        let gradient = ask("[[2.0, 2.0], [2.0, 4.0]]", "std(0)");
+        assert!(gradient.starts_with("[[0.0, -0.7071") && gradient.contains("], [0.0, 0.7071"), "{gradient}");
+        assert_eq!(ask("[2.0, 2.0]", "std()"), "[0.0, 0.0]");
+        assert_eq!(ask("[0.0, 0.0]", "norm()"), "[0.0, 0.0]");
+        assert_eq!(ask("[1.0, 4.0, 4.0]", "max()"), "[0.0, 0.5, 0.5]");
+        assert_eq!(ask("[1.0, 1.0, 4.0, 1.0, 1.0]", "min()"), "[0.25, 0.25, 0.0, 0.25, 0.25]");
+    }
+    assert_eq!(run("let x = tensor([1.0, 1.0 / 0.0], #{ dtype: \"f64\", requires_grad: true }); x.max().item() > 1e300"), "true");
+}

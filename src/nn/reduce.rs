@@ -52,6 +52,37 @@ pub fn var(x: &Tensor, dims: &[usize], keepdim: bool) -> Result<Tensor> {
     Ok((total / (count(x, dims) as f64 - 1.0))?)
 }
 
+/// The standard deviation over `dims` (all where empty): the root of [`var`]. Where that is 0 the gradient is 0, as PyTorch's.
+///
+/// # Errors
+/// The tensor holds integers.
+pub fn std(x: &Tensor, dims: &[usize], keepdim: bool) -> Result<Tensor> {
+    floating(x, "std")?;
+    root(&var(x, dims, keepdim)?)
+}
+
+/// The square root, with a gradient of 0 instead of infinity at 0.
+fn root(x: &Tensor) -> Result<Tensor> {
+    let none = x.detach().eq(&x.zeros_like()?)?;
+    // A one takes the root's place of 0, so that no infinity is multiplied by the gradient of 0 that comes back.
+    let safe = none.where_cond(&x.ones_like()?, x)?.sqrt()?;
+    Ok(none.where_cond(&x.zeros_like()?, &safe)?)
+}
+
+/// The extreme `y` of the elements of `x`; equal ones share the gradient.
+fn shared(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    if !x.track_op() {
+        return Ok(y.clone());
+    }
+    let ties = x.detach().eq(&y.broadcast_as(x.shape())?)?;
+    let count = ties.to_dtype(x.dtype())?.sum_all()?;
+    let share = (ties.where_cond(x, &x.zeros_like()?)?.sum_all()? / count)?;
+    // Nothing but the way back; it is no number where the extreme is infinite.
+    let way = (&share - share.detach())?;
+    let way = way.detach().ne(&way.detach())?.where_cond(&way.zeros_like()?, &way)?;
+    Ok((y + way)?)
+}
+
 fn floating(x: &Tensor, what: &str) -> Result<()> {
     if x.dtype().is_float() { Ok(()) } else { Err(algebra::not_floating(what, x)) }
 }
@@ -93,9 +124,9 @@ impl Whole {
         }
         let flat = x.flatten_all()?;
         Ok(match self {
-            Self::Max => flat.max(0)?,
-            Self::Min => flat.min(0)?,
-            Self::Norm => flat.sqr()?.sum_all()?.sqrt()?,
+            Self::Max => shared(&flat, &flat.detach().max(0)?)?,
+            Self::Min => shared(&flat, &flat.detach().min(0)?)?,
+            Self::Norm => root(&flat.sqr()?.sum_all()?)?,
         })
     }
 

@@ -74,7 +74,7 @@ macro_rules! reduction {
             #[rhai_fn(name = $name, return_raw)]
             pub fn along(x: Tensor, dim: Dynamic) -> ScriptResult<Tensor> {
                 let reduce: Reduce = $reduce;
-                let Some(given) = dim.read_lock::<Map>().map(|given| given.clone()) else {
+                let Some(given) = dim.read_lock::<Map>().map(|given| Map::clone(&given)) else {
                     return wrap(dims_of(&x, &dim).and_then(|dims| reduce(&x.input(), &dims, false)));
                 };
                 let given: Along = options($name, given)?;
@@ -114,7 +114,7 @@ reduction! { var_functions, "var", reduce::var,
     /// tensor([1.0, 2.0, 3.0]).var().item()      // => 1.0
     /// ```
 }
-reduction! { std_functions, "std", |x: &CandleTensor, dims: &[usize], keepdim: bool| -> Result<CandleTensor> { Ok(reduce::var(x, dims, keepdim)?.sqrt()?) },
+reduction! { std_functions, "std", reduce::std,
     /// The standard deviation of all elements, with count - 1.
     /// ```rhai
     /// tensor([1.0, 2.0, 3.0]).std().item()      // => 1.0
