@@ -216,6 +216,16 @@ fn tensors_are_made_from_tensors_and_with_options() {
 }
 
 #[test]
+fn numbers_in_f64_keep_their_digits() {
+    let kinds = "[tensor(0.1, #{ dtype: \"f64\" }).item(), full([1], 0.1, #{ dtype: \"f64\" }).item(), arange(0.1, 0.2, #{ dtype: \"f64\" }).item()]";
+    assert_eq!(run(kinds), "[0.1, 0.1, 0.1]");
+    assert_eq!(
+        run("[tensor(0.1) == tensor(0.1, #{ dtype: \"f64\" }), tensor([16777217.0], #{ dtype: \"double\" }).item()]"),
+        "[false, 16777217.0]"
+    );
+}
+
+#[test]
 fn a_layer_that_stands_twice_has_its_parameters_once() {
     let start = "let l = nn::Linear(2, 2); let s = nn::Sequential([l, nn::ReLU(), l]);";
     assert_eq!(

@@ -6,12 +6,12 @@
 use super::context::context;
 use super::error::{IntoScript, ScriptResult};
 use super::options::{Validate, options};
-use super::tensor_data::{self, number, read_data, shape_of};
+use super::tensor_data::{self, number, read_data_as, shape_of};
 use crate::error::{Error, Result};
 use crate::nn::{self, Parameter};
 use crate::random::Random;
 use crate::script::registry::Registry;
-use candle_core::{Device, Tensor as CandleTensor};
+use candle_core::{DType, Device, Tensor as CandleTensor};
 use rhai::plugin::*;
 use rhai::{Dynamic, Map, NativeCallContext};
 use serde::{Deserialize, Serialize};
@@ -99,6 +99,14 @@ pub struct TensorOptions {
 impl Validate for TensorOptions {}
 
 impl TensorOptions {
+    /// What floats are read as on their way to the dtype that was asked for.
+    fn floats(&self) -> DType {
+        match self.dtype.as_deref().map(tensor_data::parse_dtype) {
+            Some(Ok(DType::F64)) => DType::F64,
+            _ => DType::F32,
+        }
+    }
+
     /// Brings a new tensor to the dtype and device that were asked for.
     fn finish(&self, tensor: CandleTensor, device: &Device) -> Result<TensorValue> {
         let device = self.device.as_deref().map_or_else(|| Ok(device.clone()), crate::device::parse)?;
@@ -196,7 +204,7 @@ fn from_data(call: &NativeCallContext, data: &Dynamic, given: &TensorOptions) ->
     let session = context(call)?;
     let tensor = match data.read_lock::<TensorValue>() {
         Some(other) => other.value().copy().script()?,
-        None => read_data(data).script()?,
+        None => read_data_as(data, given.floats()).script()?,
     };
     given.finish(tensor, &session.device()).script()
 }
@@ -204,7 +212,7 @@ fn from_data(call: &NativeCallContext, data: &Dynamic, given: &TensorOptions) ->
 /// The numbers from a start to before an end in steps.
 fn counted(call: &NativeCallContext, [start, end, step]: [&Dynamic; 3], given: &TensorOptions) -> ScriptResult<TensorValue> {
     let device = context(call)?.device();
-    let tensor = tensor_data::arange(start, end, step).script()?;
+    let tensor = tensor_data::arange(start, end, step, given.floats()).script()?;
     given.finish(tensor, &device).script()
 }
 
@@ -212,7 +220,7 @@ fn one_value(call: &NativeCallContext, shape: &Dynamic, value: &Dynamic, given: 
     let session = context(call)?;
     let shape = shape_of(shape).script()?;
     tensor_data::element_count(&shape).script()?;
-    let scalar = read_data(value).script()?;
+    let scalar = read_data_as(value, given.floats()).script()?;
     let filled = scalar.broadcast_as(shape).and_then(|wide| wide.contiguous()).script()?;
     given.finish(filled, &session.device()).script()
 }
