@@ -290,3 +290,17 @@ fn gradients_where_nothing_varies_and_of_equal_extremes() {
     }
     assert_eq!(run("let x = tensor([1.0, 1.0 / 0.0], #{ dtype: \"f64\", requires_grad: true }); x.max().item() > 1e300"), "true");
 }
+
+#[test]
+fn variances_take_pytorchs_options() {
+    let start = "let x = tensor([[1.0, 3.0], [2.0, 8.0]]);";
+    assert_eq!(
+        run(&format!(
+            "{start} [x.var(1).to_list(), x.var(#{{ dim: 1, unbiased: false }}).to_list(), x.std(1, #{{ correction: 0, keepdim: true }}).to_list()]"
+        )),
+        "[[2.0, 18.0], [1.0, 9.0], [[1.0], [3.0]]]"
+    );
+    assert_eq!(run("tensor([1.0, 3.0]).std(#{ unbiased: false }).item()"), "1.0");
+    assert_eq!(run("[tensor([5.0]).var().item().is_nan(), tensor([5.0]).var(#{ unbiased: false }).item()]"), "[true, 0.0]");
+    assert!(fails(&format!("{start} x.var(0, #{{ dim: 1 }})")).contains("given twice"));
+}

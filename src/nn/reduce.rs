@@ -41,28 +41,23 @@ pub fn mean(x: &Tensor, dims: &[usize], keepdim: bool) -> Result<Tensor> {
     Ok((total / count(x, dims) as f64)?)
 }
 
-/// The variance over `dims` (all where empty), with Bessel's correction: divided by count - 1, as PyTorch does.
+/// The variance over `dims` (all where empty), divided by count - `correction`; PyTorch's default is 1.
 ///
 /// # Errors
 /// The tensor holds integers.
-pub fn var(x: &Tensor, dims: &[usize], keepdim: bool) -> Result<Tensor> {
+pub fn var(x: &Tensor, dims: &[usize], keepdim: bool, correction: f64) -> Result<Tensor> {
     floating(x, "var")?;
     let centred = x.broadcast_sub(&mean(x, dims, true)?)?;
     let total = sum(&centred.sqr()?, dims, keepdim)?;
-    Ok((total / (count(x, dims) as f64 - 1.0))?)
+    // Without elements to spare it is NaN or infinite, as in PyTorch.
+    Ok((total / (count(x, dims) as f64 - correction).max(0.0))?)
 }
 
-/// The standard deviation over `dims` (all where empty): the root of [`var`]. Where that is 0 the gradient is 0, as PyTorch's.
+/// The square root, with a gradient of 0 instead of infinity at 0: what PyTorch has for norms and standard deviations.
 ///
 /// # Errors
 /// The tensor holds integers.
-pub fn std(x: &Tensor, dims: &[usize], keepdim: bool) -> Result<Tensor> {
-    floating(x, "std")?;
-    root(&var(x, dims, keepdim)?)
-}
-
-/// The square root, with a gradient of 0 instead of infinity at 0.
-fn root(x: &Tensor) -> Result<Tensor> {
+pub fn root(x: &Tensor) -> Result<Tensor> {
     let none = x.detach().eq(&x.zeros_like()?)?;
     // A one takes the root's place of 0, so that no infinity is multiplied by the gradient of 0 that comes back.
     let safe = none.where_cond(&x.ones_like()?, x)?.sqrt()?;

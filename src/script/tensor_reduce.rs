@@ -108,13 +108,77 @@ reduction! { mean_functions, "mean", reduce::mean,
     /// tensor([[1.0, 2.0], [3.0, 4.0]]).mean().item()      // => 2.5
     /// ```
 }
-reduction! { var_functions, "var", reduce::var,
+/// Options of the variance and the standard deviation.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+struct Spread {
+    dim: Option<Dims>,
+    keepdim: bool,
+    /// Whether the squares are divided by their count - 1.
+    unbiased: bool,
+    /// What is taken from the count instead.
+    correction: Option<f64>,
+}
+
+impl Default for Spread {
+    fn default() -> Self {
+        Self { dim: None, keepdim: false, unbiased: true, correction: None }
+    }
+}
+
+impl Validate for Spread {}
+
+/// The variance, or its root, along the dimensions `at` or those of the options.
+fn spread(function: &str, x: &TensorValue, at: Option<&Dynamic>, given: Map) -> ScriptResult<TensorValue> {
+    let given: Spread = options(function, given)?;
+    let dims = match (at, &given.dim) {
+        (Some(_), Some(_)) => return Err(format!("{function}: the dimension is given twice").into()),
+        (Some(at), None) => dims_of(x, at),
+        (None, None) => Ok(Vec::new()),
+        (None, Some(Dims::One(dim))) => distinct(x, &[*dim]),
+        (None, Some(Dims::Several(dims))) => distinct(x, dims),
+    };
+    let correction = given.correction.unwrap_or(if given.unbiased { 1.0 } else { 0.0 });
+    let variance = dims.and_then(|dims| reduce::var(&x.input(), &dims, given.keepdim, correction));
+    wrap(if function == "std" { variance.and_then(|variance| reduce::root(&variance)) } else { variance })
+}
+
+/// A measure of spread of all elements, along dimensions, and with options.
+macro_rules! spread {
+    ($module:ident, $name:tt, $(#[$doc:meta])*) => {
+        #[export_module]
+        mod $module {
+            use super::*;
+            $(#[$doc])*
+            #[rhai_fn(name = $name, return_raw)]
+            pub fn all(x: Tensor) -> ScriptResult<Tensor> {
+                spread($name, &x, None, Map::new())
+            }
+            /// The same along a dimension or an array of dimensions, or with the options dim, keepdim, unbiased (true), correction.
+            #[rhai_fn(name = $name, return_raw)]
+            pub fn along(x: Tensor, dim: Dynamic) -> ScriptResult<Tensor> {
+                match dim.read_lock::<Map>().map(|given| Map::clone(&given)) {
+                    Some(given) => spread($name, &x, None, given),
+                    None => spread($name, &x, Some(&dim), Map::new()),
+                }
+            }
+            /// The same along a dimension or an array of dimensions. Options: keepdim, unbiased (true), correction (1).
+            #[rhai_fn(name = $name, return_raw)]
+            pub fn along_with(x: Tensor, dim: Dynamic, given: Map) -> ScriptResult<Tensor> {
+                spread($name, &x, Some(&dim), given)
+            }
+        }
+    };
+}
+
+spread! { var_functions, "var",
     /// The variance of all elements, divided by their count - 1.
     /// ```rhai
     /// tensor([1.0, 2.0, 3.0]).var().item()      // => 1.0
+    /// tensor([1.0, 3.0]).var(#{ unbiased: false }).item()      // => 1.0
     /// ```
 }
-reduction! { std_functions, "std", reduce::std,
+spread! { std_functions, "std",
     /// The standard deviation of all elements, with count - 1.
     /// ```rhai
     /// tensor([1.0, 2.0, 3.0]).std().item()      // => 1.0
@@ -374,7 +438,8 @@ mod reductions {
 /// Registers reductions and losses.
 pub fn register(engine: &mut Registry<'_>) {
     engine
-        .options::<Along>(&["sum", "mean", "var", "std"], &[])
+        .options::<Along>(&["sum", "mean"], &[])
+        .options::<Spread>(&["var", "std"], &[])
         .options::<AlongOne>(&["max", "min", "argmax", "argmin"], &[])
         .options::<SquaredErrorOptions>(&["mse_loss"], &[])
         .options::<LossOptions>(&["cross_entropy"], &[]);
