@@ -121,6 +121,10 @@ fn parameters_change_in_place_inside_no_grad() {
              no_grad(|| { w *= 3; w += tensor([2.0]); w /= 4.0; }); (w * w).sum().backward(); [same.item(), same.grad.item()]"),
         "[2.0, 4.0]"
     );
+    assert_eq!(
+        run("let m = nn::Linear(2, 1); m.requires_grad(false); for p in m.parameters() { p *= 0; } m.weight.abs().sum().item()"),
+        "0.0"
+    );
     // While gradients are recorded the name gets the result, and the parameter stays.
     assert_eq!(
         run(

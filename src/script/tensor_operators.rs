@@ -7,17 +7,17 @@ use super::options::{Validate, options};
 use super::tensor::{Tensor, TensorValue, wrap};
 use crate::error::Result;
 use crate::nn::algebra::{self, Binary, Compare, Scalar};
-use crate::nn::grad_enabled;
 use crate::script::registry::Registry;
 use rhai::plugin::*;
 use rhai::{Dynamic, Map};
 use serde::{Deserialize, Serialize};
 
-/// What `a += b` makes of `a`: a parameter inside `no_grad` changes in place, for all who hold it; otherwise the name gets the result.
+/// What `a += b` makes of `a`: a parameter that is frozen, or inside `no_grad`, changes in place, for all who hold it; otherwise the name
+/// gets the result.
 fn assign(a: &mut TensorValue, result: ScriptResult<TensorValue>) -> ScriptResult<()> {
     let result = result?;
     match &a.leaf {
-        Some(parameter) if !grad_enabled() => return parameter.set(&result.tensor).script(),
+        Some(parameter) if !parameter.tracked() && !result.tensor.track_op() => return parameter.set(&result.tensor).script(),
         _ => *a = result,
     }
     Ok(())
