@@ -45,6 +45,15 @@ fn code_from_the_command_line() {
 }
 
 #[test]
+fn matrix_products_have_an_operator_and_integers_powers() {
+    assert_eq!(out(&run(&["-e", "let a = tensor([[1.0, 2.0]]); a @ ones([2, 2]) + a * 2"])), "tensor([[5., 7.]])\n");
+    assert_eq!(out(&run(&["-e", "arange(4) ** 2"])), "tensor([0, 1, 4, 9])\n");
+    let refused = run(&["-e", "ones([2, 3]) @ ones([2, 3])"]);
+    assert_eq!(refused.status.code(), Some(1));
+    has(&err(&refused), &["inner sizes 3 and 2"]);
+}
+
+#[test]
 fn json_is_one_document_and_all_else_goes_to_standard_error() {
     for arguments in [
         ["--json", "-e", "print(7); #{ a: 1.5, b: [1, \"x\", ()] }"],

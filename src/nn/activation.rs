@@ -3,7 +3,7 @@
 //! candle's own have another derivative at 0 (relu, abs: 1 there, PyTorch 0) or rounded constants in it (gelu), and pay several
 //! temporaries; here each is one pass forward and one backward on the CPU. Other devices run a composition of candle operations.
 
-use super::host;
+use super::{algebra, host};
 use crate::error::Result;
 use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Shape, Tensor};
 use std::f64::consts::{FRAC_2_SQRT_PI, SQRT_2};
@@ -42,11 +42,20 @@ fn normal_cdf(x: f32) -> f32 {
 }
 
 impl Activation {
-    /// Applies the function to each element, in the tensor's dtype.
+    /// Applies the function to each element, in the tensor's dtype; tanh and the sigmoid of integers are f32, as in PyTorch.
     ///
     /// # Errors
-    /// The tensor is not of a floating-point dtype.
+    /// The tensor holds integers, of which only relu, tanh and the sigmoid are defined.
     pub fn apply(self, x: &Tensor) -> Result<Tensor> {
+        if !x.dtype().is_float() {
+            return match self {
+                Self::Relu => self.composed(x),
+                Self::Tanh | Self::Sigmoid => self.apply(&x.to_dtype(DType::F32)?),
+                Self::Gelu | Self::GeluTanh => Err(algebra::not_floating("gelu", x)),
+                Self::Silu => Err(algebra::not_floating("silu", x)),
+                Self::Abs => Err(algebra::not_floating("abs", x)),
+            };
+        }
         if host::is_host_f32(x) {
             Ok(x.contiguous()?.apply_op1(Fused(self))?)
         } else if x.device().is_cpu() && x.dtype().is_float() && x.dtype() != DType::F64 {

@@ -57,7 +57,7 @@ impl Scalar {
     }
 
     /// A scalar tensor that an operation with `other` promotes as PyTorch does.
-    fn like(self, other: &Tensor) -> Result<Tensor> {
+    pub(super) fn like(self, other: &Tensor) -> Result<Tensor> {
         let device = other.device();
         Ok(match self {
             Self::Int(value) if !other.dtype().is_float() => Tensor::new(value, device)?,
@@ -96,8 +96,12 @@ pub fn broadcast_shape(a: &Tensor, b: &Tensor) -> Result<Shape> {
     if a.dims() == b.dims() {
         return Ok(a.shape().clone());
     }
-    let rank = a.rank().max(b.rank());
-    let at = |t: &Tensor, dim: usize| if dim + t.rank() < rank { 1 } else { t.dims()[dim + t.rank() - rank] };
+    Ok(broadcast_dims(a.dims(), b.dims())?.into())
+}
+
+fn broadcast_dims(a: &[usize], b: &[usize]) -> Result<Vec<usize>> {
+    let rank = a.len().max(b.len());
+    let at = |dims: &[usize], dim: usize| if dim + dims.len() < rank { 1 } else { dims[dim + dims.len() - rank] };
     let mut dims = Vec::with_capacity(rank);
     for dim in 0..rank {
         match (at(a, dim), at(b, dim)) {
@@ -107,17 +111,15 @@ pub fn broadcast_shape(a: &Tensor, b: &Tensor) -> Result<Shape> {
             (x, y) => {
                 return Err(Error::argument(format!(
                     "the size of tensor a ({x}) must match the size of tensor b ({y}) at non-singleton dimension {dim}; \
-                     shapes {:?} and {:?}",
-                    a.dims(),
-                    b.dims()
+                     shapes {a:?} and {b:?}"
                 )));
             }
         }
     }
-    Ok(dims.into())
+    Ok(dims)
 }
 
-fn same_device(a: &Tensor, b: &Tensor) -> Result<()> {
+pub(super) fn same_device(a: &Tensor, b: &Tensor) -> Result<()> {
     if a.device().same_device(b.device()) {
         return Ok(());
     }
@@ -126,6 +128,14 @@ fn same_device(a: &Tensor, b: &Tensor) -> Result<()> {
         a.device().location(),
         b.device().location()
     )))
+}
+
+/// What is said where a function of real numbers is given integers.
+pub(super) fn not_floating(what: &str, x: &Tensor) -> Error {
+    Error::argument(format!(
+        "{what}() needs a floating-point tensor, this one is {}; convert with .to(\"f32\")",
+        x.dtype().as_str()
+    ))
 }
 
 /// An elementwise operation with promotion and broadcasting.
@@ -149,9 +159,32 @@ pub fn binary(a: &Tensor, b: &Tensor, operation: Binary) -> Result<Tensor> {
         Binary::Sub => (a - b)?,
         Binary::Mul => (a * b)?,
         Binary::Div => (a / b)?,
-        Binary::Maximum => a.maximum(&b)?,
-        Binary::Minimum => a.minimum(&b)?,
+        Binary::Maximum => or_nan(&a.maximum(&b)?, &a, &b)?,
+        Binary::Minimum => or_nan(&a.minimum(&b)?, &a, &b)?,
     })
+}
+
+/// `result`, but NaN where one of the operands is, as in PyTorch: candle's maximum takes the other.
+fn or_nan(result: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if !a.dtype().is_float() {
+        return Ok(result.clone());
+    }
+    let (x, y) = (a.detach(), b.detach());
+    let unknown = x.ne(&x)?.maximum(&y.ne(&y)?)?;
+    Ok(unknown.where_cond(&(a + b)?, result)?)
+}
+
+/// An operation of each pair of elements of two integer tensors, for which candle has no kernel.
+///
+/// # Errors
+/// The shapes do not broadcast, or the devices differ.
+pub fn of_integers(a: &Tensor, b: &Tensor, operation: impl Fn(i64, i64) -> i64) -> Result<Tensor> {
+    same_device(a, b)?;
+    let (shape, dtype) = (broadcast_shape(a, b)?, promote(a, b));
+    let read = |t: &Tensor| -> Result<Vec<i64>> { Ok(t.to_dtype(DType::I64)?.broadcast_as(&shape)?.flatten_all()?.to_vec1()?) };
+    let (left, right) = (read(a)?, read(b)?);
+    let values: Vec<i64> = left.into_iter().zip(right).map(|(a, b)| operation(a, b)).collect();
+    Ok(Tensor::from_vec(values, &shape, a.device())?.to_dtype(dtype)?)
 }
 
 /// An operation of a tensor with a number on its right.
@@ -233,7 +266,8 @@ pub fn pow_scalar(x: &Tensor, exponent: Scalar) -> Result<Tensor> {
                     }
                     power >>= 1;
                     if power > 0 {
-                        base = base.sqr()?;
+                        // Not sqr(), which has no kernel for integers.
+                        base = (&base * &base)?;
                     }
                 }
                 Ok(result)
@@ -255,28 +289,6 @@ pub fn pow_scalar(x: &Tensor, exponent: Scalar) -> Result<Tensor> {
     } else {
         x.powf(exponent)?
     })
-}
-
-/// a ** b of two tensors, by exp(b log a): for positive a.
-///
-/// # Errors
-/// The shapes do not broadcast, or the devices differ.
-pub fn pow(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    let dtype = if promote(a, b).is_float() { promote(a, b) } else { DType::F32 };
-    let log = a.to_dtype(dtype)?.log()?;
-    Ok(binary(&log, b, Binary::Mul)?.exp()?)
-}
-
-/// A number to the power of each element.
-///
-/// # Errors
-/// The base is negative: the result would not be real.
-pub fn pow_of_scalar(base: Scalar, exponent: &Tensor) -> Result<Tensor> {
-    let exponent = if exponent.dtype().is_float() { exponent.clone() } else { exponent.to_dtype(DType::F32)? };
-    if base.as_f64() < 0.0 {
-        return Err(Error::argument(format!("{} ** tensor needs a base >= 0", base.as_f64())));
-    }
-    Ok(with_scalar(&exponent, Scalar::Float(base.as_f64().ln()), Binary::Mul)?.exp()?)
 }
 
 /// The matrix product as `torch.matmul`: of vectors the dot product, of a vector and a matrix their product, of more dimensions
@@ -305,22 +317,19 @@ pub fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let right = if b.rank() == 1 { right.unsqueeze(1)? } else { right };
     let batch = |t: &Tensor| t.dims()[..t.rank() - 2].to_vec();
     let (m, n) = (left.dims()[left.rank() - 2], right.dims()[right.rank() - 1]);
-    if left.elem_count() == 0 || right.elem_count() == 0 {
-        let mut dims = batch(if left.rank() >= right.rank() { &left } else { &right });
-        dims.extend([m, n]);
-        return Ok(Tensor::zeros(dims, dtype, a.device())?);
-    }
+    let Ok(mut dims) = broadcast_dims(&batch(&left), &batch(&right)) else {
+        return refuse("the batch dimensions do not broadcast");
+    };
     let dense = |t: &Tensor| -> Result<Tensor> {
         Ok(if t.is_contiguous() || t.t()?.is_contiguous() { t.clone() } else { t.contiguous()? })
     };
-    let (left, right) = (dense(&left)?, dense(&right)?);
-    let product = if batch(&left) == batch(&right) {
-        left.matmul(&right)?
+    let product = if left.elem_count() == 0 || right.elem_count() == 0 {
+        dims.extend([m, n]);
+        Tensor::zeros(dims, dtype, a.device())?
+    } else if batch(&left) == batch(&right) {
+        dense(&left)?.matmul(&dense(&right)?)?
     } else {
-        match left.broadcast_matmul(&right) {
-            Ok(product) => product,
-            Err(_) => return refuse("the batch dimensions do not broadcast"),
-        }
+        dense(&left)?.broadcast_matmul(&dense(&right)?)?
     };
     let product = if b.rank() == 1 { product.squeeze(product.rank() - 1)? } else { product };
     Ok(if a.rank() == 1 { product.squeeze(product.rank() - if b.rank() == 1 { 1 } else { 2 })? } else { product })

@@ -1,5 +1,6 @@
 //! Embedding, normalisations and dropout, as PyTorch defines and initialises them.
 
+use super::algebra;
 use super::module::Module;
 use crate::autograd::Parameter;
 use crate::error::{Error, Result};
@@ -68,6 +69,11 @@ fn check_last(layer: &str, x: &Tensor, size: usize) -> Result<()> {
     Err(Error::argument(format!("{layer}({size}) needs an input of shape [.., {size}], got {:?}", x.dims())))
 }
 
+/// A layer's result in the dtype of its input; that of integers stays f32.
+fn as_given(result: Tensor, input: &Tensor) -> Result<Tensor> {
+    if input.dtype().is_float() { Ok(result.to_dtype(input.dtype())?) } else { Ok(result) }
+}
+
 /// `torch.nn.LayerNorm` over the last dimension: (x - mean) / sqrt(variance + eps) * weight + bias (Ba et al. 2016).
 #[derive(Debug, Clone)]
 pub struct LayerNorm {
@@ -101,7 +107,7 @@ impl LayerNorm {
         let normal = centred.broadcast_div(&deviation)?;
         let weight = self.weight.tensor().to_dtype(DType::F32)?;
         let bias = self.bias.tensor().to_dtype(DType::F32)?;
-        Ok(normal.broadcast_mul(&weight)?.broadcast_add(&bias)?.to_dtype(x.dtype())?)
+        as_given(normal.broadcast_mul(&weight)?.broadcast_add(&bias)?, x)
     }
 }
 
@@ -147,7 +153,7 @@ impl RMSNorm {
         let eps = self.eps.unwrap_or(f64::from(f32::EPSILON));
         let root = (wide.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
         let weight = self.weight.tensor().to_dtype(DType::F32)?;
-        Ok(wide.broadcast_div(&root)?.broadcast_mul(&weight)?.to_dtype(x.dtype())?)
+        as_given(wide.broadcast_div(&root)?.broadcast_mul(&weight)?, x)
     }
 }
 
@@ -195,6 +201,9 @@ impl Dropout {
 pub fn dropout(x: &Tensor, p: f64, random: &mut Random) -> Result<Tensor> {
     if p == 0.0 {
         return Ok(x.clone());
+    }
+    if !x.dtype().is_float() {
+        return Err(algebra::not_floating("dropout", x));
     }
     let mask = Tensor::from_vec(random.dropout_mask(x.elem_count(), p), x.shape(), x.device())?.to_dtype(x.dtype())?;
     Ok((x * mask)?)

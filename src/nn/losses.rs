@@ -26,8 +26,11 @@ pub const IGNORE_INDEX: i64 = -100;
 /// The squared error of two tensors of the same shape (or shapes that broadcast).
 ///
 /// # Errors
-/// The shapes do not broadcast.
+/// The shapes do not broadcast, or both hold integers.
 pub fn mse_loss(input: &Tensor, target: &Tensor, reduction: Reduction) -> Result<Tensor> {
+    if !algebra::promote(input, target).is_float() {
+        return Err(algebra::not_floating("mse_loss", input));
+    }
     let same = input.dims() == target.dims() && host::is_host_f32(input) && host::is_host_f32(target);
     if same && reduction != Reduction::None && input.elem_count() > 0 {
         let scale = if reduction == Reduction::Mean { 1.0 / input.elem_count() as f64 } else { 1.0 };
@@ -71,25 +74,54 @@ impl CustomOp2 for SquaredError {
     }
 }
 
-/// The cross entropy in nats of `logits` `[rows, classes]` and class numbers `targets` `[rows]` (or `[classes]` and a scalar); rows
-/// whose target is `ignore_index` count nothing, also not in the mean.
+/// The cross entropy in nats of `logits` `[rows, classes]` and class numbers `targets` `[rows]` (or `[classes]` and a scalar, or
+/// `[rows, classes, ..]` and `[rows, ..]`); rows whose target is `ignore_index` count nothing, also not in the mean.
 ///
 /// # Errors
-/// The shapes do not fit, or a target is no class.
+/// The logits are integers, the shapes do not fit, or a target is no class.
 pub fn cross_entropy(logits: &Tensor, targets: &Tensor, ignore_index: i64, reduction: Reduction) -> Result<Tensor> {
+    smoothed_cross_entropy(logits, targets, ignore_index, reduction, 0.0)
+}
+
+/// As [`cross_entropy`], with a share `smoothing` of each target spread over all classes (Szegedy et al. 2016).
+///
+/// # Errors
+/// As [`cross_entropy`].
+pub fn smoothed_cross_entropy(
+    logits: &Tensor,
+    targets: &Tensor,
+    ignore_index: i64,
+    reduction: Reduction,
+    smoothing: f64,
+) -> Result<Tensor> {
+    if !logits.dtype().is_float() {
+        return Err(algebra::not_floating("cross_entropy", logits));
+    }
     if logits.rank() == 1 && targets.rank() == 0 {
-        let loss = cross_entropy(&logits.unsqueeze(0)?, &targets.unsqueeze(0)?, ignore_index, reduction)?;
+        let (logits, targets) = (logits.unsqueeze(0)?, targets.unsqueeze(0)?);
+        let loss = smoothed_cross_entropy(&logits, &targets, ignore_index, reduction, smoothing)?;
         return if reduction == Reduction::None { Ok(loss.squeeze(0)?) } else { Ok(loss) };
     }
     if targets.dtype().is_float() && targets.dims() == logits.dims() && logits.rank() >= 1 {
-        return soft_cross_entropy(logits, targets, reduction);
+        return soft_cross_entropy(logits, targets, reduction, smoothing);
+    }
+    if logits.rank() > 2 && logits.elem_count() > 0 && targets.dims() == without_classes(logits.dims()) {
+        let rows = classes_last(logits)?.contiguous()?.reshape(((), logits.dims()[1]))?;
+        let losses = smoothed_cross_entropy(&rows, &targets.flatten_all()?, ignore_index, reduction, smoothing)?;
+        return Ok(if reduction == Reduction::None { losses.reshape(targets.dims())? } else { losses });
     }
     if logits.rank() != 2 || targets.dims() != &logits.dims()[..1] {
         return Err(Error::argument(format!(
-            "cross_entropy needs logits [rows, classes] and targets [rows], got {:?} and {:?}; flatten with .reshape([-1, classes])",
+            "cross_entropy needs logits [rows, classes] and targets [rows], got {:?} and {:?}; flatten with .reshape([-1, classes]), \
+             or put the classes second",
             logits.dims(),
             targets.dims()
         )));
+    }
+    if targets.dtype().is_float() && targets.to_dtype(DType::F64)?.to_vec1::<f64>()?.iter().any(|label| label.fract() != 0.0) {
+        return Err(Error::argument(
+            "cross_entropy: class numbers are whole numbers, the targets hold others; probabilities need the shape of the logits",
+        ));
     }
     let classes = logits.dims()[1];
     let labels = targets.to_dtype(DType::I64)?.to_vec1::<i64>()?;
@@ -104,6 +136,14 @@ pub fn cross_entropy(logits: &Tensor, targets: &Tensor, ignore_index: i64, reduc
     let labels: Vec<Option<usize>> = labels.into_iter().map(|label| (label != ignore_index).then_some(label as usize)).collect();
     // The sum of nothing divided by nothing is NaN, as in PyTorch.
     let counted = labels.iter().flatten().count() as f64;
+    let spread = if smoothing > 0.0 {
+        let mask: Vec<f32> = labels.iter().map(|label| f32::from(label.is_some())).collect();
+        let mask = Tensor::from_vec(mask, labels.len(), logits.device())?;
+        let over_classes = reduce::mean(&log_softmax(&logits.to_dtype(DType::F32)?, 1)?, &[1], false)?.neg()?;
+        Some((over_classes * mask)?)
+    } else {
+        None
+    };
     let losses = if logits.device().is_cpu() {
         let wide = logits.to_dtype(DType::F32)?.contiguous()?;
         wide.apply_op1(TokenLosses { labels, classes })?
@@ -115,6 +155,10 @@ pub fn cross_entropy(logits: &Tensor, targets: &Tensor, ignore_index: i64, reduc
         let log_probabilities = log_softmax(&logits.to_dtype(DType::F32)?, 1)?;
         (log_probabilities.gather(&picked, 1)?.squeeze(1)?.neg()? * mask)?
     };
+    let losses = match spread {
+        Some(spread) => ((losses * (1.0 - smoothing))? + (spread * smoothing)?)?,
+        None => losses,
+    };
     let losses = match reduction {
         Reduction::None => losses,
         Reduction::Sum => reduce::sum(&losses, &[], false)?,
@@ -123,9 +167,22 @@ pub fn cross_entropy(logits: &Tensor, targets: &Tensor, ignore_index: i64, reduc
     Ok(losses.to_dtype(logits.dtype())?)
 }
 
-fn soft_cross_entropy(logits: &Tensor, targets: &Tensor, reduction: Reduction) -> Result<Tensor> {
-    let dim = logits.rank() - 1;
-    let products = algebra::binary(targets, &log_softmax(logits, dim)?, Binary::Mul)?;
+/// The shape of the targets of logits `[rows, classes, ..]`.
+fn without_classes(dims: &[usize]) -> Vec<usize> {
+    dims.iter().enumerate().filter(|(at, _)| *at != 1).map(|(_, size)| *size).collect()
+}
+
+fn classes_last(logits: &Tensor) -> Result<Tensor> {
+    let order: Vec<usize> = std::iter::once(0).chain(2..logits.rank()).chain([1]).collect();
+    Ok(logits.permute(order)?)
+}
+
+/// Targets that are probabilities; the classes are the second dimension, as in PyTorch, or the only one.
+fn soft_cross_entropy(logits: &Tensor, targets: &Tensor, reduction: Reduction, smoothing: f64) -> Result<Tensor> {
+    let dim = (logits.rank() - 1).min(1);
+    let classes = logits.dims()[dim].max(1) as f64;
+    let smoothed = if smoothing > 0.0 { targets.affine(1.0 - smoothing, smoothing / classes)? } else { targets.clone() };
+    let products = algebra::binary(&smoothed, &log_softmax(logits, dim)?, Binary::Mul)?;
     let losses = reduce::sum(&products, &[dim], false)?.neg()?;
     match reduction {
         Reduction::Mean => reduce::mean(&losses, &[], false),
@@ -182,8 +239,11 @@ impl CustomOp1 for TokenLosses {
 /// dimension, averaged over all rows: mean of sum p (log p - log q).
 ///
 /// # Errors
-/// The shapes do not broadcast, or are scalars.
+/// The shapes differ or are scalars, or one of the tensors holds integers.
 pub fn kl_div(p_logits: &Tensor, q_logits: &Tensor) -> Result<Tensor> {
+    if let Some(integers) = [p_logits, q_logits].into_iter().find(|logits| !logits.dtype().is_float()) {
+        return Err(algebra::not_floating("kl_div", integers));
+    }
     if p_logits.dims() != q_logits.dims() || p_logits.rank() == 0 || p_logits.elem_count() == 0 {
         return Err(Error::argument(format!(
             "kl_div needs two tensors of the same shape [.., classes], got {:?} and {:?}",

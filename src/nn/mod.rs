@@ -7,6 +7,7 @@ pub mod layers;
 pub mod linear;
 pub mod losses;
 pub mod module;
+pub mod power;
 pub mod reduce;
 
 pub use crate::autograd::{Parameter, backward, grad_enabled, no_grad};

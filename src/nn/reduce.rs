@@ -1,6 +1,6 @@
 //! Sums, means, extremes and norms with PyTorch's gradients, where candle's differ (ties of a maximum, the norm at 0) or are missing.
 
-use super::host;
+use super::{algebra, host};
 use crate::error::{Error, Result};
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor};
 
@@ -41,25 +41,45 @@ pub fn mean(x: &Tensor, dims: &[usize], keepdim: bool) -> Result<Tensor> {
     Ok((total / count(x, dims) as f64)?)
 }
 
-/// The variance over `dims` (all where empty), with Bessel's correction: divided by count - 1, as PyTorch does.
+/// The variance over `dims` (all where empty), divided by count - `correction`; PyTorch's default is 1.
 ///
 /// # Errors
 /// The tensor holds integers.
-pub fn var(x: &Tensor, dims: &[usize], keepdim: bool) -> Result<Tensor> {
+pub fn var(x: &Tensor, dims: &[usize], keepdim: bool, correction: f64) -> Result<Tensor> {
     floating(x, "var")?;
     let centred = x.broadcast_sub(&mean(x, dims, true)?)?;
     let total = sum(&centred.sqr()?, dims, keepdim)?;
-    Ok((total / (count(x, dims) as f64 - 1.0))?)
+    // Without elements to spare it is NaN or infinite, as in PyTorch.
+    Ok((total / (count(x, dims) as f64 - correction).max(0.0))?)
+}
+
+/// The square root, with a gradient of 0 instead of infinity at 0: what PyTorch has for norms and standard deviations.
+///
+/// # Errors
+/// The tensor holds integers.
+pub fn root(x: &Tensor) -> Result<Tensor> {
+    let none = x.detach().eq(&x.zeros_like()?)?;
+    // A one takes the root's place of 0, so that no infinity is multiplied by the gradient of 0 that comes back.
+    let safe = none.where_cond(&x.ones_like()?, x)?.sqrt()?;
+    Ok(none.where_cond(&x.zeros_like()?, &safe)?)
+}
+
+/// The extreme `y` of the elements of `x`; equal ones share the gradient.
+fn shared(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    if !x.track_op() {
+        return Ok(y.clone());
+    }
+    let ties = x.detach().eq(&y.broadcast_as(x.shape())?)?;
+    let count = ties.to_dtype(x.dtype())?.sum_all()?;
+    let share = (ties.where_cond(x, &x.zeros_like()?)?.sum_all()? / count)?;
+    // Nothing but the way back; it is no number where the extreme is infinite.
+    let way = (&share - share.detach())?;
+    let way = way.detach().ne(&way.detach())?.where_cond(&way.zeros_like()?, &way)?;
+    Ok((y + way)?)
 }
 
 fn floating(x: &Tensor, what: &str) -> Result<()> {
-    if x.dtype().is_float() {
-        return Ok(());
-    }
-    Err(Error::argument(format!(
-        "{what}() needs a floating-point tensor, this one is {}; convert with .to(\"f32\")",
-        x.dtype().as_str()
-    )))
+    if x.dtype().is_float() { Ok(()) } else { Err(algebra::not_floating(what, x)) }
 }
 
 fn not_empty(x: &Tensor, what: &str) -> Result<()> {
@@ -99,9 +119,9 @@ impl Whole {
         }
         let flat = x.flatten_all()?;
         Ok(match self {
-            Self::Max => flat.max(0)?,
-            Self::Min => flat.min(0)?,
-            Self::Norm => flat.sqr()?.sum_all()?.sqrt()?,
+            Self::Max => shared(&flat, &flat.detach().max(0)?)?,
+            Self::Min => shared(&flat, &flat.detach().min(0)?)?,
+            Self::Norm => root(&flat.sqr()?.sum_all()?)?,
         })
     }
 
@@ -144,7 +164,21 @@ impl CustomOp1 for Fused {
     }
 }
 
-/// The index (i64) of the largest or smallest element, of all or along `dim`.
+/// The tensor, or one with the same order in which a NaN comes before all numbers, as it does in PyTorch's extremes.
+fn ordered(x: &Tensor, largest: bool) -> Result<Tensor> {
+    if !x.dtype().is_float() {
+        return Ok(x.clone());
+    }
+    let unknown = x.ne(x)?;
+    if unknown.flatten_all()?.max(0)?.to_scalar::<u8>()? == 0 {
+        return Ok(x.clone());
+    }
+    let wide = x.to_dtype(DType::F64)?;
+    let first = wide.ones_like()?.affine(if largest { f64::INFINITY } else { f64::NEG_INFINITY }, 0.0)?;
+    Ok(unknown.where_cond(&first, &wide.clamp(f64::MIN, f64::MAX)?)?)
+}
+
+/// The index (i64) of the largest or smallest element, of all or along `dim`; of the first NaN where there is one.
 ///
 /// # Errors
 /// The tensor is empty.
@@ -154,7 +188,7 @@ pub fn arg_extreme(x: &Tensor, largest: bool, dim: Option<usize>, keepdim: bool)
         Some(dim) if x.rank() > 0 => (x.detach(), dim),
         _ => (x.detach().flatten_all()?, 0),
     };
-    let x = x.contiguous()?;
+    let x = ordered(&x.contiguous()?, largest)?;
     let index = match (largest, keepdim) {
         (true, false) => x.argmax(dim)?,
         (true, true) => x.argmax_keepdim(dim)?,

@@ -12,7 +12,8 @@ use rayon::prelude::*;
 pub fn grad_norm(parameters: &[Parameter]) -> Result<f64> {
     // Collected in order, so that the sum is the same for any number of threads.
     let squares: Vec<f64> = parameters.par_iter().map(Parameter::grad_square_sum).collect::<Result<_>>()?;
-    Ok(squares.into_iter().sum::<f64>().sqrt())
+    // The sum of no numbers is -0.
+    Ok((squares.into_iter().sum::<f64>() + 0.0).sqrt())
 }
 
 /// The norm of a step's gradients that a device may still be computing; see [`super::Optimizer::step_on_device`].

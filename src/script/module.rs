@@ -30,8 +30,8 @@ pub enum Kind {
     Layer(Box<dyn nn::Module>),
     /// The mean squared error.
     SquaredError(Reduction),
-    /// The cross entropy, and the class that it ignores.
-    CrossEntropy(Reduction, i64),
+    /// The cross entropy, the class that it ignores, and the share of the targets that is spread over all classes.
+    CrossEntropy(Reduction, i64, f64),
     /// Modules that run one after the other.
     Sequential(Vec<ModuleValue>),
     /// A user's module.
@@ -66,22 +66,18 @@ impl ModuleValue {
         match &self.0.kind {
             Kind::Layer(layer) => layer.named_parameters(),
             Kind::SquaredError(_) | Kind::CrossEntropy(..) => Vec::new(),
-            Kind::Sequential(layers) => {
-                let numbered = layers.iter().enumerate();
-                numbered.flat_map(|(at, layer)| prefixed(&at.to_string(), layer.named_parameters())).collect()
-            }
+            Kind::Sequential(layers) => distinct(numbered(layers, Self::named_parameters)),
             Kind::User { children, .. } => {
-                let mut found: Vec<(String, Parameter)> = Vec::new();
-                for (name, child) in children {
-                    for (name, parameter) in value_parameters(name, child) {
-                        // Shared by two children, it is one parameter under its first name, as in PyTorch.
-                        if !found.iter().any(|(_, known)| known.same(&parameter)) {
-                            found.push((name, parameter));
-                        }
-                    }
-                }
-                found
+                distinct(children.iter().flat_map(|(name, child)| value_parameters(name, child)).collect())
             }
+        }
+    }
+
+    /// The parameters under the names of a state dict: a layer that stands twice in a sequence has its own there each time, as in PyTorch.
+    pub fn state_parameters(&self) -> Vec<(String, Parameter)> {
+        match &self.0.kind {
+            Kind::Sequential(layers) => numbered(layers, Self::state_parameters),
+            _ => self.named_parameters(),
         }
     }
 
@@ -150,8 +146,11 @@ impl ModuleValue {
             (Kind::SquaredError(reduction), [input, target]) => {
                 tensor_argument(input).and_then(|input| losses::mse_loss(&input, &tensor_argument(target)?, *reduction))
             }
-            (Kind::CrossEntropy(reduction, ignored), [logits, targets]) => tensor_argument(logits)
-                .and_then(|logits| losses::cross_entropy(&logits, &tensor_argument(targets)?, *ignored, *reduction)),
+            (Kind::CrossEntropy(reduction, ignored, smoothing), [logits, targets]) => {
+                tensor_argument(logits).and_then(|logits| {
+                    losses::smoothed_cross_entropy(&logits, &tensor_argument(targets)?, *ignored, *reduction, *smoothing)
+                })
+            }
             (Kind::SquaredError(_) | Kind::CrossEntropy(..), _) => {
                 return Err(format!("the forward of a loss takes 2 tensors, got {} arguments", arguments.len()).into());
             }
@@ -167,6 +166,22 @@ fn tensor_argument(value: &Dynamic) -> Result<Tensor> {
         Some(tensor) => Ok(tensor.input()),
         None => read_data(value),
     }
+}
+
+/// What the layers of a sequence have, with their numbers in front of the names.
+fn numbered(layers: &[ModuleValue], of: fn(&ModuleValue) -> Vec<(String, Parameter)>) -> Vec<(String, Parameter)> {
+    layers.iter().enumerate().flat_map(|(at, layer)| prefixed(&at.to_string(), of(layer))).collect()
+}
+
+/// Shared by two modules, it is one parameter under its first name, as in PyTorch.
+fn distinct(named: Vec<(String, Parameter)>) -> Vec<(String, Parameter)> {
+    let mut found: Vec<(String, Parameter)> = Vec::with_capacity(named.len());
+    for (name, parameter) in named {
+        if !found.iter().any(|(_, known)| known.same(&parameter)) {
+            found.push((name, parameter));
+        }
+    }
+    found
 }
 
 fn value_parameters(name: &str, value: &Dynamic) -> Vec<(String, Parameter)> {

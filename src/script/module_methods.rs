@@ -5,6 +5,8 @@
 use super::context::context;
 use super::error::{IntoScript, ScriptResult};
 use super::module::ModuleValue;
+use super::optim::ZeroGradOptions;
+use super::options::options;
 use super::tensor::TensorValue;
 use super::tensor_data::kind;
 use crate::error::{Error, Result};
@@ -107,7 +109,7 @@ mod methods {
     /// ```
     #[rhai_fn(return_raw)]
     pub fn state_dict(module: Module) -> ScriptResult<Map> {
-        super::state_dict(&module.named_parameters()).map(tensor_map).script()
+        super::state_dict(&module.state_parameters()).map(tensor_map).script()
     }
 
     /// Sets all parameters from a state dict; names and shapes must fit.
@@ -117,7 +119,7 @@ mod methods {
     #[rhai_fn(return_raw)]
     pub fn load_state_dict(module: Module, state: Map) -> ScriptResult<()> {
         let state = tensors_of("load_state_dict", &state).script()?;
-        super::load_state_dict(&module.named_parameters(), &state).script()
+        super::load_state_dict(&module.state_parameters(), &state).script()
     }
 
     /// Writes the parameters to a safetensors file; a relative path is taken from `--out`.
@@ -127,7 +129,7 @@ mod methods {
     #[rhai_fn(return_raw)]
     pub fn save(call: NativeCallContext, module: Module, path: &str) -> ScriptResult<()> {
         let path = context(&call)?.output_path(path);
-        super::state_dict(&module.named_parameters()).and_then(|state| save_tensors(&state, &path)).script()
+        super::state_dict(&module.state_parameters()).and_then(|state| save_tensors(&state, &path)).script()
     }
 
     /// Reads the parameters from a safetensors file; names and shapes must fit.
@@ -137,7 +139,7 @@ mod methods {
     #[rhai_fn(return_raw)]
     pub fn load(call: NativeCallContext, module: Module, path: &str) -> ScriptResult<()> {
         load_tensors(&context(&call)?.input_path(path))
-            .and_then(|state| super::load_state_dict(&module.named_parameters(), &state))
+            .and_then(|state| super::load_state_dict(&module.state_parameters(), &state))
             .script()
     }
 
@@ -178,6 +180,14 @@ mod methods {
     /// Forgets the gradients of all parameters.
     pub fn zero_grad(module: Module) {
         module.named_parameters().iter().for_each(|(_, parameter)| parameter.zero_grad());
+    }
+
+    /// The same. Options: set_to_none, which can only be true.
+    #[rhai_fn(name = "zero_grad", return_raw)]
+    pub fn zero_grad_with(module: Module, given: Map) -> ScriptResult<()> {
+        let _: ZeroGradOptions = options("zero_grad", given)?;
+        zero_grad(module);
+        Ok(())
     }
 
     /// Frees (true) or freezes (false) all parameters.

@@ -32,8 +32,14 @@ const FREED: &[&str] = &[
     "yield",
 ];
 
-/// Lets scripts use reserved words as names, and makes `model.eval()` a method: it reaches the function `eval_mode`.
+/// As tightly as `*`, as in Python.
+const MATRIX_PRODUCT: u8 = 180;
+
+/// Lets scripts use reserved words as names and `a @ b` as an operator, and makes `model.eval()` a method: it reaches the function
+/// `eval_mode`.
 pub fn free_reserved_words(engine: &mut Engine) {
+    // Refused are only a precedence of 0 and signs that Rhai uses itself.
+    let _ = engine.register_custom_operator("@", MATRIX_PRODUCT);
     // What the last token was decides whether `eval` is a method. One tokenizer runs at a time.
     let after_period = RefCell::new(false);
     #[allow(deprecated)] // Marked so by Rhai only to say that it may change.
@@ -144,5 +150,7 @@ mod tests {
         let code = r#"let m = #{ shared: 1, match: "x", default: 2 }; m.shared += 1; let new = 5; [m.shared, m.match, m.default, new, new.eval()]"#;
         assert_eq!(engine.eval::<rhai::Array>(code).map(|a| format!("{a:?}")).unwrap(), r#"[2, "x", 2, 5, 6]"#);
         assert_eq!(engine.eval::<i64>("eval(\"40 + 2\")").unwrap(), 42);
+        engine.register_fn("@", |a: i64, b: i64| 10 * a + b);
+        assert_eq!(engine.eval::<i64>("let a = 1; a @ 2 + a * 3 @ 4").unwrap(), 46);
     }
 }

@@ -5,7 +5,7 @@ use super::error::{IntoScript, ScriptResult, positioned};
 use super::module::{Kind, ModuleValue};
 use super::options::{Validate, options};
 use super::tensor_data::kind;
-use super::tensor_reduce::LossOptions;
+use super::tensor_reduce::{LossOptions, SquaredErrorOptions};
 use crate::error::{Error, Result};
 use crate::nn as layers;
 use crate::nn::activation::Activation;
@@ -229,7 +229,7 @@ mod constructors {
     /// The squared error as a module. Options: reduction ("mean", "sum", "none").
     #[rhai_fn(name = "MSELoss", return_raw)]
     pub fn mse_loss_with(call: NativeCallContext, given: Map) -> ScriptResult<Module> {
-        let given: LossOptions = positioned(&call, options("nn::MSELoss", given))?;
+        let given: SquaredErrorOptions = positioned(&call, options("nn::MSELoss", given))?;
         Ok(Module::new(Kind::SquaredError(given.reduction)))
     }
 
@@ -239,14 +239,14 @@ mod constructors {
     /// ```
     #[rhai_fn(name = "CrossEntropyLoss")]
     pub fn cross_entropy_loss() -> Module {
-        Module::new(Kind::CrossEntropy(Default::default(), layers::losses::IGNORE_INDEX))
+        Module::new(Kind::CrossEntropy(Default::default(), layers::losses::IGNORE_INDEX, 0.0))
     }
 
-    /// The cross entropy as a module. Options: reduction ("mean", "sum", "none"), ignore_index (default -100).
+    /// The cross entropy as a module. Options: reduction ("mean", "sum", "none"), ignore_index (default -100), label_smoothing (0).
     #[rhai_fn(name = "CrossEntropyLoss", return_raw)]
     pub fn cross_entropy_loss_with(call: NativeCallContext, given: Map) -> ScriptResult<Module> {
         let given: LossOptions = positioned(&call, options("nn::CrossEntropyLoss", given))?;
-        Ok(Module::new(Kind::CrossEntropy(given.reduction, given.ignore_index)))
+        Ok(Module::new(Kind::CrossEntropy(given.reduction, given.ignore_index, given.label_smoothing)))
     }
 
     /// A module of your own: a map of children, and a closure that gets the module and the arguments of `forward`.
@@ -265,7 +265,8 @@ pub fn register(engine: &mut Registry<'_>) {
     engine
         .options::<LinearOptions>(&["nn::Linear"], &[])
         .options::<NormOptions>(&["nn::LayerNorm", "nn::RMSNorm"], &[])
-        .options::<LossOptions>(&["nn::MSELoss", "nn::CrossEntropyLoss"], &[]);
+        .options::<SquaredErrorOptions>(&["nn::MSELoss"], &[])
+        .options::<LossOptions>(&["nn::CrossEntropyLoss"], &[]);
     let _ = engine.register_static_module("nn", exported_module!(constructors).into());
     super::module_methods::register(engine);
 }

@@ -16,6 +16,7 @@ use crate::optim::{
 use crate::script::registry::Registry;
 use rhai::plugin::*;
 use rhai::{Array, Dynamic, Map};
+use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -152,6 +153,28 @@ fn scale(function: &str, lr: f64, of: f64) -> Result<f64> {
     Err(Error::argument(format!("{function}: a group can have its own lr only if the optimizer's is above 0")))
 }
 
+/// Options of `zero_grad`.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct ZeroGradOptions {
+    set_to_none: bool,
+}
+
+impl Default for ZeroGradOptions {
+    fn default() -> Self {
+        Self { set_to_none: true }
+    }
+}
+
+impl Validate for ZeroGradOptions {
+    fn validate(&self) -> Result<()> {
+        if self.set_to_none {
+            return Ok(());
+        }
+        Err(Error::argument("set_to_none can only be true: a gradient is forgotten, and .grad is () then"))
+    }
+}
+
 fn handle(optimizer: impl library::Optimizer + 'static) -> Optimizer {
     OptimizerValue(Rc::new(RefCell::new(optimizer)))
 }
@@ -285,6 +308,13 @@ mod methods {
         optimizer.0.try_borrow().map(|optimizer| optimizer.zero_grad()).map_err(in_use).script()
     }
 
+    /// The same. Options: set_to_none, true as in PyTorch; gradients of zeros in the place of none are not to be had.
+    #[rhai_fn(name = "zero_grad", return_raw)]
+    pub fn zero_grad_with(optimizer: Optimizer, given: Map) -> ScriptResult<()> {
+        let _: ZeroGradOptions = options("zero_grad", given)?;
+        zero_grad(optimizer)
+    }
+
     /// The learning rate.
     /// ```rhai
     /// let o = optim::SGD(nn::Linear(2, 3).parameters()); o.lr = 0.5; o.lr      // => 0.5
@@ -380,6 +410,7 @@ pub fn register(engine: &mut Registry<'_>) {
     let _ = engine.register_type_with_name::<OptimizerValue>("Optimizer");
     super::display::register::<OptimizerValue>(describe, |optimizer| describe(optimizer).into());
     engine
+        .options::<ZeroGradOptions>(&["zero_grad"], &[])
         .options::<SgdOptions>(&["optim::SGD"], &[])
         .options::<AdamOptions>(&["optim::Adam"], &[])
         .options::<AdamWOptions>(&["optim::AdamW"], &[])

@@ -6,12 +6,12 @@
 use super::context::context;
 use super::error::{IntoScript, ScriptResult};
 use super::options::{Validate, options};
-use super::tensor_data::{self, number, read_data, shape_of};
+use super::tensor_data::{self, number, read_data_as, shape_of};
 use crate::error::{Error, Result};
 use crate::nn::{self, Parameter};
 use crate::random::Random;
 use crate::script::registry::Registry;
-use candle_core::{Device, Tensor as CandleTensor};
+use candle_core::{DType, Device, Tensor as CandleTensor};
 use rhai::plugin::*;
 use rhai::{Dynamic, Map, NativeCallContext};
 use serde::{Deserialize, Serialize};
@@ -99,6 +99,14 @@ pub struct TensorOptions {
 impl Validate for TensorOptions {}
 
 impl TensorOptions {
+    /// What floats are read as on their way to the dtype that was asked for.
+    fn floats(&self) -> DType {
+        match self.dtype.as_deref().map(tensor_data::parse_dtype) {
+            Some(Ok(DType::F64)) => DType::F64,
+            _ => DType::F32,
+        }
+    }
+
     /// Brings a new tensor to the dtype and device that were asked for.
     fn finish(&self, tensor: CandleTensor, device: &Device) -> Result<TensorValue> {
         let device = self.device.as_deref().map_or_else(|| Ok(device.clone()), crate::device::parse)?;
@@ -196,9 +204,25 @@ fn from_data(call: &NativeCallContext, data: &Dynamic, given: &TensorOptions) ->
     let session = context(call)?;
     let tensor = match data.read_lock::<TensorValue>() {
         Some(other) => other.value().copy().script()?,
-        None => read_data(data).script()?,
+        None => read_data_as(data, given.floats()).script()?,
     };
     given.finish(tensor, &session.device()).script()
+}
+
+/// The numbers from a start to before an end in steps.
+fn counted(call: &NativeCallContext, [start, end, step]: [&Dynamic; 3], given: &TensorOptions) -> ScriptResult<TensorValue> {
+    let device = context(call)?.device();
+    let tensor = tensor_data::arange(start, end, step, given.floats()).script()?;
+    given.finish(tensor, &device).script()
+}
+
+fn one_value(call: &NativeCallContext, shape: &Dynamic, value: &Dynamic, given: &TensorOptions) -> ScriptResult<TensorValue> {
+    let session = context(call)?;
+    let shape = shape_of(shape).script()?;
+    tensor_data::element_count(&shape).script()?;
+    let scalar = read_data_as(value, given.floats()).script()?;
+    let filled = scalar.broadcast_as(shape).and_then(|wide| wide.contiguous()).script()?;
+    given.finish(filled, &session.device()).script()
 }
 
 #[export_module]
@@ -257,9 +281,31 @@ mod creation {
     /// ```
     #[rhai_fn(name = "arange", return_raw)]
     pub fn arange_step(call: NativeCallContext, start: Dynamic, end: Dynamic, step: Dynamic) -> ScriptResult<Tensor> {
-        let device = context(&call)?.device();
-        let tensor = tensor_data::arange(&start, &end, &step).script()?;
-        TensorOptions::default().finish(tensor, &device).script()
+        counted(&call, [&start, &end, &step], &TensorOptions::default())
+    }
+
+    /// The same. Options: requires_grad, dtype, device.
+    #[rhai_fn(name = "arange", return_raw)]
+    pub fn arange_to_with(call: NativeCallContext, end: Dynamic, given: Map) -> ScriptResult<Tensor> {
+        counted(&call, [&Dynamic::from_int(0), &end, &Dynamic::from_int(1)], &options("arange", given)?)
+    }
+
+    /// The same. Options: requires_grad, dtype, device.
+    #[rhai_fn(name = "arange", return_raw)]
+    pub fn arange_between_with(call: NativeCallContext, start: Dynamic, end: Dynamic, given: Map) -> ScriptResult<Tensor> {
+        counted(&call, [&start, &end, &Dynamic::from_int(1)], &options("arange", given)?)
+    }
+
+    /// The same. Options: requires_grad, dtype, device.
+    #[rhai_fn(name = "arange", return_raw)]
+    pub fn arange_step_with(
+        call: NativeCallContext,
+        start: Dynamic,
+        end: Dynamic,
+        step: Dynamic,
+        given: Map,
+    ) -> ScriptResult<Tensor> {
+        counted(&call, [&start, &end, &step], &options("arange", given)?)
     }
 
     /// `count` numbers at equal distances from `start` to `end`, both included.
@@ -283,12 +329,13 @@ mod creation {
     /// ```
     #[rhai_fn(return_raw)]
     pub fn full(call: NativeCallContext, shape: Dynamic, value: Dynamic) -> ScriptResult<Tensor> {
-        let session = context(&call)?;
-        let shape = shape_of(&shape).script()?;
-        tensor_data::element_count(&shape).script()?;
-        let scalar = read_data(&value).script()?;
-        let filled = scalar.broadcast_as(shape).and_then(|wide| wide.contiguous()).script()?;
-        TensorOptions::default().finish(filled, &session.device()).script()
+        one_value(&call, &shape, &value, &TensorOptions::default())
+    }
+
+    /// The same. Options: requires_grad, dtype, device.
+    #[rhai_fn(name = "full", return_raw)]
+    pub fn full_with(call: NativeCallContext, shape: Dynamic, value: Dynamic, given: Map) -> ScriptResult<Tensor> {
+        one_value(&call, &shape, &value, &options("full", given)?)
     }
 
     /// A tensor of zeros with the shape and dtype of another.
@@ -341,7 +388,7 @@ mod creation {
 
 /// Registers the type and all its functions.
 pub fn register(engine: &mut Registry<'_>) {
-    engine.options::<TensorOptions>(&["tensor", "zeros", "ones", "rand", "randn"], &[]);
+    engine.options::<TensorOptions>(&["tensor", "zeros", "ones", "rand", "randn", "full", "arange"], &[]);
     let _ = engine
         .register_global_module(exported_module!(zeros_functions).into())
         .register_global_module(exported_module!(ones_functions).into())

@@ -1,5 +1,6 @@
 //! Between a script's numbers and arrays and a tensor's elements; names of dtypes and devices.
 
+use super::tensor::TensorValue;
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use rhai::{Array, Dynamic};
@@ -73,6 +74,14 @@ impl Gathered {
             }
             return items.iter().try_for_each(|item| self.read(item, depth + 1));
         }
+        if let Some(tensor) = value.read_lock::<TensorValue>() {
+            if tensor.requires_grad() {
+                return Err(Error::argument(
+                    "a tensor in an array of numbers would lose its gradient; join with stack([..]), or take .detach()",
+                ));
+            }
+            return self.read(&list(&tensor.value())?, depth);
+        }
         if depth != self.shape.len() {
             return Err(Error::argument(format!("expected an array at dimension {depth}, got {}", kind(value))));
         }
@@ -93,17 +102,25 @@ impl Gathered {
     }
 }
 
-/// A tensor on the CPU from a number, a bool or nested arrays of them: f32 with a float in it (or empty), else i64, else u8.
+/// A tensor on the CPU from a number, a bool or nested arrays of them or of tensors: f32 with a float in it (or empty), else i64, else u8.
 ///
 /// # Errors
 /// Arrays of unequal length, or something else than numbers.
 pub fn read_data(data: &Dynamic) -> Result<Tensor> {
+    read_data_as(data, DType::F32)
+}
+
+/// As [`read_data`], with floats in `floats`: f32, or f64 for who asks for f64, whose last digits f32 would lose.
+///
+/// # Errors
+/// As [`read_data`].
+pub fn read_data_as(data: &Dynamic, floats: DType) -> Result<Tensor> {
     let mut gathered = Gathered::default();
     gathered.read(data, 0)?;
     let Gathered { shape, values, integers, any_float, any_number } = gathered;
     let cpu = &Device::Cpu;
     Ok(if any_float || values.is_empty() {
-        Tensor::from_vec(values.into_iter().map(|v| v as f32).collect::<Vec<_>>(), shape, cpu)?
+        Tensor::from_vec(values, shape, cpu)?.to_dtype(floats)?
     } else if any_number {
         Tensor::from_vec(integers, shape, cpu)?
     } else {
@@ -111,11 +128,11 @@ pub fn read_data(data: &Dynamic) -> Result<Tensor> {
     })
 }
 
-/// The numbers from `start` to before `end`: i64 where all are integers, else f32.
+/// The numbers from `start` to before `end`: i64 where all are integers, else `floats`.
 ///
 /// # Errors
 /// A step of 0 or in the wrong direction.
-pub fn arange(start: &Dynamic, end: &Dynamic, step: &Dynamic) -> Result<Tensor> {
+pub fn arange(start: &Dynamic, end: &Dynamic, step: &Dynamic, floats: DType) -> Result<Tensor> {
     let (from, to, by) = (number(start)?, number(end)?, number(step)?);
     let length = ((to - from) / by).ceil();
     if !length.is_finite() || length < 0.0 {
@@ -129,7 +146,10 @@ pub fn arange(start: &Dynamic, end: &Dynamic, step: &Dynamic) -> Result<Tensor> 
             let values = (0..count as i64).map(|at| start.wrapping_add(at.wrapping_mul(step)));
             Tensor::from_vec(values.collect::<Vec<_>>(), count, &Device::Cpu)?
         }
-        _ => Tensor::from_vec((0..count).map(|at| (from + by * at as f64) as f32).collect::<Vec<_>>(), count, &Device::Cpu)?,
+        _ => {
+            let values = (0..count).map(|at| from + by * at as f64);
+            Tensor::from_vec(values.collect::<Vec<_>>(), count, &Device::Cpu)?.to_dtype(floats)?
+        }
     })
 }
 

@@ -1,12 +1,15 @@
 //! Elementwise functions of tensors, activations, powers and matrix products.
 
 use super::error::{IntoScript, ScriptResult};
-use super::options::{Validate, options};
+use super::options::{OptionMap, Validate, options};
 use super::tensor::{Tensor, TensorValue, wrap};
+use super::tensor_shape::DimOption;
 use crate::error::{Error, Result};
 use crate::nn::activation::{self, Activation};
 use crate::nn::algebra::{self, Binary, Compare, Scalar};
+use crate::nn::power;
 use crate::script::registry::Registry;
+use candle_core::DType;
 use rhai::plugin::*;
 use rhai::{Dynamic, Map};
 use serde::{Deserialize, Serialize};
@@ -69,22 +72,22 @@ mod functions {
         wrap(algebra::pow_scalar(&x.input(), Scalar::Float(exponent)))
     }
 
-    /// Each element to the power of the other tensor's, for positive bases.
+    /// Each element to the power of the other tensor's; of integers an integer.
     #[rhai_fn(name = "**", name = "pow", return_raw)]
     pub fn pow_tensor(x: Tensor, exponent: Tensor) -> ScriptResult<Tensor> {
-        wrap(algebra::pow(&x.input(), &exponent.input()))
+        wrap(power::pow(&x.input(), &exponent.input()))
     }
 
     /// A number to the power of each element.
     #[rhai_fn(name = "**", return_raw)]
     pub fn pow_of_float(base: f64, exponent: Tensor) -> ScriptResult<Tensor> {
-        wrap(algebra::pow_of_scalar(Scalar::Float(base), &exponent.input()))
+        wrap(power::pow_of_scalar(Scalar::Float(base), &exponent.input()))
     }
 
     /// A number to the power of each element.
     #[rhai_fn(name = "**", return_raw)]
     pub fn pow_of_int(base: i64, exponent: Tensor) -> ScriptResult<Tensor> {
-        wrap(algebra::pow_of_scalar(Scalar::Int(base), &exponent.input()))
+        wrap(power::pow_of_scalar(Scalar::Int(base), &exponent.input()))
     }
 
     /// The square root of each element.
@@ -123,6 +126,9 @@ mod functions {
         if x.tensor.dtype().is_float() {
             return wrap(Activation::Abs.apply(&x.input()));
         }
+        if matches!(x.tensor.dtype(), DType::U8 | DType::U32) {
+            return Ok(x);
+        }
         let negative = algebra::scalar_with(Scalar::Int(0), &x.value(), Binary::Sub).script()?;
         wrap(algebra::binary(&x.value(), &negative, Binary::Maximum))
     }
@@ -134,6 +140,18 @@ mod functions {
     #[rhai_fn(name = "clamp", name = "clip", return_raw)]
     pub fn clamp(x: Tensor, low: Dynamic, high: Dynamic) -> ScriptResult<Tensor> {
         wrap(clamped(&x.input(), &low, &high))
+    }
+
+    /// The same by name, one side at least. Options: min, max.
+    #[rhai_fn(name = "clamp", name = "clip", return_raw)]
+    pub fn clamp_with(x: Tensor, given: Map) -> ScriptResult<Tensor> {
+        let mut given = OptionMap::new("clamp", given);
+        let (low, high) = (given.take_any("min"), given.take_any("max"));
+        given.finish()?;
+        if low.is_none() && high.is_none() {
+            return Err("clamp needs the option min, max or both".into());
+        }
+        clamp(x, low.unwrap_or(Dynamic::UNIT), high.unwrap_or(Dynamic::UNIT))
     }
 
     /// The larger of two tensors, elementwise.
@@ -216,6 +234,12 @@ mod functions {
         wrap(along(&x, dim, activation::softmax))
     }
 
+    /// The same. Options: dim, which must be given.
+    #[rhai_fn(name = "softmax", return_raw)]
+    pub fn softmax_with(x: Tensor, given: Map) -> ScriptResult<Tensor> {
+        softmax(x, given_dim("softmax", given)?)
+    }
+
     /// The logarithm of the softmax along a dimension.
     /// ```rhai
     /// log_softmax(tensor([0.0, 0.0]), -1)      // => tensor([-0.6931, -0.6931])
@@ -224,12 +248,23 @@ mod functions {
     pub fn log_softmax(x: Tensor, dim: i64) -> ScriptResult<Tensor> {
         wrap(along(&x, dim, activation::log_softmax))
     }
+
+    /// The same. Options: dim, which must be given.
+    #[rhai_fn(name = "log_softmax", return_raw)]
+    pub fn log_softmax_with(x: Tensor, given: Map) -> ScriptResult<Tensor> {
+        log_softmax(x, given_dim("log_softmax", given)?)
+    }
 }
 
 /// The tensor as floats: functions such as exp take integers too, as in PyTorch.
 fn float(x: &TensorValue) -> Result<candle_core::Tensor> {
     let input = x.input();
     Ok(if input.dtype().is_float() { input } else { input.to_dtype(candle_core::DType::F32)? })
+}
+
+fn given_dim(function: &str, given: Map) -> ScriptResult<i64> {
+    let given: DimOption = options(function, given)?;
+    given.dim.ok_or_else(|| format!("{function}: option \"dim\" is required").into())
 }
 
 type Along = fn(&candle_core::Tensor, usize) -> Result<candle_core::Tensor>;
@@ -272,6 +307,9 @@ fn clamped(x: &candle_core::Tensor, low: &Dynamic, high: &Dynamic) -> Result<can
 
 /// Registers the functions.
 pub fn register(engine: &mut Registry<'_>) {
-    engine.options::<GeluOptions>(&["gelu"], &[]);
+    engine.options::<GeluOptions>(&["gelu"], &[]).options::<DimOption>(&["softmax", "log_softmax"], &[]);
+    for name in ["clamp", "clip"] {
+        let _ = engine.options_by_hand(name, &[("min", "float"), ("max", "float")]);
+    }
     let _ = engine.register_global_module(exported_module!(functions).into());
 }

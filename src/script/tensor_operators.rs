@@ -1,4 +1,6 @@
-//! Operators between tensors and numbers: arithmetic and comparison.
+//! Operators between tensors and numbers: arithmetic, comparison and what joins masks.
+
+#![allow(clippy::unwrap_used, reason = "the code that rhai's macro makes of `&mut` arguments")]
 
 use super::error::{IntoScript, ScriptResult};
 use super::options::{Validate, options};
@@ -10,9 +12,20 @@ use rhai::plugin::*;
 use rhai::{Dynamic, Map};
 use serde::{Deserialize, Serialize};
 
-/// An operator of two tensors, of a tensor and a number, and of a number and a tensor.
+/// What `a += b` makes of `a`: a parameter that is frozen, or inside `no_grad`, changes in place, for all who hold it; otherwise the name
+/// gets the result.
+fn assign(a: &mut TensorValue, result: ScriptResult<TensorValue>) -> ScriptResult<()> {
+    let result = result?;
+    match &a.leaf {
+        Some(parameter) if !parameter.tracked() && !result.tensor.track_op() => return parameter.set(&result.tensor).script(),
+        _ => *a = result,
+    }
+    Ok(())
+}
+
+/// An operator of two tensors, of a tensor and a number, and of a number and a tensor; and the one that assigns its result.
 macro_rules! operator {
-    ($module:ident, $name:tt, $operation:expr, $(#[$doc:meta])*) => {
+    ($module:ident, $name:tt, $assign:tt, $operation:expr, $(#[$doc:meta])* ; $(#[$assign_doc:meta])*) => {
         #[export_module]
         mod $module {
             use super::*;
@@ -41,32 +54,71 @@ macro_rules! operator {
             pub fn of_int(a: i64, b: Tensor) -> ScriptResult<Tensor> {
                 wrap(algebra::scalar_with(Scalar::Int(a), &b.input(), $operation))
             }
+            $(#[$assign_doc])*
+            #[rhai_fn(name = $assign, return_raw)]
+            pub fn assign_tensor(a: &mut Tensor, b: Tensor) -> ScriptResult<()> {
+                let result = tensors(a.clone(), b);
+                assign(a, result)
+            }
+            /// The same with a float on the right.
+            #[rhai_fn(name = $assign, return_raw)]
+            pub fn assign_float(a: &mut Tensor, b: f64) -> ScriptResult<()> {
+                let result = with_float(a.clone(), b);
+                assign(a, result)
+            }
+            /// The same with an integer on the right.
+            #[rhai_fn(name = $assign, return_raw)]
+            pub fn assign_int(a: &mut Tensor, b: i64) -> ScriptResult<()> {
+                let result = with_int(a.clone(), b);
+                assign(a, result)
+            }
         }
     };
 }
 
-operator! { add, "+", Binary::Add,
+operator! { add, "+", "+=", Binary::Add,
     /// Adds elementwise; shapes broadcast, integers with floats give floats.
     /// ```rhai
     /// tensor([1.0, 2.0]) + tensor(10.0)      // => tensor([11., 12.])
     /// ```
+    ;
+    /// Adds to a tensor; inside `no_grad` a parameter changes in place, as in PyTorch.
+    /// ```rhai
+    /// let total = tensor(1.0); total += 2.0; total      // => tensor(3.)
+    /// ```
 }
-operator! { subtract, "-", Binary::Sub,
+operator! { subtract, "-", "-=", Binary::Sub,
     /// Subtracts elementwise; shapes broadcast.
     /// ```rhai
     /// 1.0 - tensor([1.0, 2.0])      // => tensor([ 0., -1.])
     /// ```
+    ;
+    /// Subtracts from a tensor; inside `no_grad` a parameter changes in place, as in PyTorch.
+    /// ```rhai
+    /// let w = tensor(1.0, #{ requires_grad: true }); (w * 3.0).backward();
+    /// no_grad(|| { w -= 0.5 * w.grad; }); [w.item(), w.requires_grad]      // => [-0.5, true]
+    /// ```
 }
-operator! { multiply, "*", Binary::Mul,
+operator! { multiply, "*", "*=", Binary::Mul,
     /// Multiplies elementwise; shapes broadcast. The matrix product is `a.matmul(b)` or `a @ b`.
     /// ```rhai
     /// tensor([1, 2]) * 2.0      // => tensor([2., 4.])
     /// ```
+    ;
+    /// Multiplies a tensor; inside `no_grad` a parameter changes in place, as in PyTorch.
+    /// ```rhai
+    /// let x = tensor([1, 2]); x *= 2; x      // => tensor([2, 4])
+    /// ```
 }
-operator! { divide, "/", Binary::Div,
+operator! { divide, "/", "/=", Binary::Div,
     /// Divides elementwise; of integers too the result is a float.
     /// ```rhai
     /// tensor([1, 3]) / 2      // => tensor([0.5000, 1.5000])
+    /// ```
+    ;
+    /// Divides a tensor; inside `no_grad` a parameter changes in place, as in PyTorch.
+    /// ```rhai
+    /// let x = tensor([1.0, 3.0]); x /= 2; x      // => tensor([0.5000, 1.5000])
     /// ```
 }
 
@@ -83,8 +135,10 @@ fn truth(result: Result<candle_core::Tensor>) -> ScriptResult<Dynamic> {
     Ok(Dynamic::from(TensorValue::new(result)))
 }
 
+/// A comparison of two tensors, and of a tensor with a number on either side: one that is missing the engine takes for a comparison of
+/// different types, which is never true.
 macro_rules! comparison {
-    ($module:ident, $name:tt, $method:tt, $operation:expr, $(#[$doc:meta])*) => {
+    ($module:ident, $name:tt, $method:tt, $operation:expr, $mirrored:expr, $(#[$doc:meta])*) => {
         #[export_module]
         mod $module {
             use super::*;
@@ -103,33 +157,133 @@ macro_rules! comparison {
             pub fn with_int(a: Tensor, b: i64) -> ScriptResult<Dynamic> {
                 truth(algebra::compare_scalar(&a.value(), Scalar::Int(b), $operation))
             }
+            /// The same with a float on the left.
+            #[rhai_fn(name = $name, return_raw)]
+            pub fn of_float(a: f64, b: Tensor) -> ScriptResult<Dynamic> {
+                truth(algebra::compare_scalar(&b.value(), Scalar::Float(a), $mirrored))
+            }
+            /// The same with an integer on the left.
+            #[rhai_fn(name = $name, return_raw)]
+            pub fn of_int(a: i64, b: Tensor) -> ScriptResult<Dynamic> {
+                truth(algebra::compare_scalar(&b.value(), Scalar::Int(a), $mirrored))
+            }
         }
     };
 }
 
-comparison! { less, "<", "lt", Compare::Lt,
+/// Equality with a number, on either side; without these the engine finds a tensor and a number always different.
+macro_rules! equality_with_number {
+    ($module:ident, $name:tt, $method:tt, $operation:expr, $(#[$doc:meta])*) => {
+        #[export_module]
+        mod $module {
+            use super::*;
+            $(#[$doc])*
+            #[rhai_fn(name = $name, name = $method, return_raw)]
+            pub fn with_float(a: Tensor, b: f64) -> ScriptResult<Dynamic> {
+                truth(algebra::compare_scalar(&a.value(), Scalar::Float(b), $operation))
+            }
+            /// The same with an integer.
+            #[rhai_fn(name = $name, name = $method, return_raw)]
+            pub fn with_int(a: Tensor, b: i64) -> ScriptResult<Dynamic> {
+                truth(algebra::compare_scalar(&a.value(), Scalar::Int(b), $operation))
+            }
+            /// The same with a float on the left.
+            #[rhai_fn(name = $name, return_raw)]
+            pub fn of_float(a: f64, b: Tensor) -> ScriptResult<Dynamic> {
+                with_float(b, a)
+            }
+            /// The same with an integer on the left.
+            #[rhai_fn(name = $name, return_raw)]
+            pub fn of_int(a: i64, b: Tensor) -> ScriptResult<Dynamic> {
+                with_int(b, a)
+            }
+        }
+    };
+}
+
+equality_with_number! { equal_number, "==", "eq", Compare::Eq,
+    /// Elementwise equality with a number: a tensor of 0 and 1, or of a scalar true or false.
+    /// ```rhai
+    /// tensor([1, 2]) == 2      // => tensor([0, 1], dtype=u8)
+    /// ```
+}
+equality_with_number! { unequal_number, "!=", "ne", Compare::Ne,
+    /// Elementwise inequality with a number: a tensor of 0 and 1, or of a scalar true or false.
+    /// ```rhai
+    /// tensor(0.5) != 0.5      // => false
+    /// ```
+}
+
+comparison! { less, "<", "lt", Compare::Lt, Compare::Gt,
     /// Compares elementwise: a tensor of 0 and 1, or of two scalars true or false.
     /// ```rhai
     /// tensor([1.0, 3.0]) < 2.0      // => tensor([1, 0], dtype=u8)
     /// ```
 }
-comparison! { less_equal, "<=", "le", Compare::Le,
+comparison! { less_equal, "<=", "le", Compare::Le, Compare::Ge,
     /// Compares elementwise: a tensor of 0 and 1, or of two scalars true or false.
     /// ```rhai
     /// tensor(2.0) <= 2      // => true
     /// ```
 }
-comparison! { greater, ">", "gt", Compare::Gt,
+comparison! { greater, ">", "gt", Compare::Gt, Compare::Lt,
     /// Compares elementwise: a tensor of 0 and 1, or of two scalars true or false.
     /// ```rhai
     /// tensor(2.0) > 2      // => false
     /// ```
 }
-comparison! { greater_equal, ">=", "ge", Compare::Ge,
+comparison! { greater_equal, ">=", "ge", Compare::Ge, Compare::Le,
     /// Compares elementwise: a tensor of 0 and 1, or of two scalars true or false.
     /// ```rhai
     /// tensor([1, 2]) >= 2      // => tensor([0, 1], dtype=u8)
     /// ```
+}
+
+#[export_module]
+mod masks {
+    /// Where both masks are not 0; of other integers the bits that both have.
+    /// ```rhai
+    /// let x = arange(4); (x > 0) & (x < 3)      // => tensor([0, 1, 1, 0], dtype=u8)
+    /// ```
+    #[rhai_fn(name = "&", return_raw)]
+    pub fn both(a: Tensor, b: Tensor) -> ScriptResult<Tensor> {
+        bitwise("&", &a, &b, |a, b| a & b)
+    }
+
+    /// Where one of the masks is not 0; of other integers the bits that one of them has.
+    /// ```rhai
+    /// let x = arange(4); (x < 1) | (x > 2)      // => tensor([1, 0, 0, 1], dtype=u8)
+    /// ```
+    #[rhai_fn(name = "|", return_raw)]
+    pub fn either(a: Tensor, b: Tensor) -> ScriptResult<Tensor> {
+        bitwise("|", &a, &b, |a, b| a | b)
+    }
+
+    /// Where exactly one of the masks is not 0; of other integers the bits that differ.
+    /// ```rhai
+    /// let x = arange(3); (x < 2) ^ (x > 0)      // => tensor([1, 0, 1], dtype=u8)
+    /// ```
+    #[rhai_fn(name = "^", return_raw)]
+    pub fn one_of(a: Tensor, b: Tensor) -> ScriptResult<Tensor> {
+        bitwise("^", &a, &b, |a, b| a ^ b)
+    }
+
+    /// 1 where a mask is 0, and 0 elsewhere; PyTorch's `~mask`.
+    /// ```rhai
+    /// !(tensor([1.0, 3.0]) < 2.0)      // => tensor([0, 1], dtype=u8)
+    /// ```
+    #[rhai_fn(name = "!", return_raw)]
+    pub fn not(a: Tensor) -> ScriptResult<Dynamic> {
+        truth(algebra::compare_scalar(&a.value(), Scalar::Int(0), Compare::Eq))
+    }
+}
+
+fn bitwise(operator: &str, a: &TensorValue, b: &TensorValue, operation: fn(i64, i64) -> i64) -> ScriptResult<TensorValue> {
+    let (a, b) = (a.value(), b.value());
+    if algebra::promote(&a, &b).is_float() {
+        return Err(format!("`{operator}` joins masks such as x > 0 or integers, not floating-point tensors").into());
+    }
+    wrap(algebra::of_integers(&a, &b, operation))
 }
 
 /// Options of `allclose` and `is_close`.
@@ -246,5 +400,8 @@ pub fn register(engine: &mut Registry<'_>) {
         .register_global_module(exported_module!(less_equal).into())
         .register_global_module(exported_module!(greater).into())
         .register_global_module(exported_module!(greater_equal).into())
+        .register_global_module(exported_module!(equal_number).into())
+        .register_global_module(exported_module!(unequal_number).into())
+        .register_global_module(exported_module!(masks).into())
         .register_global_module(exported_module!(equality).into());
 }

@@ -3,13 +3,25 @@
 #![allow(clippy::unwrap_used, reason = "the code that rhai's macro makes of `&mut` arguments")]
 
 use super::error::{IntoScript, ScriptResult};
+use super::options::{Validate, options};
 use super::tensor::{TensorValue, leaf, wrap};
 use super::tensor_data::{self, kind, list};
 use crate::error::Error;
-use crate::nn::{self, Parameter};
+use crate::nn::algebra::{self, Binary};
+use crate::nn::{self, Parameter, reduce};
 use crate::script::registry::Registry;
 use rhai::plugin::*;
-use rhai::{Array, Dynamic, FnPtr, NativeCallContext};
+use rhai::{Array, Dynamic, FnPtr, Map, NativeCallContext};
+use serde::{Deserialize, Serialize};
+
+/// Options of `backward`.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+struct BackwardOptions {
+    retain_graph: bool,
+}
+
+impl Validate for BackwardOptions {}
 
 #[export_module]
 mod properties {
@@ -162,7 +174,12 @@ mod properties {
     pub fn to(x: Tensor, target: &str) -> ScriptResult<Tensor> {
         let input = x.input();
         if let Ok(dtype) = tensor_data::parse_dtype(target) {
-            return if dtype == input.dtype() { Ok(x) } else { wrap(input.to_dtype(dtype).map_err(Error::from)) };
+            if dtype == input.dtype() {
+                return Ok(x);
+            }
+            // No gradient passes through integers.
+            let input = if dtype.is_float() { input } else { input.detach() };
+            return wrap(input.to_dtype(dtype).map_err(Error::from));
         }
         let kind = target.split(':').next().unwrap_or_default();
         if !["auto", "cpu", "cuda", "gpu", "metal", "mps"].contains(&kind) {
@@ -180,6 +197,25 @@ mod properties {
     #[rhai_fn(return_raw)]
     pub fn backward(x: Tensor) -> ScriptResult<()> {
         nn::backward(&x.input()).script()
+    }
+
+    /// The same from a tensor of any shape, whose own gradient is given: PyTorch's `y.backward(gradient)`.
+    #[rhai_fn(name = "backward", return_raw)]
+    pub fn backward_from(x: Tensor, gradient: Tensor) -> ScriptResult<()> {
+        let (input, gradient) = (x.input(), gradient.value());
+        if input.dims() != gradient.dims() {
+            let (own, given) = (input.dims(), gradient.dims());
+            return Err(format!("backward: the gradient has shape {given:?}, but the tensor has {own:?}").into());
+        }
+        let weighted = algebra::binary(&input, &gradient, Binary::Mul).and_then(|product| reduce::sum(&product, &[], false));
+        weighted.and_then(|total| nn::backward(&total)).script()
+    }
+
+    /// The same. Options: retain_graph, for PyTorch's sake: the graph lives as long as its tensors, either way.
+    #[rhai_fn(name = "backward", return_raw)]
+    pub fn backward_with(x: Tensor, given: Map) -> ScriptResult<()> {
+        let _: BackwardOptions = options("backward", given)?;
+        backward(x)
     }
 
     /// Runs a closure without recording gradients and returns its result.
@@ -200,6 +236,7 @@ mod properties {
 
 /// Registers the type and what it tells of itself.
 pub fn register(engine: &mut Registry<'_>) {
+    engine.options::<BackwardOptions>(&["backward"], &[]);
     let _ = engine.register_global_module(exported_module!(properties).into());
     let list = |x: &TensorValue| super::tensor_data::list(&x.value()).map(|list| super::display::json(&list)).unwrap_or_default();
     super::display::register::<TensorValue>(ToString::to_string, list);

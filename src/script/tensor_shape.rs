@@ -3,15 +3,27 @@
 #![allow(clippy::unwrap_used, reason = "the code that rhai's macro makes of `&mut` arguments")]
 
 use super::error::{IntoScript, ScriptResult};
+use super::options::{Validate, options};
 use super::tensor::{Tensor, TensorValue, wrap};
 use super::tensor_data::{kind, sizes_of};
 use crate::error::{Error, Result};
 use crate::nn::algebra::{dimension, promote, resolve_shape};
 use crate::script::registry::Registry;
-use candle_core::Tensor as CandleTensor;
+use candle_core::{DType, Tensor as CandleTensor};
 use rhai::plugin::*;
-use rhai::{Array, Dynamic};
+use rhai::{Array, Dynamic, Map};
+use serde::{Deserialize, Serialize};
 use std::ops::{Range, RangeInclusive};
+
+/// A dimension that is given by name, as PyTorch's `dim=`.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct DimOption {
+    /// Negative from the end.
+    pub dim: Option<i64>,
+}
+
+impl Validate for DimOption {}
 
 /// One element of the first dimension.
 fn select(x: &TensorValue, at: i64) -> Result<CandleTensor> {
@@ -34,6 +46,46 @@ fn slice(x: &TensorValue, from: i64, to: i64) -> Result<CandleTensor> {
     let absolute = |at: i64| if at < 0 { at.saturating_add(size).max(0) } else { at.min(size) };
     let (from, to) = (absolute(from), absolute(to));
     Ok(input.narrow(0, from as usize, (to - from).max(0) as usize)?)
+}
+
+/// The elements of the first dimension at these places, or where a mask is not 0; a mask of several dimensions chooses from all of them.
+fn choose(x: &TensorValue, which: &TensorValue) -> Result<CandleTensor> {
+    let (input, which) = (x.input(), which.value());
+    if which.dtype().is_float() {
+        let dtype = which.dtype().as_str();
+        return Err(Error::argument(format!("a tensor is indexed by integers or by a mask such as x > 0, not by {dtype}")));
+    }
+    let numbers = which.to_dtype(DType::I64)?.flatten_all()?.to_vec1::<i64>()?;
+    if which.dtype() == DType::U8 {
+        let covered = which.rank();
+        if covered == 0 || input.dims().get(..covered) != Some(which.dims()) {
+            let (mask, own) = (which.dims(), input.dims());
+            return Err(Error::argument(format!("a mask of shape {mask:?} does not fit a tensor of shape {own:?}")));
+        }
+        let set: Vec<i64> = (0i64..).zip(&numbers).filter(|(_, mask)| **mask != 0).map(|(at, _)| at).collect();
+        let mut shape = vec![numbers.len()];
+        shape.extend(&input.dims()[covered..]);
+        return rows(&input.reshape(shape)?, set);
+    }
+    let Some(size) = input.dims().first().map(|size| *size as i64) else {
+        return Err(Error::argument("a scalar tensor cannot be indexed; use .item()"));
+    };
+    if let Some(at) = numbers.iter().find(|at| !(-size..size).contains(*at)) {
+        return Err(Error::argument(format!("index {at} is out of range for a dimension of size {size}")));
+    }
+    let mut shape = which.dims().to_vec();
+    shape.extend(&input.dims()[1..]);
+    Ok(rows(&input, numbers.into_iter().map(|at| at.rem_euclid(size)).collect())?.reshape(shape)?)
+}
+
+fn rows(x: &CandleTensor, at: Vec<i64>) -> Result<CandleTensor> {
+    if at.is_empty() || x.elem_count() == 0 {
+        let mut shape = x.dims().to_vec();
+        shape[0] = at.len();
+        return Ok(CandleTensor::zeros(shape, x.dtype(), x.device())?);
+    }
+    let count = at.len();
+    Ok(x.contiguous()?.index_select(&CandleTensor::from_vec(at, count, x.device())?, 0)?)
 }
 
 fn tensors(values: &Array, what: &str) -> Result<Vec<CandleTensor>> {
@@ -99,6 +151,12 @@ mod shapes {
     #[rhai_fn(index_get, pure, return_raw)]
     pub fn range_inclusive(x: &mut Tensor, range: RangeInclusive<i64>) -> ScriptResult<Tensor> {
         wrap(slice(x, *range.start(), range.end().saturating_add(1)))
+    }
+
+    /// The elements at these places, `x[tensor([0, 2])]`, or where a mask is not 0, `x[x > 0]`.
+    #[rhai_fn(index_get, pure, return_raw)]
+    pub fn chosen(x: &mut Tensor, which: Tensor) -> ScriptResult<Tensor> {
+        wrap(choose(x, &which))
     }
 
     /// Gives the elements another shape; one size may be -1 and is worked out.
@@ -193,6 +251,13 @@ mod shapes {
         wrap(concatenate(&tensors, dim))
     }
 
+    /// The same. Options: dim.
+    #[rhai_fn(name = "cat", return_raw)]
+    pub fn cat_with(tensors: Array, given: Map) -> ScriptResult<Tensor> {
+        let given: DimOption = options("cat", given)?;
+        wrap(concatenate(&tensors, given.dim.unwrap_or(0)))
+    }
+
     /// Joins tensors of the same shape along a new first dimension.
     /// ```rhai
     /// stack([tensor([1, 2]), tensor([3, 4])]).shape      // => [2, 2]
@@ -207,9 +272,17 @@ mod shapes {
     pub fn stack_dim(tensors: Array, dim: i64) -> ScriptResult<Tensor> {
         wrap(stacked(&tensors, dim))
     }
+
+    /// The same. Options: dim.
+    #[rhai_fn(name = "stack", return_raw)]
+    pub fn stack_with(tensors: Array, given: Map) -> ScriptResult<Tensor> {
+        let given: DimOption = options("stack", given)?;
+        wrap(stacked(&tensors, given.dim.unwrap_or(0)))
+    }
 }
 
 /// Registers shapes, parts and joins.
 pub fn register(engine: &mut Registry<'_>) {
+    engine.options::<DimOption>(&["cat", "stack"], &[]);
     let _ = engine.register_global_module(exported_module!(shapes).into());
 }
