@@ -1,6 +1,8 @@
 //! Options of `generate` and of pipelines through scripts: what transformers does with them, and what is said where one is not heeded.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use candle_core::{Device, Tensor};
+use ftrepl::session::Session;
 use serde_json::{Value, json};
 use std::process::Command;
 
@@ -69,14 +71,43 @@ fn a_special_token_stops_where_the_stop_strings_name_it() {
 
 #[test]
 fn what_is_not_heeded_is_said_once() {
-    let heeded = |options: &str| run(&format!("for i in 0..3 {{ model.generate(\"on\", #{{ max_new_tokens: 2, {options} }}); }}")).1;
+    let heeded =
+        |options: &str| run(&format!("for i in 0..3 {{ model.generate(\"on\", #{{ max_new_tokens: 2, {options} }}); }}")).1;
     for (options, words) in [
         ("temperature: 0.7, top_p: 0.9", "does not heed temperature, top_p; set do_sample: true"),
         ("system: \"Be brief.\"", "set chat: true"),
     ] {
         assert_eq!(heeded(options).matches(words).count(), 1, "{options}");
     }
-    for options in ["temperature: 0.0, top_p: 1.0, do_sample: false", "temperature: 0.7, do_sample: true", "chat: true, system: \"x\""] {
+    for options in
+        ["temperature: 0.0, top_p: 1.0, do_sample: false", "temperature: 0.7, do_sample: true", "chat: true, system: \"x\""]
+    {
         assert_eq!(heeded(options), "", "{options}");
     }
+}
+
+/// Embeddings are often rounded up beyond the tokenizer's vocabulary; transformers makes no text of such tokens.
+#[test]
+fn tokens_beyond_the_vocabulary_are_no_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut session = Session::builder().device("cpu").out(folder.path()).build().unwrap();
+    let mut eval = |script: &str| session.eval_line(script).unwrap_or_else(|error| panic!("{error}")).to_string();
+    eval("AutoModelForCausalLM::from_pretrained(\"tiny-random\", #{ dtype: \"f32\" }).save_pretrained(\"wide\");");
+    let wide = folder.path().join("wide");
+    let weights = wide.join("model.safetensors");
+    let mut tensors = candle_core::safetensors::load(&weights, &Device::Cpu).unwrap();
+    let words = tensors["model.embed_tokens.weight"].clone();
+    // Behind every token one that is more likely wherever it is likely.
+    let rows = Tensor::cat(&[&words, &words.affine(2.0, 0.0).unwrap()], 0).unwrap();
+    tensors.insert("model.embed_tokens.weight".into(), rows);
+    candle_core::safetensors::save(&tensors, &weights).unwrap();
+    let config = std::fs::read_to_string(wide.join("config.json")).unwrap();
+    let wider = config.replace("\"vocab_size\": 300", "\"vocab_size\": 600");
+    assert_ne!(wider, config);
+    std::fs::write(wide.join("config.json"), wider).unwrap();
+    let generate = |options: &str| {
+        format!("AutoModelForCausalLM::from_pretrained(\"wide\").generate(\"on the hill\", #{{ max_new_tokens: 1, {options} }})")
+    };
+    assert_eq!(eval(&generate("")), "");
+    assert_eq!(eval(&generate("stop: [\"x\"]")), "");
 }

@@ -118,8 +118,8 @@ mod auto_model {
 #[export_module]
 mod methods {
     /// Runs the model on token ids: an array, or an array of arrays. The output's `logits` are [batch, seq, vocab].
-    /// Options: `labels` (then the output has `loss`, computed as transformers does: shifted inside, -100 ignored) and
-    /// `attention_mask` (0 where a token is padding).
+    /// Options: `labels` (then the output has `loss`, computed as transformers does: shifted inside, -100 ignored),
+    /// `attention_mask` (0 where a token is padding) and `position_ids` (from 0 in each row, where nothing is given).
     ///
     /// ```rhai
     /// let model = AutoModelForCausalLM::from_pretrained("tiny-random");
@@ -453,7 +453,7 @@ pub fn register(engine: &mut Registry<'_>) {
         )
         .options::<GenerateOptions>(&["generate"], &[("stop", "array | string")])
         .options::<GenerateOptions>(&["pipeline"], &[("model", "Model | string")])
-        .options_by_hand("forward", &[("labels", "array"), ("attention_mask", "array")])
+        .options_by_hand("forward", &[("labels", "array"), ("attention_mask", "array"), ("position_ids", "array")])
         .options_by_hand("num_parameters", &[("only_trainable", "bool = false")]);
     engine.register_type_with_name::<ModelValue>("Model");
     engine.register_type_with_name::<ForwardOutput>("CausalLMOutput");

@@ -78,7 +78,8 @@ fn list(root: &Path) -> Result<Vec<(u64, PathBuf)>> {
 pub fn latest(root: &Path) -> Result<PathBuf> {
     let newest = if root.is_dir() { list(root)?.pop() } else { None };
     newest.map(|(_, path)| path).ok_or_else(|| {
-        Error::Missing(format!("there is no checkpoint to resume from in {}; set save_steps when training", root.display()))
+        let advice = "set save_steps, or save_strategy: \"epoch\", when training";
+        Error::Missing(format!("there is no checkpoint to resume from in {}; {advice}", root.display()))
     })
 }
 

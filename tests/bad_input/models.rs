@@ -95,6 +95,10 @@ fn tokens_labels_and_masks_that_do_not_fit() {
         ("[1, 2, 3], #{ attention_mask: [1, 1] }", &["row 0 has 3 tokens", "attention_mask has 2"]),
         ("[[1, 2], [3, 4]], #{ attention_mask: [[1, 1]] }", &["attention_mask", "number of rows"]),
         ("[1, 2], #{ attention_mask: [0, 0] }", &["row 0", "masked in full"]),
+        ("[1, 2], #{ position_ids: [0] }", &["position_ids", "shape of the token ids"]),
+        ("[1, 2], #{ position_ids: [-1, 0] }", &["position_ids", "from 0 on", "row 0 has -1"]),
+        ("[[1, 2], [3, 4]], #{ position_ids: [[0, 1], [1, 1]] }", &["position_ids", "must rise", "row 1", "1 comes after 1"]),
+        ("tensor([1.5, 2.0])", &["token ids", "array of integers"]),
     ];
     for (arguments, words) in cases {
         place.fails(&forward(arguments), words);
