@@ -56,6 +56,8 @@ pub struct GenerateOptions {
     pub chat: bool,
     /// The system message with `chat`; default: the template's own.
     pub system: Option<String>,
+    /// What the chat template is told beside the messages with `chat`, such as `enable_thinking`. Default: nothing.
+    pub chat_template_kwargs: serde_json::Map<String, serde_json::Value>,
     /// Seed of the sampling; default: the session's next random number.
     pub seed: Option<u64>,
     /// Prompts computed at the same time. Default 32.
@@ -82,6 +84,7 @@ impl Default for GenerateOptions {
             stop: Vec::new(),
             chat: false,
             system: None,
+            chat_template_kwargs: serde_json::Map::new(),
             seed: None,
             batch_size: 32,
             prompt_lookup_num_tokens: None,
@@ -151,8 +154,9 @@ impl GenerateOptions {
             let names = unheeded.join(", ");
             parts.push(format!("generate takes the most likely token and does not heed {names}; set do_sample: true"));
         }
-        if self.system.is_some() && !self.chat {
-            parts.push("generate does not heed system, the system message of a chat; set chat: true".to_string());
+        let of_chats = [("system", self.system.is_some()), ("chat_template_kwargs", !self.chat_template_kwargs.is_empty())];
+        if let Some((name, _)) = of_chats.iter().find(|(_, given)| *given && !self.chat) {
+            parts.push(format!("generate does not heed {name}, which is for chats; set chat: true"));
         }
         if parts.is_empty() { None } else { Some(parts.join(". ")) }
     }
@@ -234,16 +238,16 @@ impl LanguageModel {
     /// writes its own.
     ///
     /// # Errors
-    /// No tokenizer or chat template.
-    pub fn prompt_ids(&self, prompt: &str, chat: bool, system: Option<&str>) -> Result<Vec<u32>> {
+    /// No tokenizer or chat template, or the template does not have a variable that is given.
+    pub fn prompt_ids(&self, prompt: &str, options: &GenerateOptions) -> Result<Vec<u32>> {
         let tokenizer = self.tokenizer()?;
-        if !chat {
+        if !options.chat {
             return tokenizer.encode(prompt, true);
         }
-        let system = system.map(|text| serde_json::json!({ "role": "system", "content": text }));
+        let system = options.system.as_ref().map(|text| serde_json::json!({ "role": "system", "content": text }));
         let user = serde_json::json!({ "role": "user", "content": prompt });
         let messages: Vec<_> = system.into_iter().chain([user]).collect();
-        tokenizer.encode_chat(&messages, true)
+        tokenizer.encode(&tokenizer.chat_template()?.render_with(&messages, true, &options.chat_template_kwargs)?, false)
     }
 
     /// Continues every prompt; the results are the new texts alone, `num_return_sequences` of each prompt one behind the other.
@@ -253,8 +257,7 @@ impl LanguageModel {
     pub fn generate(&self, prompts: &[String], options: &GenerateOptions, control: &Control) -> Result<Vec<String>> {
         options.validate()?;
         let tokenizer = self.tokenizer()?;
-        let prompts: Vec<Vec<u32>> =
-            prompts.iter().map(|p| self.prompt_ids(p, options.chat, options.system.as_deref())).collect::<Result<_>>()?;
+        let prompts: Vec<Vec<u32>> = prompts.iter().map(|prompt| self.prompt_ids(prompt, options)).collect::<Result<_>>()?;
         check_prompts(&self.decoder, &prompts)?;
         let prompts: Vec<Vec<u32>> =
             prompts.into_iter().flat_map(|prompt| std::iter::repeat_n(prompt, options.num_return_sequences)).collect();

@@ -162,7 +162,8 @@ mod methods {
     /// Continues a prompt, or every prompt of an array at once; gives the new text alone. Options: `max_new_tokens` (50), `do_sample`
     /// (false), `temperature` (1), `top_k` (50), `top_p` (1), `min_p` (0), `repetition_penalty` (1), `no_repeat_ngram_size` (0),
     /// `min_new_tokens` (0), `num_return_sequences` (1; above, a prompt's texts come one behind the other in an array), `stop` (array
-    /// of strings), `chat` (false; true puts the prompt through the chat template), `system`, `seed`, `batch_size` (32),
+    /// of strings), `chat` (false; true puts the prompt through the chat template), `system`, `chat_template_kwargs` (a map such as
+    /// `#{ enable_thinking: false }`), `seed`, `batch_size` (32),
     /// `prompt_lookup_num_tokens` (how many tokens are guessed from what a single text repeats, for speed alone; 0: none).
     ///
     /// ```rhai

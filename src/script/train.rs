@@ -246,6 +246,18 @@ mod functions {
         Ok(map)
     }
 
+    /// The model that is trained.
+    #[rhai_fn(get = "model", pure)]
+    pub fn model_of_trainer(trainer: &mut TrainerValue) -> ModelValue {
+        trainer.model.clone()
+    }
+
+    /// The trainer's arguments.
+    #[rhai_fn(get = "args", pure)]
+    pub fn arguments_of_trainer(trainer: &mut TrainerValue) -> TrainingArguments {
+        trainer.args.clone()
+    }
+
     /// Saves the trained model, or its adapter, into a folder.
     ///
     /// ```rhai
