@@ -129,3 +129,21 @@ fn what_is_wrong_with_the_evaluation_set_is_said_of_it() {
     assert!(done && said.contains("eval_dataset: ") && said.contains("cut to max_length 4"), "{said}");
     assert!(!said.contains("train_dataset: "), "{said}");
 }
+
+/// It would pull the other model, which never moves, and the training would go on without any pull.
+#[test]
+fn a_regularizer_of_another_model_is_refused() {
+    let script = r#"
+        let ewc = EWCRegularizer(model, #{ importance: 10.0 });
+        ewc.update_fisher(model, DataLoader(rows, #{ tokenizer: AutoTokenizer::from_pretrained("tiny-random"), batch_size: 2 }));
+        let trained = |model| {
+            let args = TrainingArguments(#{ max_steps: 2 });
+            Trainer(#{ model: model, args: args, train_dataset: rows, regularizer: ewc }).train().steps
+        };
+        print(trained.call(model));
+        for other in [AutoModelForCausalLM::from_pretrained("tiny-random"), get_peft_model(
+            AutoModelForCausalLM::from_pretrained("tiny-random"), LoraConfig(#{ r: 2 }))] {
+            try { print(trained.call(other)); } catch (error) { print(error.to_string().contains("belongs to another model")); }
+        }"#;
+    Place::new().prints(script, "2\ntrue\ntrue");
+}

@@ -175,6 +175,9 @@ impl Trainer<'_> {
 
     /// Refuses arguments that do not suit the model or the data.
     fn check_settings(&self) -> Result<()> {
+        if let Some(regularizer) = self.regularizer {
+            regularizer.check_model(&self.model)?;
+        }
         if self.args.eval_strategy != EvalStrategy::No && self.eval.known_len() == Some(0) {
             let by_loss = match self.args.lr_scheduler_type {
                 Schedule::ReduceLrOnPlateau => ", whose loss lr_scheduler_type \"reduce_lr_on_plateau\" follows",
