@@ -147,3 +147,27 @@ fn a_regularizer_of_another_model_is_refused() {
         }"#;
     Place::new().prints(script, "2\ntrue\ntrue");
 }
+
+#[test]
+fn a_trainer_evaluates_on_other_rows() {
+    let script = r#"
+        let trainer = Trainer(#{ model: model, train_dataset: rows, eval_dataset: rows });
+        let other = [#{ text: "on the hill" }];
+        let alone = Trainer(#{ model: model, train_dataset: rows, eval_dataset: other }).evaluate();
+        print([trainer.evaluate(other) == alone, trainer.evaluate() == alone, trainer.evaluate(rows) == trainer.evaluate()]);"#;
+    let place = Place::new();
+    place.prints(script, "[true, false, true]");
+    let (done, _, said) = place.run("Trainer(#{ model: model, train_dataset: rows }).evaluate(5);");
+    assert!(!done && said.contains("evaluate: eval_dataset"), "{said}");
+}
+
+#[test]
+fn a_folder_of_checkpoints_and_a_log_without_entries_are_explained() {
+    let place = Place::new();
+    place.prints("train.call(#{ save_steps: 2, output_dir: \"runs\" }, []);", "");
+    let resume = "Trainer(#{ model: model, train_dataset: rows }).train(#{ resume_from_checkpoint: \"runs\" });";
+    let (done, _, said) = place.run(resume);
+    assert!(!done && said.contains("the newest one in it is runs/checkpoint-6"), "{said}");
+    let (done, _, said) = place.run("history(train.call(#{}, [|state| false]));");
+    assert!(!done && said.contains("log_history is empty") && said.contains("logging_steps"), "{said}");
+}

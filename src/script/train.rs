@@ -229,7 +229,7 @@ mod functions {
         Ok(from_json(&serde_json::to_value(&result).unwrap_or_default()))
     }
 
-    /// The loss on the evaluation set: a map with `eval_loss` and `perplexity`.
+    /// The loss on the evaluation set, or on other rows: a map with `eval_loss` and `perplexity`.
     ///
     /// ```rhai
     /// let model = AutoModelForCausalLM::from_pretrained("tiny-random");
@@ -244,6 +244,12 @@ mod functions {
         map.insert("eval_loss".into(), loss.into());
         map.insert("perplexity".into(), loss.exp().into());
         Ok(map)
+    }
+
+    #[rhai_fn(name = "evaluate", return_raw)]
+    pub fn evaluate_on(call: NativeCallContext, trainer: TrainerValue, eval_dataset: Dynamic) -> ScriptResult<Map> {
+        let eval = Some(to_rows(&eval_dataset, "evaluate: eval_dataset")?);
+        evaluate(call, TrainerValue { eval, ..trainer })
     }
 
     /// The model that is trained.

@@ -90,7 +90,9 @@ pub fn latest(root: &Path) -> Result<PathBuf> {
 /// A file is missing or damaged, or belongs to another model or to a run with other arguments.
 pub fn resume(folder: &Path, model: &ModelHandle, updater: &mut Updater, args: &TrainingArguments) -> Result<Progress> {
     if !folder.join(STATE).is_file() {
-        return Err(Error::Missing(format!("{} is no checkpoint: it has no {STATE}", folder.display())));
+        let within = if folder.is_dir() { list(folder)?.pop() } else { None };
+        let advice = within.map_or(String::new(), |(_, path)| format!("; the newest one in it is {}", path.display()));
+        return Err(Error::Missing(format!("{} is no checkpoint: it has no {STATE}{advice}", folder.display())));
     }
     let text = files::read_text(&folder.join(STATE))?;
     let progress: Progress = serde_json::from_str(&text).map_err(|e| Error::format(folder.join(STATE), e.to_string()))?;
