@@ -171,3 +171,38 @@ fn a_folder_of_checkpoints_and_a_log_without_entries_are_explained() {
     let (done, _, said) = place.run("history(train.call(#{}, [|state| false]));");
     assert!(!done && said.contains("log_history is empty") && said.contains("logging_steps"), "{said}");
 }
+
+#[test]
+fn rows_that_are_tokens_already_train_as_their_text_does() {
+    let script = r#"
+        let tokenizer = AutoTokenizer::from_pretrained("tiny-random");
+        let loss = |rows| {
+            let model = AutoModelForCausalLM::from_pretrained("tiny-random", #{ dtype: "f32" });
+            let args = TrainingArguments(#{ max_steps: 3, per_device_train_batch_size: 2, learning_rate: 0.01 });
+            Trainer(#{ model: model, args: args, train_dataset: rows }).train().train_loss
+        };
+        let answers = [#{ prompt: "on the", completion: " hill" }, #{ prompt: "in", completion: " the hall" }];
+        let ready = answers.map(|row| {
+            let prompt = tokenizer.encode(row.prompt);
+            let answer = tokenizer.encode(row.completion) + [tokenizer.eos_token_id];
+            let padding = [tokenizer.pad_token_id, tokenizer.pad_token_id];
+            #{
+                input_ids: prompt + answer + padding,
+                labels: prompt.map(|id| -100) + answer + padding,
+                attention_mask: (prompt + answer).map(|id| 1) + [0, 0],
+            }
+        });
+        let texts = rows.map(|row| #{ input_ids: tokenizer.encode(row.text) + [tokenizer.eos_token_id] });
+        print([loss.call(answers) == loss.call(ready), loss.call(rows) == loss.call(texts)]);"#;
+    let place = Place::new();
+    place.prints(script, "[true, true]");
+    for (row, words) in [
+        ("#{ input_ids: [1, 2], labels: [1] }", "`labels` has 1 entries, but `input_ids` has 2"),
+        ("#{ input_ids: [1, -2] }", "-2 in `input_ids` is no token id"),
+        ("#{ input_ids: [1, 0.5] }", "`input_ids` must be an array of integers"),
+        ("#{ input_ids: [1], attention_mask: [0] }", "no token that counts"),
+    ] {
+        let (done, _, said) = place.run(&format!("Trainer(#{{ model: model, train_dataset: [{row}] }}).train();"));
+        assert!(!done && said.contains("row 0: ") && said.contains(words), "{row}: {said}");
+    }
+}

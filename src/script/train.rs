@@ -145,8 +145,9 @@ mod functions {
         Ok(advice.iter().map(|a| from_json(&serde_json::to_value(a).unwrap_or_default())).collect())
     }
 
-    /// Trains a model on a data set. Options: `model` and `train_dataset` (required; rows as in the section on data, or a stream of
-    /// them, which needs `max_steps` in the arguments where nobody knows how many they are), `args`
+    /// Trains a model on a data set. Options: `model` and `train_dataset` (required; rows as in the section on data, rows of `input_ids`
+    /// with `labels` where they are tokens already, or a stream of rows, which needs `max_steps` in the arguments where nobody knows how
+    /// many they are), `args`
     /// (TrainingArguments), `eval_dataset`, `regularizer` (an EWCRegularizer), `callbacks` (functions of a state map, called after every
     /// step; one that gives `false` ends the training), `processing_class` (a tokenizer; default the model's). A callback's map has
     /// `step`, `total_steps`, `epoch`, `loss`, `grad_norm`, `learning_rate`, `tokens`, and `eval_loss`, which is `()` but after an
