@@ -150,6 +150,7 @@ const WITH_UNKNOWN: &[(&str, &str)] = &[
     ("num_parameters", "MODEL.num_parameters(#{ zz: 1 })"),
     ("encode", "TOKENIZER.encode(\"a\", #{ zz: 1 })"),
     ("decode", "TOKENIZER.decode([5], #{ zz: 1 })"),
+    ("batch_decode", "TOKENIZER.batch_decode([[5]], #{ zz: 1 })"),
     ("apply_chat_template", "TOKENIZER.apply_chat_template([], #{ zz: 1 })"),
     ("LoraConfig", "LoraConfig(#{ zz: 1 })"),
     ("get_peft_model", "get_peft_model(MODEL, LoraConfig(), #{ zz: 1 })"),

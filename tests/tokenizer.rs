@@ -209,6 +209,31 @@ fn templates_as_transformers_renders_them() {
     assert!(error.contains("message 0"), "{error}");
 }
 
+/// As transformers: a template that trims a message loses the space at its end, and one that does not keeps it.
+#[test]
+fn a_message_is_continued_and_variables_reach_the_template() {
+    let folder = tempfile::tempdir().unwrap();
+    let template = "{% for m in messages %}[{{ m.role }}]{{ m.content | trim }}</s>{% endfor %}{% if add_generation_prompt %}[assistant]\
+                    {% if enable_thinking is defined and enable_thinking is false %}<think></think>{% endif %}{% endif %}";
+    let tokenizer = with_template(folder.path(), template).unwrap();
+    let template = tokenizer.chat_template().unwrap();
+    let messages = [json!({ "role": "user", "content": "Hi" }), json!({ "role": "assistant", "content": "So  " })];
+    let none = serde_json::Map::new();
+    assert_eq!(template.render_to_continue(&messages, &none).unwrap(), "[user]Hi</s>[assistant]So");
+    let thinking = |value: Value| {
+        let variables = [("enable_thinking".to_string(), value)].into_iter().collect();
+        template.render_with(&messages[..1], true, &variables).unwrap()
+    };
+    assert_eq!(thinking(json!(true)), "[user]Hi</s>[assistant]");
+    assert_eq!(thinking(json!(false)), "[user]Hi</s>[assistant]<think></think>");
+    let other = [("enable_thinkin_g".to_string(), json!(true))].into_iter().collect();
+    let error = template.render_with(&messages, true, &other).unwrap_err().to_string();
+    assert!(error.contains("takes no variable \"enable_thinkin_g\""), "{error}");
+    let changed = with_template(folder.path(), "{% for m in messages %}{{ m.role }}{% endfor %}").unwrap();
+    let error = changed.chat_template().unwrap().render_to_continue(&messages, &none).unwrap_err().to_string();
+    assert!(error.contains("the chat template changes the last message"), "{error}");
+}
+
 #[test]
 fn bad_tokenizers() {
     let folder = tempfile::tempdir().unwrap();
@@ -254,6 +279,18 @@ fn scripts() {
         ),
         ("t.save_pretrained(\"saved\"); AutoTokenizer::from_pretrained(\"saved\").vocab_size", "300"),
         (&format!("t.apply_chat_template({messages}, #{{ tokenize: true }})[0]"), "1"),
+        (
+            "[t.decode(264), t.decode(tensor([264, 265])), t.decode(tensor([2, 264]), #{ skip_special_tokens: true })]",
+            r#"["on","on the","on"]"#,
+        ),
+        ("t.batch_decode([[264, 265], [2, 264]], #{ skip_special_tokens: true })", r#"["on the","on"]"#),
+        ("t.convert_tokens_to_ids([\"on\", \"absent\"])", "[264,null]"),
+        ("t.convert_ids_to_tokens([264, 265, 300])", r#"["on","Ġthe",null]"#),
+        (
+            "t.apply_chat_template([#{ role: \"user\", content: \"Hi\" }, #{ role: \"assistant\", content: \"So \" }],
+                #{ continue_final_message: true })",
+            r#""<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nSo ""#,
+        ),
     ] {
         assert_eq!(evaluate(code), expected, "{code}");
     }
@@ -263,6 +300,16 @@ fn scripts() {
         ("t.decode([300])", "token id 300 is not in the vocabulary of 300 tokens"),
         ("t.encode(\"x\", #{ add_special_token: true })", "add_special_tokens"),
         ("t.apply_chat_template([\"Hi\"])", "message 0: expected an object with role"),
+        ("t.batch_decode([264])", "batch_decode: row 0 must be an array of token ids"),
+        ("t.decode(tensor([1.5]))", "whole numbers in one row"),
+        ("t.decode(tensor([[1, 2], [3, 4]]))", "whole numbers in one row"),
+        ("t.convert_ids_to_tokens([\"on\"])", "an id is an integer"),
+        (&format!("t.apply_chat_template({messages}, #{{ enable_thinking: false }})"), "takes no variable \"enable_thinking\""),
+        ("t.apply_chat_template([], #{ continue_final_message: true })", "there are no messages"),
+        (
+            &format!("t.apply_chat_template({messages}, #{{ continue_final_message: true, add_generation_prompt: true }})"),
+            "give one of them",
+        ),
         ("AutoTokenizer::from_pretrained(\"nothing\")", "no such model"),
     ] {
         let found = evaluate(code);

@@ -24,7 +24,7 @@ pub enum RowFormat {
 
 /// The accepted shapes, for messages.
 pub(super) const KNOWN: &str = "{text}, {prompt, completion}, {messages: [{role, content}, ..]}, \
-                                {conversations: [{from, value}, ..]} or {instruction, input, output}";
+                                {conversations: [{from, value}, ..]}, {instruction, input, output} or {input_ids, labels}";
 
 impl RowFormat {
     /// Every format; a row that fits several is of the first.

@@ -1,8 +1,10 @@
 //! Rows to tokens and labels. A label is the token that must be predicted at that place, or -100 where none counts.
 
+use super::format::given;
 use super::{Dataset, Example, Message, Row, RowFormat};
 use crate::control::Control;
 use crate::error::{Error, Result};
+use serde_json::Value;
 use std::fmt::Display;
 
 /// The label of a token that carries no loss, as in PyTorch's cross entropy.
@@ -89,6 +91,9 @@ impl Encoded {
 /// # Errors
 /// The row has no accepted shape, or the tokenizer fails.
 pub fn tokenize(row: &Row, place: &dyn Display, tokenizer: &dyn TextTokenizer, encoding: Encoding) -> Result<Encoded> {
+    if let Some(ids) = given(row, "input_ids").filter(|_| encoding.format.is_none()) {
+        return Ok(tokenized_before(row, ids, place)?.cut(encoding.max_length));
+    }
     let example = Example::from_row(row, encoding.format, place)?;
     let mut encoded = Encoded::default();
     match &example {
@@ -129,6 +134,37 @@ pub fn tokenize(row: &Row, place: &dyn Display, tokenizer: &dyn TextTokenizer, e
         }
     }
     Ok(encoded.cut(encoding.max_length))
+}
+
+/// A row that is tokens already, as data sets for transformers' Trainer are: `input_ids`; `labels`, without which every token is
+/// learned; and `attention_mask`, whose zeros are padding, which is left out.
+fn tokenized_before(row: &Row, ids: &Value, place: &dyn Display) -> Result<Encoded> {
+    let wrong = |what: String| Error::argument(format!("row {place}: {what}"));
+    let numbers = |name: &str, value: &Value| -> Result<Vec<i64>> {
+        let all = value.as_array().and_then(|values| values.iter().map(Value::as_i64).collect::<Option<Vec<i64>>>());
+        all.ok_or_else(|| wrong(format!("`{name}` must be an array of integers")))
+    };
+    let ids = numbers("input_ids", ids)?;
+    let beside = |name: &str| given(row, name).map(|value| numbers(name, value)).transpose();
+    let (labels, mask) = (beside("labels")?, beside("attention_mask")?);
+    for (name, other) in [("labels", &labels), ("attention_mask", &mask)] {
+        if let Some(other) = other.as_ref().filter(|other| other.len() != ids.len()) {
+            let (entries, tokens) = (other.len(), ids.len());
+            return Err(wrong(format!("`{name}` has {entries} entries, but `input_ids` has {tokens}")));
+        }
+    }
+    let mut encoded = Encoded::default();
+    for (i, id) in ids.iter().enumerate() {
+        let token = u32::try_from(*id).map_err(|_| wrong(format!("{id} in `input_ids` is no token id")))?;
+        if mask.as_ref().is_none_or(|mask| mask[i] != 0) {
+            encoded.input_ids.push(token);
+            encoded.labels.push(labels.as_ref().map_or(*id, |labels| labels[i]));
+        }
+    }
+    if encoded.input_ids.is_empty() {
+        return Err(wrong("`input_ids` has no token that counts".to_string()));
+    }
+    Ok(encoded)
 }
 
 /// A tokenised data set.

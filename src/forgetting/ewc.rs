@@ -83,15 +83,21 @@ impl Ewc {
     /// # Errors
     /// The Fisher information was never estimated, or `model` is not the one whose parameters are anchored.
     pub fn loss(&self, model: &ModelHandle) -> Result<Tensor> {
+        self.check_owner("ewc_loss", model)?;
+        self.penalty()
+    }
+
+    /// Fails where what is anchored is not this model's.
+    fn check_owner(&self, what: &str, model: &ModelHandle) -> Result<()> {
         let present = model.named_parameters();
         let same = |a: &Anchor| present.iter().any(|(_, p)| p.same(&a.parameter));
-        if let Some(other) = self.anchors.iter().find(|a| !same(a)) {
-            return Err(Error::argument(format!(
-                "ewc_loss: {} belongs to another model; make the EWCRegularizer from the model that is trained",
+        match self.anchors.iter().find(|a| !same(a)) {
+            Some(other) => Err(Error::argument(format!(
+                "{what}: {} belongs to another model; make the EWCRegularizer from the model that is trained",
                 other.name
-            )));
+            ))),
+            None => Ok(()),
         }
-        self.penalty()
     }
 
     /// Whether there is something to pull by, and everything that is pulled trains.
@@ -115,6 +121,10 @@ impl Regularizer for Ewc {
     fn penalty(&self) -> Result<Tensor> {
         self.check()?;
         penalty(&self.anchors, self.importance)
+    }
+
+    fn check_model(&self, model: &ModelHandle) -> Result<()> {
+        self.check_owner("Trainer: regularizer", model)
     }
 
     fn add_penalty(&self) -> Result<f64> {

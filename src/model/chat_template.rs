@@ -4,11 +4,14 @@ use crate::error::{Error, Result};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde};
 use minijinja::{Environment, ErrorKind, Value as JinjaValue};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 const NAME: &str = "chat_template";
+
+/// Put behind the message that is to be continued, to find its end in what is rendered; with the space that some templates trim.
+const CONTINUED: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
 
 /// A model's chat template.
 pub struct ChatTemplate {
@@ -55,6 +58,22 @@ impl ChatTemplate {
     /// # Errors
     /// A message is no object with a role, or the template refuses the messages.
     pub fn render(&self, messages: &[Value], add_generation_prompt: bool) -> Result<String> {
+        self.render_with(messages, add_generation_prompt, &Map::new())
+    }
+
+    /// As [`Self::render`], with variables of the template's own, such as "enable_thinking".
+    ///
+    /// # Errors
+    /// As [`Self::render`]; or the template does not have such a variable.
+    pub fn render_with(&self, messages: &[Value], add_generation_prompt: bool, variables: &Map<String, Value>) -> Result<String> {
+        let unknown =
+            |name: &&String| matches!(name.as_str(), "messages" | "add_generation_prompt") || !self.source.contains(*name);
+        if let Some(name) = variables.keys().find(unknown) {
+            return Err(Error::argument(format!(
+                "the chat template of {} takes no variable \"{name}\"; leave it out",
+                self.path.display()
+            )));
+        }
         for (i, message) in messages.iter().enumerate() {
             if message.get("role").and_then(Value::as_str).is_none() {
                 let wanted = "expected an object with role (\"system\", \"user\" or \"assistant\") and content";
@@ -67,8 +86,31 @@ impl ChatTemplate {
         context.insert("add_generation_prompt", add_generation_prompt.into());
         context.insert("tools", ().into());
         context.insert("documents", ().into());
+        context.extend(variables.iter().map(|(name, value)| (name.as_str(), JinjaValue::from(Serde(value)))));
         let rendered = self.environment.get_template(NAME).and_then(|template| template.render(context));
         rendered.map_err(|error| Error::argument(format!("the chat template of {}: {}", self.path.display(), message(&error))))
+    }
+}
+
+impl ChatTemplate {
+    /// Renders a conversation up to the end of what its last message says, for the model to go on with it.
+    ///
+    /// # Errors
+    /// As [`Self::render_with`]; there is no last message, or the template changes what it says.
+    pub fn render_to_continue(&self, messages: &[Value], variables: &Map<String, Value>) -> Result<String> {
+        let refuse = |what: &str| Err(Error::argument(format!("continue_final_message: {what}")));
+        let Some((last, before)) = messages.split_last() else { return refuse("there are no messages") };
+        let Some(content) = last.get("content").and_then(Value::as_str) else {
+            return refuse("the content of the last message is no text");
+        };
+        let mut marked = last.clone();
+        marked["content"] = format!("{content}{CONTINUED}").into();
+        let text = self.render_with(&[before, &[marked]].concat(), false, variables)?;
+        let Some(end) = text.rfind(CONTINUED.trim_end()).filter(|_| text.contains(content.trim())) else {
+            return refuse("the chat template changes the last message, so that its end cannot be found");
+        };
+        // Without the space the template has trimmed the message.
+        Ok(if text[end..].starts_with(CONTINUED) { text[..end].to_string() } else { text[..end].trim_end().to_string() })
     }
 }
 

@@ -50,6 +50,15 @@ pub fn generate(
     control: &Control,
     stop: &dyn Fn(&[u32]) -> bool,
 ) -> Result<Vec<Vec<u32>>> {
+    check_prompts(decoder, prompts)?;
+    crate::nn::no_grad(|| team::with(|| run(decoder, prompts, generation, control, stop)))
+}
+
+/// Refuses prompts that cannot be continued.
+///
+/// # Errors
+/// An empty prompt, or one longer than the model's context.
+pub fn check_prompts(decoder: &Decoder, prompts: &[Vec<u32>]) -> Result<()> {
     let context = decoder.config().max_position_embeddings;
     for (index, prompt) in prompts.iter().enumerate() {
         if prompt.is_empty() {
@@ -60,7 +69,7 @@ pub fn generate(
             return Err(Error::argument(format!("prompt {index} has {tokens} tokens; the model's context is {context}")));
         }
     }
-    crate::nn::no_grad(|| team::with(|| run(decoder, prompts, generation, control, stop)))
+    Ok(())
 }
 
 fn run(
@@ -163,6 +172,13 @@ impl Running {
                  load the model again"
                     .into(),
             ));
+        }
+        if self.ids.len() - self.prompt < generation.sampling.min_new_tokens {
+            for end in &generation.stop_tokens {
+                if let Some(logit) = logits.get_mut(*end as usize) {
+                    *logit = f32::NEG_INFINITY;
+                }
+            }
         }
         let token = choose(logits, &self.ids, &generation.sampling, &mut self.random);
         if generation.stop_tokens.contains(&token) {

@@ -1,7 +1,7 @@
 //! A language model as users hold it: decoder, tokenizer, where it came from.
 
 use super::decoder::{Decoder, negative_log_likelihood};
-use super::generate::{Generation, generate};
+use super::generate::{Generation, check_prompts, generate};
 use super::projection::Slot;
 use super::sampling::Sampling;
 use super::weights::{Stored, save_safetensors};
@@ -40,14 +40,24 @@ pub struct GenerateOptions {
     pub top_k: usize,
     /// Sample among the most likely tokens that together have this probability. Default 1.
     pub top_p: f64,
+    /// Sample among the tokens that are at least this many times as likely as the most likely one. Default 0: all.
+    pub min_p: f64,
     /// Above 1 makes repetitions less likely. Default 1.
     pub repetition_penalty: f64,
+    /// No sequence of this many tokens comes twice, the prompt's included. Default 0: any may.
+    pub no_repeat_ngram_size: usize,
+    /// At least this many new tokens, where no stop text comes before. Default 0.
+    pub min_new_tokens: usize,
+    /// How many texts each prompt gets, one behind the other; above 1 with `do_sample`. Default 1.
+    pub num_return_sequences: usize,
     /// Texts that end the generation; the result ends before them.
     pub stop: Vec<String>,
     /// Put the prompt through the chat template as a user's message. Default false.
     pub chat: bool,
     /// The system message with `chat`; default: the template's own.
     pub system: Option<String>,
+    /// What the chat template is told beside the messages with `chat`, such as `enable_thinking`. Default: nothing.
+    pub chat_template_kwargs: serde_json::Map<String, serde_json::Value>,
     /// Seed of the sampling; default: the session's next random number.
     pub seed: Option<u64>,
     /// Prompts computed at the same time. Default 32.
@@ -66,10 +76,15 @@ impl Default for GenerateOptions {
             temperature: sampling.temperature,
             top_k: sampling.top_k,
             top_p: sampling.top_p,
+            min_p: sampling.min_p,
             repetition_penalty: sampling.repetition_penalty,
+            no_repeat_ngram_size: sampling.no_repeat_ngram_size,
+            min_new_tokens: sampling.min_new_tokens,
+            num_return_sequences: 1,
             stop: Vec::new(),
             chat: false,
             system: None,
+            chat_template_kwargs: serde_json::Map::new(),
             seed: None,
             batch_size: 32,
             prompt_lookup_num_tokens: None,
@@ -90,8 +105,24 @@ impl GenerateOptions {
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
             return refuse(format!("top_p must be above 0 and at most 1, got {}", self.top_p));
         }
+        if !(0.0..=1.0).contains(&self.min_p) {
+            return refuse(format!("min_p must be between 0 and 1, got {}", self.min_p));
+        }
         if !self.repetition_penalty.is_finite() || self.repetition_penalty <= 0.0 {
             return refuse(format!("repetition_penalty must be above 0, got {}", self.repetition_penalty));
+        }
+        if self.min_new_tokens > self.max_new_tokens {
+            let (least, most) = (self.min_new_tokens, self.max_new_tokens);
+            return refuse(format!("min_new_tokens must be at most max_new_tokens, which is {most}, got {least}"));
+        }
+        if self.num_return_sequences == 0 {
+            return refuse("num_return_sequences must be at least 1, got 0".into());
+        }
+        if self.num_return_sequences > 1 && !self.samples() {
+            return refuse(format!(
+                "num_return_sequences must be 1 without sampling, which gives the same text every time, got {}; set do_sample: true",
+                self.num_return_sequences
+            ));
         }
         if self.batch_size == 0 {
             return refuse("batch_size must be at least 1, got 0".into());
@@ -100,6 +131,34 @@ impl GenerateOptions {
             return refuse("a stop string is empty: it would end every text at once".into());
         }
         Ok(())
+    }
+
+    /// Whether tokens are drawn; else the most likely one is taken.
+    fn samples(&self) -> bool {
+        self.do_sample && self.temperature > 0.0
+    }
+
+    /// What to say of options that are not heeded beside the others.
+    pub fn warning(&self) -> Option<String> {
+        let default = Self::default();
+        // A temperature of 0 is another way to ask for the most likely token.
+        let given = [
+            ("temperature", self.temperature != default.temperature && self.temperature != 0.0),
+            ("top_k", self.top_k != default.top_k),
+            ("top_p", self.top_p != default.top_p),
+            ("min_p", self.min_p != default.min_p),
+        ];
+        let unheeded: Vec<&str> = given.iter().filter(|(_, given)| *given).map(|(name, _)| *name).collect();
+        let mut parts = Vec::new();
+        if !self.do_sample && !unheeded.is_empty() {
+            let names = unheeded.join(", ");
+            parts.push(format!("generate takes the most likely token and does not heed {names}; set do_sample: true"));
+        }
+        let of_chats = [("system", self.system.is_some()), ("chat_template_kwargs", !self.chat_template_kwargs.is_empty())];
+        if let Some((name, _)) = of_chats.iter().find(|(_, given)| *given && !self.chat) {
+            parts.push(format!("generate does not heed {name}, which is for chats; set chat: true"));
+        }
+        if parts.is_empty() { None } else { Some(parts.join(". ")) }
     }
 }
 
@@ -179,27 +238,39 @@ impl LanguageModel {
     /// writes its own.
     ///
     /// # Errors
-    /// No tokenizer or chat template.
-    pub fn prompt_ids(&self, prompt: &str, chat: bool, system: Option<&str>) -> Result<Vec<u32>> {
+    /// No tokenizer or chat template, or the template does not have a variable that is given.
+    pub fn prompt_ids(&self, prompt: &str, options: &GenerateOptions) -> Result<Vec<u32>> {
         let tokenizer = self.tokenizer()?;
-        if !chat {
+        if !options.chat {
             return tokenizer.encode(prompt, true);
         }
-        let system = system.map(|text| serde_json::json!({ "role": "system", "content": text }));
+        let system = options.system.as_ref().map(|text| serde_json::json!({ "role": "system", "content": text }));
         let user = serde_json::json!({ "role": "user", "content": prompt });
         let messages: Vec<_> = system.into_iter().chain([user]).collect();
-        tokenizer.encode_chat(&messages, true)
+        tokenizer.encode(&tokenizer.chat_template()?.render_with(&messages, true, &options.chat_template_kwargs)?, false)
     }
 
-    /// Continues every prompt; the results are the new texts alone.
+    /// Continues every prompt; the results are the new texts alone, `num_return_sequences` of each prompt one behind the other.
     ///
     /// # Errors
     /// Options out of range, an empty or too long prompt, Ctrl-C.
     pub fn generate(&self, prompts: &[String], options: &GenerateOptions, control: &Control) -> Result<Vec<String>> {
         options.validate()?;
         let tokenizer = self.tokenizer()?;
+        let prompts: Vec<Vec<u32>> = prompts.iter().map(|prompt| self.prompt_ids(prompt, options)).collect::<Result<_>>()?;
+        check_prompts(&self.decoder, &prompts)?;
         let prompts: Vec<Vec<u32>> =
-            prompts.iter().map(|p| self.prompt_ids(p, options.chat, options.system.as_deref())).collect::<Result<_>>()?;
+            prompts.into_iter().flat_map(|prompt| std::iter::repeat_n(prompt, options.num_return_sequences)).collect();
+        let mut stop_tokens = self.stop_tokens()?;
+        // A special token never shows in the text, in which stop strings are looked for.
+        let special = |text: &String| -> Result<Option<u32>> {
+            let Some(id) = tokenizer.token_to_id(text) else { return Ok(None) };
+            let (with, without) = (tokenizer.decode(&[id], false)?, tokenizer.decode(&[id], true)?);
+            Ok((without.is_empty() && !with.is_empty()).then_some(id))
+        };
+        for text in &options.stop {
+            stop_tokens.extend(special(text)?);
+        }
         let generation = Generation {
             max_new_tokens: options.max_new_tokens,
             sampling: Sampling {
@@ -207,20 +278,28 @@ impl LanguageModel {
                 temperature: options.temperature,
                 top_k: options.top_k,
                 top_p: options.top_p,
+                min_p: options.min_p,
                 repetition_penalty: options.repetition_penalty,
+                no_repeat_ngram_size: options.no_repeat_ngram_size,
+                min_new_tokens: options.min_new_tokens,
             },
-            stop_tokens: self.stop_tokens()?,
+            stop_tokens,
             batch_size: options.batch_size,
             seed: options.seed.unwrap_or(0),
             prompt_lookup_num_tokens: options.prompt_lookup_num_tokens,
         };
         let stops = |text: &str| options.stop.iter().filter_map(|s| text.find(s.as_str())).min();
-        let stop = |new: &[u32]| !options.stop.is_empty() && tokenizer.decode(new, true).is_ok_and(|text| stops(&text).is_some());
+        // The rows of many models' embeddings are rounded up beyond the vocabulary: such a token is no text, as in transformers.
+        let text_of = |new: &[u32]| {
+            let known: Vec<u32> = new.iter().copied().filter(|id| tokenizer.id_to_token(*id).is_some()).collect();
+            tokenizer.decode(&known, true)
+        };
+        let stop = |new: &[u32]| !options.stop.is_empty() && text_of(new).is_ok_and(|text| stops(&text).is_some());
         let tokens = generate(&self.decoder, &prompts, &generation, control, &stop)?;
         tokens
             .iter()
             .map(|new| {
-                let text = tokenizer.decode(new, true)?;
+                let text = text_of(new)?;
                 Ok(match stops(&text) {
                     Some(end) => text[..end].to_string(),
                     None => text,

@@ -1,4 +1,5 @@
-//! Choosing the next token: greedy, or sampled after repetition penalty, temperature, top-k and top-p, in transformers' order.
+//! Choosing the next token: greedy, or sampled after repetition penalty, forbidden repeats, temperature, top-k, top-p and min-p, in
+//! transformers' order.
 
 use crate::random::Random;
 
@@ -13,13 +14,29 @@ pub struct Sampling {
     pub top_k: usize,
     /// Keep the most likely tokens that together have this probability.
     pub top_p: f64,
+    /// Keep the tokens that are at least this many times as likely as the most likely one; 0 keeps all (Nguyen et al. 2024, arXiv
+    /// 2407.01082).
+    pub min_p: f64,
     /// Divides positive and multiplies negative logits of tokens already seen (Keskar et al. 2019, arXiv 1909.05858).
     pub repetition_penalty: f64,
+    /// No sequence of this many tokens comes twice, the prompt's included; 0: any may.
+    pub no_repeat_ngram_size: usize,
+    /// The tokens that end a text cannot be chosen before this many new ones.
+    pub min_new_tokens: usize,
 }
 
 impl Default for Sampling {
     fn default() -> Self {
-        Self { do_sample: false, temperature: 1.0, top_k: 50, top_p: 1.0, repetition_penalty: 1.0 }
+        Self {
+            do_sample: false,
+            temperature: 1.0,
+            top_k: 50,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            no_repeat_ngram_size: 0,
+            min_new_tokens: 0,
+        }
     }
 }
 
@@ -35,6 +52,7 @@ pub fn choose(logits: &mut [f32], seen: &[u32], sampling: &Sampling, random: &mu
             *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
         }
     }
+    forbid_repeats(logits, seen, sampling.no_repeat_ngram_size);
     if !sampling.do_sample || sampling.temperature == 0.0 {
         return argmax(logits);
     }
@@ -57,12 +75,26 @@ pub fn choose(logits: &mut [f32], seen: &[u32], sampling: &Sampling, random: &mu
         kept >= sampling.top_p
     });
     weights.truncate(enough.map_or(weights.len(), |i| i + 1));
+    // The most likely token has the weight 1 and always stays.
+    let likely = weights.iter().take_while(|weight| **weight >= sampling.min_p).count();
+    weights.truncate(likely.max(1));
     let mut point = f64::from(random.next_u32()) / f64::from(u32::MAX) * weights.iter().sum::<f64>();
     let index = weights.iter().position(|w| {
         point -= w;
         point <= 0.0
     });
     order[index.unwrap_or(weights.len() - 1)]
+}
+
+/// Makes impossible every token with which the last tokens of `seen` would be a sequence of `size` that it has already.
+fn forbid_repeats(logits: &mut [f32], seen: &[u32], size: usize) {
+    if size == 0 || seen.len() < size {
+        return;
+    }
+    let last = &seen[seen.len() + 1 - size..];
+    for window in seen.windows(size).filter(|window| window.starts_with(last)) {
+        logits[window[size - 1] as usize] = f32::NEG_INFINITY;
+    }
 }
 
 fn argmax(logits: &[f32]) -> u32 {
@@ -97,8 +129,27 @@ mod tests {
         }
         let counts = draws(&Sampling { top_k: 2, ..sampling.clone() }, 100);
         assert!(counts[0] == 0 && counts[3] == 0 && counts[1] > 0);
-        let counts = draws(&Sampling { top_p: 0.5, ..sampling }, 100);
+        let counts = draws(&Sampling { top_p: 0.5, ..sampling.clone() }, 100);
         assert_eq!(counts[2], 100);
+        // The most likely token has half of all; the next a quarter, the others an eighth each.
+        let counts = draws(&Sampling { min_p: 0.4, ..sampling.clone() }, 200);
+        assert!(counts[0] == 0 && counts[3] == 0 && counts[1] > 0 && counts[2] > 0, "{counts:?}");
+        assert_eq!(draws(&Sampling { min_p: 1.0, ..sampling }, 100)[2], 100);
+    }
+
+    #[test]
+    fn no_sequence_comes_twice() {
+        let next = |size, seen: &[u32]| {
+            let sampling = Sampling { no_repeat_ngram_size: size, ..Sampling::default() };
+            choose(&mut [1.0, 5.0, 4.0, 3.0], seen, &sampling, &mut Random::new(0))
+        };
+        assert_eq!(next(0, &[1, 1]), 1);
+        assert_eq!(next(1, &[1, 3]), 2);
+        assert_eq!(next(2, &[0, 1, 0]), 2);
+        assert_eq!(next(2, &[0, 1, 2]), 1);
+        assert_eq!(next(3, &[3, 0, 1, 3, 0]), 2);
+        assert_eq!(next(3, &[0]), 1);
+        assert_eq!(next(2, &[1, 1]), 2);
     }
 
     #[test]

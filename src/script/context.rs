@@ -8,7 +8,7 @@ use crate::random::Random;
 use candle_core::Device;
 use rhai::{Dynamic, Engine, NativeCallContext};
 use std::cell::{OnceCell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -32,6 +32,8 @@ pub struct Context {
     pub second: Second,
     /// A front that shows values in a way of its own in the middle of a script; elsewhere they are printed as text.
     pub canvas: Option<Rc<dyn Canvas>>,
+    /// The warnings that one telling is enough for.
+    told: RefCell<BTreeSet<String>>,
 }
 
 /// How the second engine is made, and the engine.
@@ -69,6 +71,15 @@ impl Context {
             out: PathBuf::from("."),
             second: Second::default(),
             canvas: None,
+            told: RefCell::default(),
+        }
+    }
+
+    /// Warns, but of the same only once in a session: of options that a loop gives again and again.
+    pub fn warn_once(&self, message: String) {
+        if !self.told.borrow().contains(&message) {
+            self.control.warn(&message);
+            self.told.borrow_mut().insert(message);
         }
     }
 

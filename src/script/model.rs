@@ -82,6 +82,9 @@ fn generate(
     mut given: GenerateOptions,
 ) -> ScriptResult<Vec<String>> {
     let session = context(call)?;
+    if let Some(warning) = given.warning() {
+        session.warn_once(warning);
+    }
     if given.seed.is_none() && given.do_sample {
         given.seed = Some(u64::from(session.random.borrow_mut().next_u32()));
     }
@@ -115,8 +118,8 @@ mod auto_model {
 #[export_module]
 mod methods {
     /// Runs the model on token ids: an array, or an array of arrays. The output's `logits` are [batch, seq, vocab].
-    /// Options: `labels` (then the output has `loss`, computed as transformers does: shifted inside, -100 ignored) and
-    /// `attention_mask` (0 where a token is padding).
+    /// Options: `labels` (then the output has `loss`, computed as transformers does: shifted inside, -100 ignored),
+    /// `attention_mask` (0 where a token is padding) and `position_ids` (from 0 in each row, where nothing is given).
     ///
     /// ```rhai
     /// let model = AutoModelForCausalLM::from_pretrained("tiny-random");
@@ -157,9 +160,11 @@ mod methods {
     }
 
     /// Continues a prompt, or every prompt of an array at once; gives the new text alone. Options: `max_new_tokens` (50), `do_sample`
-    /// (false), `temperature` (1), `top_k` (50), `top_p` (1), `repetition_penalty` (1), `stop` (array of strings), `chat` (false;
-    /// true puts the prompt through the chat template), `system`, `seed`, `batch_size` (32), `prompt_lookup_num_tokens`
-    /// (how many tokens are guessed from what a single text repeats, for speed alone; 0: none).
+    /// (false), `temperature` (1), `top_k` (50), `top_p` (1), `min_p` (0), `repetition_penalty` (1), `no_repeat_ngram_size` (0),
+    /// `min_new_tokens` (0), `num_return_sequences` (1; above, a prompt's texts come one behind the other in an array), `stop` (array
+    /// of strings), `chat` (false; true puts the prompt through the chat template), `system`, `chat_template_kwargs` (a map such as
+    /// `#{ enable_thinking: false }`), `seed`, `batch_size` (32),
+    /// `prompt_lookup_num_tokens` (how many tokens are guessed from what a single text repeats, for speed alone; 0: none).
     ///
     /// ```rhai
     /// let model = AutoModelForCausalLM::from_pretrained("tiny-random");
@@ -173,7 +178,6 @@ mod methods {
 
     #[rhai_fn(name = "generate", return_raw)]
     pub fn generate_with(call: NativeCallContext, model: ModelValue, prompt: Dynamic, given: Map) -> ScriptResult<Dynamic> {
-        let single = prompt.is_string();
         let prompts = texts_of(&prompt, "generate: the prompt")?;
         let mut given = OptionMap::new("generate", given);
         // Python users write a single stop string too.
@@ -182,6 +186,7 @@ mod methods {
         if let Some(stop) = stop {
             parsed.stop = texts_of(&stop, "generate: stop")?;
         }
+        let single = prompt.is_string() && parsed.num_return_sequences == 1;
         let mut texts = generate(&call, &model, &prompts, parsed)?;
         if single {
             return Ok(texts.pop().unwrap_or_default().into());
@@ -394,12 +399,16 @@ mod functions {
             }
             let single = arguments[0].is_string();
             let prompts = texts_of(arguments[0], "the pipeline's prompt")?;
-            let texts = generate(&call, &model, &prompts, options("pipeline", given)?)?;
-            let results = prompts.iter().zip(texts).map(|(prompt, text)| {
-                let mut result = Map::new();
-                result.insert("generated_text".into(), format!("{prompt}{text}").into());
-                let results: Array = vec![result.into()];
-                Dynamic::from(results)
+            let given: GenerateOptions = options("pipeline", given)?;
+            let count = given.num_return_sequences;
+            let texts = generate(&call, &model, &prompts, given)?;
+            let results = prompts.iter().zip(texts.chunks(count)).map(|(prompt, texts)| {
+                let result = |text: &String| {
+                    let mut result = Map::new();
+                    result.insert("generated_text".into(), format!("{prompt}{text}").into());
+                    Dynamic::from(result)
+                };
+                Dynamic::from(texts.iter().map(result).collect::<Array>())
             });
             let mut results: Array = results.collect();
             Ok(if single { results.remove(0) } else { results.into() })
@@ -445,7 +454,7 @@ pub fn register(engine: &mut Registry<'_>) {
         )
         .options::<GenerateOptions>(&["generate"], &[("stop", "array | string")])
         .options::<GenerateOptions>(&["pipeline"], &[("model", "Model | string")])
-        .options_by_hand("forward", &[("labels", "array"), ("attention_mask", "array")])
+        .options_by_hand("forward", &[("labels", "array"), ("attention_mask", "array"), ("position_ids", "array")])
         .options_by_hand("num_parameters", &[("only_trainable", "bool = false")]);
     engine.register_type_with_name::<ModelValue>("Model");
     engine.register_type_with_name::<ForwardOutput>("CausalLMOutput");

@@ -100,7 +100,20 @@ fn integer(value: &Dynamic) -> Option<i64> {
 fn rows_of(value: &Dynamic, what: &str) -> Result<Vec<Vec<i64>>> {
     let wrong = || Error::argument(format!("{what} must be an array of integers, or an array of such arrays"));
     if let Some(tensor) = value.read_lock::<TensorValue>() {
-        let tensor = tensor.value().to_dtype(candle_core::DType::I64)?;
+        let given = tensor.value();
+        let tensor = given.to_dtype(candle_core::DType::I64)?;
+        // A fraction would be cut off without a word.
+        let whole = !given.dtype().is_float()
+            || given
+                .sub(&tensor.to_dtype(given.dtype())?)?
+                .abs()?
+                .sum_all()?
+                .to_dtype(candle_core::DType::F32)?
+                .to_scalar::<f32>()?
+                == 0.0;
+        if !whole {
+            return Err(wrong());
+        }
         return Ok(match tensor.dims() {
             [_] => vec![tensor.to_vec1()?],
             [_, _] => tensor.to_vec2()?,
@@ -127,11 +140,37 @@ fn rows_of(value: &Dynamic, what: &str) -> Result<Vec<Vec<i64>>> {
     Ok(rows)
 }
 
-/// Runs the model; `given` may hold `labels` and `attention_mask`.
+/// The positions of the tokens that a mask keeps, row after row; one row of positions serves all, as in transformers.
+fn kept_positions(positions: &[Vec<i64>], masks: &[Vec<bool>]) -> Result<Vec<u32>> {
+    let refuse = |what: String| Err(Error::argument(format!("forward: position_ids {what}")));
+    let wide = |row: &Vec<i64>| row.len() == masks[0].len();
+    if !(positions.len() == masks.len() || positions.len() == 1) || !positions.iter().all(wide) {
+        return refuse("must have the shape of the token ids".into());
+    }
+    let mut kept: Vec<u32> = Vec::new();
+    for (index, mask) in masks.iter().enumerate() {
+        let row = positions.get(index).unwrap_or(&positions[0]);
+        let start = kept.len();
+        for position in row.iter().zip(mask).filter(|(_, kept)| **kept).map(|(position, _)| *position) {
+            let Ok(number) = u32::try_from(position) else {
+                return refuse(format!("must be whole numbers from 0 on, but row {index} has {position}"));
+            };
+            // Attention takes a position's predecessors for the tokens before it.
+            if let Some(before) = kept[start..].last().filter(|before| **before >= number) {
+                return refuse(format!("must rise within a row, but in row {index} {number} comes after {before}"));
+            }
+            kept.push(number);
+        }
+    }
+    Ok(kept)
+}
+
+/// Runs the model; `given` may hold `labels`, `attention_mask` and `position_ids`.
 pub(super) fn forward(call: &NativeCallContext, model: &ModelHandle, ids: &Dynamic, given: Map) -> ScriptResult<ForwardOutput> {
     let session = context(call)?;
     let mut given = OptionMap::new("forward", given);
     let (labels, mask) = (given.take_any("labels"), given.take_any("attention_mask"));
+    let positions = given.take_any("position_ids");
     given.finish()?;
     let run = || -> Result<ForwardOutput> {
         let rows = rows_of(ids, "forward: the token ids")?;
@@ -147,7 +186,10 @@ pub(super) fn forward(call: &NativeCallContext, model: &ModelHandle, ids: &Dynam
             return Err(Error::argument(format!("forward: token id {id} is outside the model's vocabulary of {vocabulary}")));
         }
         let narrow: Vec<Vec<u32>> = rows.iter().map(|r| r.iter().map(|id| *id as u32).collect()).collect();
-        let batch = TokenBatch::masked(&narrow, &masks)?;
+        let mut batch = TokenBatch::masked(&narrow, &masks)?;
+        if let Some(positions) = &positions {
+            batch.positions = kept_positions(&rows_of(positions, "forward: position_ids")?, &masks)?;
+        }
         let pass = Pass { dropout: model.model().training().then_some(&session.random) };
         let decoder = model.model().decoder();
         let logits = Logits::of_pass(decoder, decoder.hidden(&batch, pass)?, pass)?;

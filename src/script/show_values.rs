@@ -208,6 +208,10 @@ pub(crate) fn history_of(result: &Map, wanted: Option<&str>) -> ScriptResult<Vec
         }
     }
     lines.retain(|line| !line.y.is_empty());
+    if log.is_empty() {
+        let advice = "the training ended before its first entry; lower TrainingArguments' logging_steps";
+        return Err(format!("history: log_history is empty: {advice}").into());
+    }
     if lines.is_empty() {
         let keys: Vec<String> = keys.into_iter().collect();
         return Err(format!("history: no entry of log_history has {}; it has: {}", names.join(" or "), keys.join(", ")).into());

@@ -4,13 +4,15 @@ use super::context::context;
 use super::display;
 use super::error::{IntoScript, ScriptResult, positioned};
 use super::options::{Validate, options};
+use super::tensor::TensorValue;
+use crate::error::{Error, Result};
 use crate::model::tokenizer::SpecialToken;
 use crate::model::{Tokenizer, hub};
 use crate::script::registry::Registry;
 use rhai::plugin::*;
 use rhai::{Array, Map};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map as JsonMap, Value, json};
 
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -39,9 +41,24 @@ impl Validate for DecodeOptions {}
 struct ChatOptions {
     add_generation_prompt: bool,
     tokenize: bool,
+    /// End with what the last message says, for the model to go on with it.
+    continue_final_message: bool,
+    /// Whether a model that can reason first is asked to; templates of Qwen3, SmolLM3 and others have it.
+    enable_thinking: Option<bool>,
+    /// Other variables of the template.
+    chat_template_kwargs: JsonMap<String, Value>,
 }
 
-impl Validate for ChatOptions {}
+impl Validate for ChatOptions {
+    fn validate(&self) -> Result<()> {
+        if self.continue_final_message && self.add_generation_prompt {
+            return Err(Error::argument(
+                "continue_final_message goes on with the last message and add_generation_prompt begins another: give one of them",
+            ));
+        }
+        Ok(())
+    }
+}
 
 #[export_module]
 #[allow(missing_docs, clippy::unwrap_used)] // of the code that the macro makes
@@ -123,8 +140,53 @@ mod methods {
         tokenizer.decode(&ids, given.skip_special_tokens).script()
     }
 
+    #[rhai_fn(name = "decode", return_raw, pure)]
+    pub fn decode_one(tokenizer: &mut Tokenizer, id: i64) -> ScriptResult<String> {
+        decode_with(tokenizer, vec![id.into()], Map::new())
+    }
+
+    #[rhai_fn(name = "decode", return_raw, pure)]
+    pub fn decode_tensor(tokenizer: &mut Tokenizer, ids: TensorValue) -> ScriptResult<String> {
+        decode_tensor_with(tokenizer, ids, Map::new())
+    }
+
+    #[rhai_fn(name = "decode", return_raw, pure)]
+    pub fn decode_tensor_with(tokenizer: &mut Tokenizer, ids: TensorValue, options_: Map) -> ScriptResult<String> {
+        let ids = ids.value();
+        if ids.rank() > 1 || ids.dtype().is_float() {
+            let (dims, dtype) = (ids.dims(), ids.dtype().as_str());
+            return Err(format!("decode: the ids must be whole numbers in one row, but the tensor is {dims:?} of {dtype}").into());
+        }
+        let read = || -> Result<Vec<i64>> { Ok(ids.flatten_all()?.to_dtype(candle_core::DType::I64)?.to_vec1()?) };
+        decode_with(tokenizer, read().script()?.into_iter().map(Dynamic::from).collect(), options_)
+    }
+
+    /// The text of each row of token ids, as `decode` gives it.
+    ///
+    /// ```rhai
+    /// AutoTokenizer::from_pretrained("tiny-random").batch_decode([[264, 265], [264]]) // => ["on the", "on"]
+    /// ```
+    #[rhai_fn(return_raw, pure)]
+    pub fn batch_decode(tokenizer: &mut Tokenizer, rows: Array) -> ScriptResult<Array> {
+        batch_decode_with(tokenizer, rows, Map::new())
+    }
+
+    #[rhai_fn(name = "batch_decode", return_raw, pure)]
+    pub fn batch_decode_with(tokenizer: &mut Tokenizer, rows: Array, options_: Map) -> ScriptResult<Array> {
+        let mut texts = Array::new();
+        for (i, row) in rows.into_iter().enumerate() {
+            let found = display::describe(&row);
+            let ids =
+                row.into_array().map_err(|_| format!("batch_decode: row {i} must be an array of token ids, found {found}"))?;
+            texts.push(decode_with(tokenizer, ids, options_.clone())?.into());
+        }
+        Ok(texts)
+    }
+
     /// The conversation as the model was trained to read it: a string, or with `tokenize` its token ids. `add_generation_prompt` ends it
-    /// with the start of the assistant's turn. Each message is `#{ role: "system" | "user" | "assistant", content: ".." }`.
+    /// with the start of the assistant's turn, `continue_final_message` with the last message's words, for the model to go on with.
+    /// `enable_thinking` and, for other variables of the template, the map `chat_template_kwargs` are handed to the template. Each message
+    /// is `#{ role: "system" | "user" | "assistant", content: ".." }`.
     ///
     /// ```rhai
     /// let tokenizer = AutoTokenizer::from_pretrained("tiny-random");
@@ -142,7 +204,15 @@ mod methods {
     pub fn apply_chat_template_with(tokenizer: &mut Tokenizer, messages: Array, options_: Map) -> ScriptResult<Dynamic> {
         let given: ChatOptions = options("apply_chat_template", options_)?;
         let messages: Vec<Value> = messages.iter().map(display::json).collect();
-        let text = tokenizer.apply_chat_template(&messages, given.add_generation_prompt).script()?;
+        let mut variables = given.chat_template_kwargs;
+        if let Some(thinking) = given.enable_thinking {
+            variables.insert("enable_thinking".into(), thinking.into());
+        }
+        let template = tokenizer.chat_template().script()?;
+        let text = match given.continue_final_message {
+            true => template.render_to_continue(&messages, &variables).script()?,
+            false => template.render_with(&messages, given.add_generation_prompt, &variables).script()?,
+        };
         if given.tokenize {
             return Ok(Dynamic::from_array(array(&tokenizer.encode(&text, false).script()?)));
         }
@@ -159,6 +229,16 @@ mod methods {
         tokenizer.token_to_id(token).map_or(Dynamic::UNIT, |id| i64::from(id).into())
     }
 
+    #[rhai_fn(name = "convert_tokens_to_ids", return_raw, pure)]
+    pub fn convert_all_tokens(tokenizer: &mut Tokenizer, tokens: Array) -> ScriptResult<Array> {
+        let id = |token: Dynamic| -> ScriptResult<Dynamic> {
+            let found = display::describe(&token);
+            let token = token.into_string().map_err(|_| format!("convert_tokens_to_ids: a token is a string, found {found}"))?;
+            Ok(convert_tokens_to_ids(tokenizer, &token))
+        };
+        tokens.into_iter().map(id).collect()
+    }
+
     /// The token of an id as the vocabulary spells it; `()` where there is no such id.
     ///
     /// ```rhai
@@ -167,6 +247,16 @@ mod methods {
     #[rhai_fn(pure)]
     pub fn convert_ids_to_tokens(tokenizer: &mut Tokenizer, id: i64) -> Dynamic {
         u32::try_from(id).ok().and_then(|id| tokenizer.id_to_token(id)).map_or(Dynamic::UNIT, Dynamic::from)
+    }
+
+    #[rhai_fn(name = "convert_ids_to_tokens", return_raw, pure)]
+    pub fn convert_all_ids(tokenizer: &mut Tokenizer, ids: Array) -> ScriptResult<Array> {
+        let token = |id: Dynamic| -> ScriptResult<Dynamic> {
+            let found = display::describe(&id);
+            let id = id.as_int().map_err(|_| format!("convert_ids_to_tokens: an id is an integer, found {found}"))?;
+            Ok(convert_ids_to_tokens(tokenizer, id))
+        };
+        ids.into_iter().map(token).collect()
     }
 
     /// Writes tokenizer.json, tokenizer_config.json and chat_template.jinja into a folder, for transformers to load. A relative path is
@@ -268,7 +358,7 @@ fn id(token: Option<&SpecialToken>) -> Dynamic {
 pub fn register(engine: &mut Registry<'_>) {
     engine
         .options::<EncodeOptions>(&["encode"], &[])
-        .options::<DecodeOptions>(&["decode"], &[])
+        .options::<DecodeOptions>(&["decode", "batch_decode"], &[])
         .options::<ChatOptions>(&["apply_chat_template"], &[]);
     engine.register_type_with_name::<Tokenizer>("Tokenizer");
     engine.register_static_module("AutoTokenizer", exported_module!(auto_tokenizer).into());

@@ -9,8 +9,8 @@ use super::error::{IntoScript, ScriptResult, into_library};
 use super::forgetting::EwcValue;
 use super::model::ModelValue;
 use super::options::{OptionMap, Validate, options};
-use crate::data::Encoding;
-use crate::error::Result;
+use crate::data::{Encoding, TokenRows};
+use crate::error::{Error, Result};
 use crate::model::Tokenizer;
 use crate::script::registry::Registry;
 use crate::train::arguments::Method;
@@ -47,13 +47,19 @@ impl TrainerValue {
         let longest = self.model.model().decoder().config().max_position_embeddings;
         let limit = self.args.longest_row(longest);
         let encoding = Encoding { max_length: Some(limit), ..Encoding::default() };
-        let encode = |rows: &Rows| {
-            let (rows, warning) = rows.tokenized(tokenizer, encoding, &session.control).script()?;
-            warning.into_iter().for_each(|warning| session.control.warn(warning));
-            ScriptResult::Ok(rows)
+        let encode = |rows: &Rows, name: &str| -> Result<TokenRows> {
+            let (rows, warning) = rows.tokenized(tokenizer, encoding, &session.control)?;
+            warning.into_iter().for_each(|warning| session.control.warn(format!("{name}: {warning}")));
+            Ok(rows)
         };
-        let train = encode(&self.train)?;
-        let eval = self.eval.as_ref().map(encode).transpose()?.unwrap_or_default();
+        let train = encode(&self.train, "train_dataset").script()?;
+        // Without rows there is nothing to evaluate on, which is said only where somebody wants to.
+        let eval = self.eval.as_ref().filter(|rows| rows.check_not_empty("evaluation").is_ok());
+        let eval = eval.map(|rows| encode(rows, "eval_dataset")).transpose().map_err(|error| match error {
+            Error::Argument(message) => Error::Argument(format!("eval_dataset: {message}")),
+            other => other,
+        });
+        let eval = eval.script()?.unwrap_or_default();
         let regularizer = self.regularizer.as_ref().map(|ewc| ewc.0.borrow());
         let args = TrainingArguments { output_dir: session.output_path(&self.args.output_dir), ..self.args.clone() };
         work(&Trainer {
@@ -76,6 +82,7 @@ fn state_map(state: &StepState) -> Map {
     map.insert("grad_norm".into(), state.grad_norm.into());
     map.insert("learning_rate".into(), state.learning_rate.into());
     map.insert("tokens".into(), (state.tokens as i64).into());
+    map.insert("eval_loss".into(), state.eval_loss.map_or(Dynamic::UNIT, Dynamic::from));
     map
 }
 
@@ -85,7 +92,8 @@ mod functions {
     /// `learning_rate` (5e-5), `per_device_train_batch_size` (8), `gradient_accumulation_steps` (1), `warmup_ratio` (0), `warmup_steps` (0),
     /// `lr_scheduler_type` ("linear"), `lr_scheduler_kwargs` (#{}), `weight_decay` (0), `max_grad_norm` (1), `optim` ("adamw_torch"),
     /// `optim_args` (a map, or a text such as "momentum=0.9"), `ema_decay` (0), `seed` (42),
-    /// `data_seed`, `logging_steps` (10), `save_steps` (0: no checkpoints), `save_total_limit`, `eval_strategy` ("no"), `eval_steps` (100),
+    /// `data_seed`, `logging_strategy` ("steps"), `logging_steps` (10), `logging_first_step` (false), `save_strategy` ("steps"; "epoch" or
+    /// "no"), `save_steps` (0: no checkpoints), `save_total_limit`, `eval_strategy` ("no"), `eval_steps` (100),
     /// `gradient_checkpointing` (false), `bf16` and `tf32` (false: products in f32; see `set_float32_matmul_precision`),
     /// `max_length` (the model's context), `packing` (false), `adam_beta1`, `adam_beta2`, `adam_epsilon`.
     /// For LoRA+ there are `loraplus_lr_ratio` (B's learning rate as a multiple of A's) and `loraplus_lr_embedding` (1e-6).
@@ -137,10 +145,13 @@ mod functions {
         Ok(advice.iter().map(|a| from_json(&serde_json::to_value(a).unwrap_or_default())).collect())
     }
 
-    /// Trains a model on a data set. Options: `model` and `train_dataset` (required; rows as in the section on data, or a stream of
-    /// them, which needs `max_steps` in the arguments where nobody knows how many they are), `args`
+    /// Trains a model on a data set. Options: `model` and `train_dataset` (required; rows as in the section on data, rows of `input_ids`
+    /// with `labels` where they are tokens already, or a stream of rows, which needs `max_steps` in the arguments where nobody knows how
+    /// many they are), `args`
     /// (TrainingArguments), `eval_dataset`, `regularizer` (an EWCRegularizer), `callbacks` (functions of a state map, called after every
-    /// step; one that gives `false` ends the training), `processing_class` (a tokenizer; default the model's).
+    /// step; one that gives `false` ends the training), `processing_class` (a tokenizer; default the model's). A callback's map has
+    /// `step`, `total_steps`, `epoch`, `loss`, `grad_norm`, `learning_rate`, `tokens`, and `eval_loss`, which is `()` but after an
+    /// evaluation: enough to stop early, or to keep the `state_dict()` of the best model.
     ///
     /// ```rhai
     /// let model = AutoModelForCausalLM::from_pretrained("tiny-random");
@@ -219,7 +230,7 @@ mod functions {
         Ok(from_json(&serde_json::to_value(&result).unwrap_or_default()))
     }
 
-    /// The loss on the evaluation set: a map with `eval_loss` and `perplexity`.
+    /// The loss on the evaluation set, or on other rows: a map with `eval_loss` and `perplexity`.
     ///
     /// ```rhai
     /// let model = AutoModelForCausalLM::from_pretrained("tiny-random");
@@ -234,6 +245,24 @@ mod functions {
         map.insert("eval_loss".into(), loss.into());
         map.insert("perplexity".into(), loss.exp().into());
         Ok(map)
+    }
+
+    #[rhai_fn(name = "evaluate", return_raw)]
+    pub fn evaluate_on(call: NativeCallContext, trainer: TrainerValue, eval_dataset: Dynamic) -> ScriptResult<Map> {
+        let eval = Some(to_rows(&eval_dataset, "evaluate: eval_dataset")?);
+        evaluate(call, TrainerValue { eval, ..trainer })
+    }
+
+    /// The model that is trained.
+    #[rhai_fn(get = "model", pure)]
+    pub fn model_of_trainer(trainer: &mut TrainerValue) -> ModelValue {
+        trainer.model.clone()
+    }
+
+    /// The trainer's arguments.
+    #[rhai_fn(get = "args", pure)]
+    pub fn arguments_of_trainer(trainer: &mut TrainerValue) -> TrainingArguments {
+        trainer.args.clone()
     }
 
     /// Saves the trained model, or its adapter, into a folder.

@@ -22,6 +22,19 @@ pub enum EvalStrategy {
     Epoch,
 }
 
+/// When checkpoints are saved, and when the log gets an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Interval {
+    /// Never.
+    No,
+    /// Every so many optimiser steps, and after the last one.
+    #[default]
+    Steps,
+    /// After every epoch, and after the last step where it ends within one.
+    Epoch,
+}
+
 /// Options of a training run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -72,9 +85,15 @@ pub struct TrainingArguments {
     pub seed: u64,
     /// Seed of the order alone, where it should differ.
     pub data_seed: Option<u64>,
-    /// Steps between entries of the log. Default 10.
+    /// When the log gets an entry: "steps" (default), "epoch" or "no".
+    pub logging_strategy: Interval,
+    /// Steps between entries of the log with "steps". Default 10.
     pub logging_steps: u64,
-    /// Steps between checkpoints; 0 (default): none.
+    /// With "steps" the first step has an entry of its own. Default false.
+    pub logging_first_step: bool,
+    /// When checkpoints are saved: "steps" (default), "epoch" or "no".
+    pub save_strategy: Interval,
+    /// Steps between checkpoints with "steps"; 0 (default): none.
     pub save_steps: u64,
     /// Checkpoints to keep, the newest; default all.
     pub save_total_limit: Option<usize>,
@@ -126,7 +145,10 @@ impl Default for TrainingArguments {
             max_grad_norm: 1.0,
             seed: 42,
             data_seed: None,
+            logging_strategy: Interval::Steps,
             logging_steps: 10,
+            logging_first_step: false,
+            save_strategy: Interval::Steps,
             save_steps: 0,
             save_total_limit: None,
             eval_strategy: EvalStrategy::No,
@@ -233,6 +255,24 @@ impl TrainingArguments {
             );
         }
         Ok(())
+    }
+
+    /// Whether a checkpoint is due after a step, `epoch` passes over the data into a run of `total` steps.
+    pub fn saves(&self, step: u64, epoch: f64, total: u64) -> bool {
+        match self.save_strategy {
+            Interval::No => false,
+            Interval::Steps => self.save_steps > 0 && (step.is_multiple_of(self.save_steps) || step == total),
+            Interval::Epoch => epoch.fract() == 0.0 || step == total,
+        }
+    }
+
+    /// Whether the log gets an entry for a step, `epoch` passes over the data into a run of `total` steps.
+    pub fn logs(&self, step: u64, epoch: f64, total: u64) -> bool {
+        match self.logging_strategy {
+            Interval::No => false,
+            Interval::Steps => step.is_multiple_of(self.logging_steps) || step == total || (self.logging_first_step && step == 1),
+            Interval::Epoch => epoch.fract() == 0.0 || step == total,
+        }
     }
 
     /// What products may do with their factors while this training runs, at least.

@@ -78,7 +78,8 @@ fn list(root: &Path) -> Result<Vec<(u64, PathBuf)>> {
 pub fn latest(root: &Path) -> Result<PathBuf> {
     let newest = if root.is_dir() { list(root)?.pop() } else { None };
     newest.map(|(_, path)| path).ok_or_else(|| {
-        Error::Missing(format!("there is no checkpoint to resume from in {}; set save_steps when training", root.display()))
+        let advice = "set save_steps, or save_strategy: \"epoch\", when training";
+        Error::Missing(format!("there is no checkpoint to resume from in {}; {advice}", root.display()))
     })
 }
 
@@ -89,7 +90,9 @@ pub fn latest(root: &Path) -> Result<PathBuf> {
 /// A file is missing or damaged, or belongs to another model or to a run with other arguments.
 pub fn resume(folder: &Path, model: &ModelHandle, updater: &mut Updater, args: &TrainingArguments) -> Result<Progress> {
     if !folder.join(STATE).is_file() {
-        return Err(Error::Missing(format!("{} is no checkpoint: it has no {STATE}", folder.display())));
+        let within = if folder.is_dir() { list(folder)?.pop() } else { None };
+        let advice = within.map_or(String::new(), |(_, path)| format!("; the newest one in it is {}", path.display()));
+        return Err(Error::Missing(format!("{} is no checkpoint: it has no {STATE}{advice}", folder.display())));
     }
     let text = files::read_text(&folder.join(STATE))?;
     let progress: Progress = serde_json::from_str(&text).map_err(|e| Error::format(folder.join(STATE), e.to_string()))?;

@@ -75,6 +75,8 @@ pub struct StepState {
     pub learning_rate: f64,
     /// Tokens trained on so far.
     pub tokens: u64,
+    /// Loss on the evaluation set, where it was computed after this step.
+    pub eval_loss: Option<f64>,
 }
 
 /// What a training run gave.
@@ -144,6 +146,12 @@ impl Trainer<'_> {
             Some(folder) => checkpoint::resume(folder, &self.model, &mut updater, &self.args)?,
             None => Progress::default(),
         };
+        if resume.is_some() && progress.step >= total {
+            control.warn(format!(
+                "the checkpoint is of step {} of {total}: nothing is left to train. For more, raise num_train_epochs or max_steps",
+                progress.step
+            ));
+        }
         let mut run = Run { trainable, parameters, steps_per_epoch, total, tokens: 0, start: Instant::now() };
         let outcome =
             updater.begin().and_then(|()| self.run_steps(&feed, &mut run, &mut updater, &mut progress, control, callback));
@@ -167,6 +175,9 @@ impl Trainer<'_> {
 
     /// Refuses arguments that do not suit the model or the data.
     fn check_settings(&self) -> Result<()> {
+        if let Some(regularizer) = self.regularizer {
+            regularizer.check_model(&self.model)?;
+        }
         if self.args.eval_strategy != EvalStrategy::No && self.eval.known_len() == Some(0) {
             let by_loss = match self.args.lr_scheduler_type {
                 Schedule::ReduceLrOnPlateau => ", whose loss lr_scheduler_type \"reduce_lr_on_plateau\" follows",
@@ -235,10 +246,9 @@ impl Trainer<'_> {
                 let epoch = epoch as f64 + feed.share(done);
                 pending.push(Step { number: progress.step, epoch, rate, tokens: run.tokens, loss, norm });
                 let evaluates = self.evaluates(progress.step, epoch, total);
-                let saves =
-                    self.args.save_steps > 0 && (progress.step.is_multiple_of(self.args.save_steps) || progress.step == total);
+                let saves = self.args.saves(progress.step, epoch, total);
                 // Numbers on a device are waited for only where they are wanted.
-                let logs = progress.step.is_multiple_of(self.args.logging_steps) || progress.step == total;
+                let logs = self.args.logs(progress.step, epoch, total);
                 let known = pending.iter().all(|step| matches!((&step.loss, &step.norm), (Loss::Known(_), Norm::Known(_))));
                 if !(known || logs || evaluates || saves || callback.is_some()) {
                     continue;
@@ -251,8 +261,10 @@ impl Trainer<'_> {
                     self.record(progress, &step, total);
                     measured.push(step);
                 }
+                let mut eval_loss = None;
                 if evaluates {
                     let loss = updater.evaluate(|| self.evaluate(control))?;
+                    eval_loss = Some(loss);
                     progress.log_history.push(LogEntry { eval_loss: Some(loss), ..LogEntry::of(progress.step, epoch) });
                 }
                 if saves {
@@ -263,8 +275,16 @@ impl Trainer<'_> {
                     let speed = tokens as f64 / run.start.elapsed().as_secs_f64().max(1e-9);
                     let message = format!("loss {loss:.4}, lr {rate:.2e}, {speed:.0} tokens/s");
                     control.training_step(number, total, loss, message);
-                    let state =
-                        StepState { step: number, total_steps: total, epoch, loss, grad_norm: norm, learning_rate: rate, tokens };
+                    let state = StepState {
+                        step: number,
+                        total_steps: total,
+                        epoch,
+                        loss,
+                        grad_norm: norm,
+                        learning_rate: rate,
+                        tokens,
+                        eval_loss: eval_loss.filter(|_| number == progress.step),
+                    };
                     if let Some(callback) = &mut callback
                         && !callback(&state)?
                     {
@@ -289,7 +309,13 @@ impl Trainer<'_> {
         let loss = finite_loss(loss.value()?, step, rate)?;
         // A norm is finite exactly when every element is: one pass both measures and checks.
         let norm = grad_norm(&run.parameters)?;
-        if !norm.is_finite() || !every_gradient {
+        // A callback may freeze parameters on the way: they stay as they are, as in PyTorch.
+        let missing = run.parameters.iter().any(|parameter| parameter.requires_grad() && !parameter.has_grad());
+        if !run.parameters.iter().any(Parameter::requires_grad) {
+            let message = "no parameter requires a gradient any more; a callback that freezes must leave some to train";
+            return Err(at_step(step, Error::Training(message.into())));
+        }
+        if !norm.is_finite() || missing {
             let found = check_gradients(&run.trainable)
                 .err()
                 .unwrap_or_else(|| Error::Training("the norm of the gradient is not finite: lower learning_rate".into()));
@@ -354,7 +380,7 @@ impl Trainer<'_> {
         }
         if count == 0 {
             // Every row was cut before its first target: a step that learns nothing, with a gradient of zero.
-            for parameter in parameters.iter().filter(|parameter| !parameter.has_grad()) {
+            for parameter in parameters.iter().filter(|parameter| parameter.requires_grad() && !parameter.has_grad()) {
                 parameter.accumulate(&parameter.value().zeros_like()?)?;
             }
         }
@@ -383,7 +409,7 @@ impl Trainer<'_> {
     fn record(&self, progress: &mut Progress, step: &Measured, total: u64) {
         progress.loss_sum += step.loss;
         progress.window.push(step.loss);
-        if step.number.is_multiple_of(self.args.logging_steps) || step.number == total {
+        if self.args.logs(step.number, step.epoch, total) {
             let mean = progress.window.iter().sum::<f64>() / progress.window.len().max(1) as f64;
             progress.window.clear();
             progress.log_history.push(LogEntry {

@@ -95,6 +95,10 @@ fn tokens_labels_and_masks_that_do_not_fit() {
         ("[1, 2, 3], #{ attention_mask: [1, 1] }", &["row 0 has 3 tokens", "attention_mask has 2"]),
         ("[[1, 2], [3, 4]], #{ attention_mask: [[1, 1]] }", &["attention_mask", "number of rows"]),
         ("[1, 2], #{ attention_mask: [0, 0] }", &["row 0", "masked in full"]),
+        ("[1, 2], #{ position_ids: [0] }", &["position_ids", "shape of the token ids"]),
+        ("[1, 2], #{ position_ids: [-1, 0] }", &["position_ids", "from 0 on", "row 0 has -1"]),
+        ("[[1, 2], [3, 4]], #{ position_ids: [[0, 1], [1, 1]] }", &["position_ids", "must rise", "row 1", "1 comes after 1"]),
+        ("tensor([1.5, 2.0])", &["token ids", "array of integers"]),
     ];
     for (arguments, words) in cases {
         place.fails(&forward(arguments), words);
@@ -115,6 +119,11 @@ fn generation_that_cannot_be() {
         ("\"a\", #{ temperature: -1 }", &["temperature", "at least 0", "-1"]),
         ("\"a\", #{ top_p: 0 }", &["top_p", "above 0"]),
         ("\"a\", #{ repetition_penalty: 0 }", &["repetition_penalty", "above 0"]),
+        ("\"a\", #{ min_p: 1.5 }", &["min_p", "between 0 and 1", "1.5"]),
+        ("\"a\", #{ min_new_tokens: 60 }", &["min_new_tokens", "at most max_new_tokens", "50", "60"]),
+        ("\"a\", #{ num_return_sequences: 0, do_sample: true }", &["num_return_sequences", "at least 1"]),
+        ("\"a\", #{ num_return_sequences: 2 }", &["num_return_sequences", "do_sample: true"]),
+        ("[\"a\", \"\"], #{ num_return_sequences: 2, do_sample: true }", &["prompt 1", "no tokens"]),
         ("\"a\", #{ max_new_tokens: -1 }", &["max_new_tokens", "-1"]),
         ("\"a\", #{ stop: [\"\"] }", &["stop", "empty"]),
         ("\"\"", &["prompt 0", "no tokens"]),
