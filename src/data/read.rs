@@ -105,7 +105,7 @@ pub(super) fn no_rows(path: &Path) -> Error {
 
 fn read_file(format: FileFormat, path: &Path, options: &ReadOptions) -> Result<Dataset> {
     let size = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?.len();
-    if format == FileFormat::Json && size >= INDEXED && !input::is_compressed(path) && !json::is_array(path)? {
+    if format == FileFormat::Json && size >= INDEXED && !input::is_compressed(path)? && !json::is_array(path)? {
         let origin = Origin { path: path.to_path_buf(), lines: Lines::Counted };
         return Ok(Dataset::of_table(Table::of_lines(LineFile::index(path, &options.control)?).read_from(origin)));
     }

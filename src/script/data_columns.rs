@@ -10,7 +10,7 @@ use super::options::options as parse;
 use crate::data::{ColumnChange, Dataset, columns};
 use crate::script::registry::Registry;
 use rhai::plugin::*;
-use rhai::{Array, ImmutableString, Map};
+use rhai::{Array, INT, ImmutableString, Map};
 
 /// Adds the functions to the language.
 pub fn register(engine: &mut Registry<'_>) {
@@ -36,6 +36,26 @@ mod column_functions {
     #[rhai_fn(global, get = "column_names", pure)]
     pub fn column_names(dataset: &mut Dataset) -> Array {
         dataset.columns().into_iter().map(Dynamic::from).collect()
+    }
+
+    /// Number of columns.
+    ///
+    /// ```rhai
+    /// Dataset::from_list([#{ a: 1, b: 2 }]).num_columns // => 2
+    /// ```
+    #[rhai_fn(global, get = "num_columns", pure)]
+    pub fn num_columns(dataset: &mut Dataset) -> INT {
+        dataset.columns().len() as INT
+    }
+
+    /// The numbers of rows and columns.
+    ///
+    /// ```rhai
+    /// Dataset::from_list([#{ a: 1, b: 2 }]).shape // => [1, 2]
+    /// ```
+    #[rhai_fn(global, get = "shape", pure)]
+    pub fn shape(dataset: &mut Dataset) -> Array {
+        vec![Dynamic::from(dataset.len() as INT), Dynamic::from(dataset.columns().len() as INT)]
     }
 
     /// The kind of every column by its first value: "string", "int64", "float64", "bool", "list", "struct".

@@ -120,8 +120,10 @@ fn expanded(session: &Context, pattern: &str) -> ScriptResult<Vec<PathBuf>> {
     if path.exists() || !pattern.contains(['*', '?', '[']) {
         return Ok(vec![path]);
     }
+    // `**` alone at the end fits folders; what is meant is the files in them.
+    let files = if pattern.ends_with("**") { format!("{pattern}/*") } else { pattern.to_string() };
     // As other paths: below `--out` where something is there, else as it is.
-    for root in [session.output_path(pattern), PathBuf::from(pattern)] {
+    for root in [session.output_path(&files), PathBuf::from(&files)] {
         let found = glob::glob(&root.to_string_lossy()).map_err(|e| format!("data_files: \"{pattern}\" is no pattern: {e}"))?;
         let mut paths: Vec<PathBuf> = found.flatten().filter(|path| path.is_file()).collect();
         if !paths.is_empty() {

@@ -212,7 +212,7 @@ fn old_and_new(columns: &Dynamic) -> ScriptResult<Vec<(String, String)>> {
 mod loading_functions {
     /// A data set from files, from the hub or from the program itself. The first argument is
     /// - "json" (JSON Lines or an array), "csv", "parquet" or "text" with `data_files`: a path, a pattern such as "data/*.jsonl", an
-    ///   array of these, or a map of split names to these, which gives a map of data sets. Files ending in `.gz` are decompressed;
+    ///   array of these, or a map of split names to these, which gives a map of data sets. Files of gzip are decompressed;
     /// - the path of a file whose suffix says what it is, or of a folder of such files;
     /// - a data set of the Hugging Face hub, "org/name": its Parquet, JSON, CSV or text files. Without `split` it gives a map of data
     ///   sets. `name` chooses among several configurations, `revision` a branch, tag or commit. `HF_HOME`, `HF_TOKEN`, `HF_ENDPOINT`
@@ -226,8 +226,9 @@ mod loading_functions {
     /// `columns` (a map of the names that are wanted to those in the file), `format` (what training takes every row for: "alpaca",
     /// "sharegpt", "messages", "prompt_completion", "text", or "auto", that of the first row; by default each row is what its own fields
     /// say), `streaming` (true: a stream, whose rows are read as they are asked for and never held; a file of the hub is downloaded in
-    /// full when the stream comes to it). Of CSV only an empty cell is null, not `NA` or `NaN`. Large files are not held in memory without
-    /// `streaming` either, and can be shuffled in full.
+    /// full when the stream comes to it). Of CSV only an empty cell is null, not `NA` or `NaN`, and a column without a name is called by
+    /// its place, `Unnamed: 0`, as pandas has it. Large files are not held in memory without `streaming` either, and can be shuffled in
+    /// full.
     ///
     /// ```rhai
     /// let ds = load_dataset("general_qa", #{ split: "train[:3]" });

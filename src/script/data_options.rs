@@ -25,6 +25,16 @@ impl Validate for ShuffleOptions {
     }
 }
 
+/// Options of `map` and `filter` of a data set.
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EachRowOptions {
+    /// Whether the function also gets the row's number, counted from 0: `|row, index|`; default false.
+    pub with_indices: bool,
+}
+
+impl Validate for EachRowOptions {}
+
 /// Options of `sort`.
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -170,10 +180,13 @@ impl LoadOptions {
     pub fn delimiter_byte(&self) -> Result<Option<u8>> {
         match self.delimiter.as_deref().map(str::as_bytes) {
             None => Ok(None),
-            Some([byte]) if byte.is_ascii() => Ok(Some(*byte)),
+            // A quote and a line break have a meaning of their own in CSV.
+            Some([byte]) if byte.is_ascii() && !b"\"\r\n".contains(byte) => Ok(Some(*byte)),
             Some(_) => {
                 let given = self.delimiter.as_deref().unwrap_or_default();
-                Err(Error::argument(format!("delimiter must be one character such as \";\", but it is \"{given}\"")))
+                Err(Error::argument(format!(
+                    "delimiter must be one character such as \";\", and no quote or line break, but it is {given:?}"
+                )))
             }
         }
     }

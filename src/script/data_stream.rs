@@ -147,7 +147,7 @@ mod stream_functions {
         let later = Later::new(&call, change)?;
         Ok(stream.map(Rc::new(move |row| {
             let made = later.call(row)?;
-            made_row(&made, row, "it").map_err(|e| Error::Callback(inner_message(&e)))
+            made_row(&made, row, &"it").map_err(|e| Error::Callback(inner_message(&e)))
         })))
     }
 
