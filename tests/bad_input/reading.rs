@@ -49,6 +49,15 @@ fn files_of_another_kind_are_named() {
         "load_dataset(\"csv\", #{ data_files: \"x.csv\", delimiter: \"\\\"\" });",
         &["delimiter", "no quote or line break"],
     );
+    for (text, words) in [
+        ("{\"a\": 1}\n{\"a\": NaN}\n", "line 2, column 7: NaN is no number of JSON; write null"),
+        ("{\"a\": -Infinity}\n", "line 1, column 8: Infinity is no number of JSON"),
+        ("{\n  \"a\": 1\n}\n{\n  \"a\": 2\n}\n", "the first JSON object goes over several lines"),
+        ("{\"a\": 1}{\"a\": 2}\n", "line 1, column 9: trailing characters"),
+    ] {
+        place.write("x.jsonl", text);
+        place.fails("load_dataset(\"x.jsonl\");", &["x.jsonl: ", words]);
+    }
     place.write("mixed/train.csv", "a\n1\n");
     place.write("mixed/test.jsonl", "{\"a\": 1}\n");
     place.fails("load_dataset(\"mixed\");", &["mixed: train.csv and test.jsonl are of different formats", "data_files"]);
