@@ -16,7 +16,7 @@ use std::any::TypeId;
 use std::fmt::Display;
 use std::ops::{Range, RangeInclusive};
 
-pub use super::data_options::{EachRowOptions, LoadOptions, ReplayOptions, ShuffleOptions, SplitOptions};
+pub use super::data_options::{EachRowOptions, InterleaveOptions, LoadOptions, ReplayOptions, ShuffleOptions, SplitOptions};
 
 /// Adds the functions to the language.
 pub fn register(engine: &mut Registry<'_>) {

@@ -2,7 +2,7 @@
 
 use super::options::Validate;
 use crate::data::read::SampleBy;
-use crate::data::{FractionOf, RowFormat, TestSize};
+use crate::data::{FractionOf, RowFormat, Stopping, TestSize};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -197,6 +197,20 @@ impl Validate for LoadOptions {
         self.delimiter_byte().map(|_| ())
     }
 }
+
+/// Options of `interleave_datasets`.
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct InterleaveOptions {
+    /// How likely each data set is to give the next row; they sum to 1. Default: the data sets take turns.
+    pub probabilities: Option<Vec<f64>>,
+    /// What the choice depends on, as in `numpy.random.default_rng`; default: the session's random source.
+    pub seed: Option<u64>,
+    /// When the mix ends: when one data set has ended, or all, where those that end earlier begin again or, without replacement, do not.
+    pub stopping_strategy: Stopping,
+}
+
+impl Validate for InterleaveOptions {}
 
 /// Options of `create_replay_dataset`.
 #[derive(Debug, Clone, Deserialize, Serialize)]

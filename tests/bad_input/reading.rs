@@ -24,6 +24,8 @@ fn what_other_programs_write_is_read() {
     place.write("parts/a.jsonl", "{\"a\": 1}\n");
     place.write("parts/more/b.jsonl", "{\"a\": 2}\n");
     prints("load_dataset(\"json\", #{ data_files: \"parts/**\" }).column(\"a\")", "[1, 2]");
+    let splits = "data_files: #{ train: \"parts/a.jsonl\", test: \"parts/more/b.jsonl\" }, split: \"test + train[:1]\"";
+    prints(&format!("load_dataset(\"json\", #{{ {splits} }}).column(\"a\")"), "[2, 1]");
     place.write("csv/train.csv", "a\n1\n");
     place.write("csv/meta.json", "{\"about\": 1}");
     prints("load_dataset(\"csv\").train.column(\"a\")", "[1]");
@@ -45,6 +47,8 @@ fn files_of_another_kind_are_named() {
     place.write("cut.csv.gz", &gzip("a,b\n1,2\n3,4\n")[..20]);
     place.fails("load_dataset(\"cut.csv.gz\");", &["cannot read cut.csv.gz: "]);
     place.write("x.csv", "a,b\n1,2\n");
+    place.fails("load_dataset(\"x.csv\", #{ split: \"train+test\" });", &["no split \"test\"; it has: train"]);
+    place.fails("load_dataset(\"x.csv\", #{ split: \"train+train\", streaming: true });", &["a stream is of one split"]);
     place.fails(
         "load_dataset(\"csv\", #{ data_files: \"x.csv\", delimiter: \"\\\"\" });",
         &["delimiter", "no quote or line break"],
@@ -94,6 +98,14 @@ fn functions_that_fail_say_on_which_row() {
     place.fails(&format!("{load}ds.map(|row| row.a);"), &["map: row 0 (x.jsonl, line 1) became a value of type"]);
     place.fails(&format!("{load}ds.filter(|row| row.a);"), &["for row 0 (x.jsonl, line 1) it returned"]);
     place.fails(&format!("{load}ds.map(|row| row, #{{ batched: true }});"), &["map", "batched", "with_indices"]);
+    let mix = |options: &str| format!("interleave_datasets([[#{{ a: 1 }}], [#{{ a: 2 }}]], #{{ {options} }});");
+    place.fails(&mix("probabilities: [0.5, 0.4]"), &["interleave_datasets", "must sum to 1", "0.9"]);
+    place.fails(&mix("probabilities: [1.0]"), &["1 probabilities for 2 data sets"]);
+    let never = "probabilities: [1, 0], stopping_strategy: \"all_exhausted\"";
+    place.fails(&mix(never), &["data set 1 has the probability 0"]);
+    place.fails(&mix("stopping_strategy: \"both\""), &["stopping_strategy", "all_exhausted", "both"]);
+    place.fails("interleave_datasets([[#{ a: 1 }], []]);", &["data set 1 has no rows"]);
+    place.fails("interleave_datasets([]);", &["at least one data set"]);
     place.fails("Dataset::from_dict(#{ a: [1], b: [1, 2] });", &["column `b` has 2 values", "have 1", "script.rhai:1:"]);
     place.fails("Dataset::from_dict(#{ a: 1 });", &["column `a` must be an array"]);
     // What a script throws and is no text is what it catches.
