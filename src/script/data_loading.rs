@@ -241,8 +241,8 @@ mod loading_functions {
     /// Which files of a folder or a hub data set make which split is said by `configs:` in the header of its README.md, and else by
     /// their names: `train`, `validation` or `test` in a folder's or file's name. What has no splits is `train`.
     ///
-    /// Options: `split` ("train[:100]", "train[10%:20%]", "train+test"), `delimiter` (CSV), `sample_by` (text: "line", "paragraph", "document"),
-    /// `columns` (a map of the names that are wanted to those in the file), `format` (what training takes every row for: "alpaca",
+    /// Options: `split` ("train[:100]", "train[10%:20%]", "train+test"), `delimiter` (CSV), `sample_by` (text: "line", "paragraph",
+    /// "document"), `columns` (a map of the names that are wanted to those in the file), `format` (what training takes every row for: "alpaca",
     /// "sharegpt", "messages", "prompt_completion", "text", or "auto", that of the first row; by default each row is what its own fields
     /// say), `streaming` (true: a stream, whose rows are read as they are asked for and never held; a file of the hub is downloaded in
     /// full when the stream comes to it). Of CSV only an empty cell is null, not `NA` or `NaN`, and a column without a name is called by
