@@ -6,6 +6,7 @@ use super::display::{self, from_json};
 use super::error::{IntoScript, ScriptResult, called_for, positioned};
 use super::options::options as parse;
 use super::show_values::TableOptions;
+use super::tensor_data::kind;
 use crate::data::{Dataset, Row, RowWriter};
 use crate::random::Random;
 use crate::script::registry::Registry;
@@ -55,7 +56,7 @@ pub fn dataset_from_array(items: &[Dynamic]) -> ScriptResult<Dataset> {
     let row = |(i, item): (usize, &Dynamic)| match item.read_lock::<Map>() {
         Some(map) => to_row(&map).map_err(|e| format!("row {i}: {}", inner_message(&e)).into()),
         None => {
-            let message = format!("row {i} must be a map such as #{{ text: \"..\" }}, but it is of type {}", item.type_name());
+            let message = format!("row {i} must be a map such as #{{ text: \"..\" }}, but it is of type {}", kind(item));
             Err(message.into())
         }
     };
@@ -70,8 +71,8 @@ fn dataset_from_columns(columns: &Map) -> ScriptResult<Dataset> {
     let mut rows: Vec<Row> = Vec::new();
     for (i, (name, column)) in columns.iter().enumerate() {
         let Some(values) = column.read_lock::<Array>() else {
-            let kind = column.type_name();
-            return Err(format!("column `{name}` must be an array with a value for every row, but it is of type {kind}").into());
+            let what = "must be an array with a value for every row";
+            return Err(format!("column `{name}` {what}, but it is of type {}", kind(column)).into());
         };
         if i == 0 {
             rows.resize_with(values.len(), Row::new);
@@ -98,7 +99,7 @@ pub fn to_dataset(value: &Dynamic, what: &str) -> ScriptResult<Dataset> {
     }
     match value.read_lock::<Array>() {
         Some(items) => dataset_from_array(&items),
-        None => Err(format!("{what} must be a Dataset or an array of maps, but it is of type {}", value.type_name()).into()),
+        None => Err(format!("{what} must be a Dataset or an array of maps, but it is of type {}", kind(value)).into()),
     }
 }
 
@@ -137,7 +138,7 @@ fn for_each_row(
 pub(super) fn made_row(made: &Dynamic, like: &Row, place: &dyn Display) -> ScriptResult<Row> {
     match made.read_lock::<Map>() {
         Some(map) => ordered_row(&map, like).map_err(|e| format!("{place}: {}", inner_message(&e)).into()),
-        None => Err(format!("{place} became a value of type {}; the closure must return a map", made.type_name()).into()),
+        None => Err(format!("{place} became a value of type {}; the closure must return a map", kind(made)).into()),
     }
 }
 
@@ -293,8 +294,9 @@ mod dataset_functions {
 
     #[rhai_fn(global, name = "select", return_raw, pure)]
     pub fn select_indices(dataset: &mut Dataset, indices: Array) -> ScriptResult<Dataset> {
-        let index =
-            |item: &Dynamic| item.as_int().map_err(|kind| format!("select takes row numbers, but one is of type {kind}").into());
+        let index = |item: &Dynamic| {
+            item.as_int().map_err(|_| format!("select takes row numbers, but one is of type {}", kind(item)).into())
+        };
         dataset.select(indices.iter().map(index).collect::<ScriptResult<Vec<_>>>()?).script()
     }
 
@@ -367,11 +369,9 @@ mod dataset_functions {
             match answer.as_bool() {
                 Ok(true) => kept.push(i as i64),
                 Ok(false) => {}
-                Err(kind) => {
-                    let place = data.place(i);
-                    let message =
-                        format!("filter: the closure must return true or false, but for row {place} it returned {kind}");
-                    return Err(message.into());
+                Err(_) => {
+                    let got = format!("for row {} it returned {}", data.place(i), kind(&answer));
+                    return Err(format!("filter: the closure must return true or false, but {got}").into());
                 }
             }
             Ok(())

@@ -7,6 +7,7 @@ use super::data_stream::names;
 use super::display::from_json;
 use super::error::{IntoScript, ScriptResult};
 use super::options::options as parse;
+use super::tensor_data::kind;
 use crate::data::{ColumnChange, Dataset, columns};
 use crate::script::registry::Registry;
 use rhai::plugin::*;
@@ -22,9 +23,7 @@ pub fn register(engine: &mut Registry<'_>) {
 fn pairs(names: &Map, function: &str) -> ScriptResult<Vec<(String, String)>> {
     let pair = |(old, new): (&rhai::Identifier, &Dynamic)| match new.read_lock::<ImmutableString>() {
         Some(new) => Ok((old.to_string(), new.to_string())),
-        None => {
-            Err(format!("{function}: the new name of `{old}` must be a string, but it is of type {}", new.type_name()).into())
-        }
+        None => Err(format!("{function}: the new name of `{old}` must be a string, but it is of type {}", kind(new)).into()),
     };
     names.iter().map(pair).collect()
 }

@@ -2,6 +2,7 @@
 
 use super::context::Context;
 use super::error::{IntoScript, ScriptResult};
+use super::tensor_data::kind;
 use crate::data::card::configurations;
 use crate::data::hub::{CARD, HubDataset};
 use crate::data::read::SampleBy;
@@ -40,11 +41,10 @@ impl Files {
     pub fn local(session: &Context, format: FileFormat, files: &Dynamic) -> ScriptResult<Self> {
         let text = |value: &Dynamic| match value.read_lock::<ImmutableString>() {
             Some(path) => expanded(session, path.as_str()),
-            None => Err(format!(
-                "data_files must be a path, an array of paths or a map of splits to paths, not {}",
-                value.type_name()
-            )
-            .into()),
+            None => {
+                Err(format!("data_files must be a path, an array of paths or a map of splits to paths, not {}", kind(value))
+                    .into())
+            }
         };
         let paths = match files.read_lock::<Array>() {
             Some(items) if items.is_empty() => return Err("data_files is an empty array: give at least one path".into()),
