@@ -101,7 +101,10 @@ fn functions_that_fail_say_on_which_row() {
     let stream = "ds.to_iterable_dataset().select_columns([\"a\", \"z\"]);";
     place.fails(&format!("{load}{stream}"), &["no column `z`; its columns are: a"]);
     place.fails(&format!("{load}ds.map(|row| Dataset::from_list([]));"), &["map: row 0", "became a value of type Dataset;"]);
-    place.fails(&format!("{load}ds.map(|row| #{{ a: Dataset::from_list([]) }});"), &["row.a is of type Dataset, which is not data"]);
+    place.fails(
+        &format!("{load}ds.map(|row| #{{ a: Dataset::from_list([]) }});"),
+        &["row.a is of type Dataset, which is not data"],
+    );
     place.fails(&format!("{load}ds.filter(|row| Dataset::from_list([]));"), &["it returned Dataset"]);
     let mix = |options: &str| format!("interleave_datasets([[#{{ a: 1 }}], [#{{ a: 2 }}]], #{{ {options} }});");
     place.fails(&mix("probabilities: [0.5, 0.4]"), &["interleave_datasets", "must sum to 1", "0.9"]);
