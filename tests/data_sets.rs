@@ -303,6 +303,7 @@ fn columns_sorting_and_shards() {
     folder.gives(&format!("{ds} ds.map(|row, i| #{{ n: i }}, #{{ with_indices: true }}).column(\"n\")"), "[0, 1, 2]");
     folder.gives(&format!("{ds} ds.filter(|row, i| i != 1, #{{ with_indices: true }}).column(\"a\")"), "[2, ()]");
     folder.gives(&format!("{ds} let none = ds.filter(|row| false); [none.columns, none.column(\"a\")]"), r#"[["a", "b"], []]"#);
+    folder.gives(&format!("{ds} ds.take(1).map(|row| #{{ a: row.a.to_float() }})[0]"), "#{ a: 2.0 }");
     // Integers beyond the script's keep their last digit.
     folder.write("ids.jsonl", "{\"id\":18446744073709551615}\n{\"id\":18446744073709551614}\n");
     folder.eval("load_dataset(\"ids.jsonl\").sort(\"id\").map(|row| row).to_json(\"sorted.jsonl\")");

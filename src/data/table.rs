@@ -99,9 +99,10 @@ impl Table {
         match &self.rows {
             Storage::Memory(all) => {
                 let (mut columns, mut rows) = (Columns::default(), rows.peekable());
-                match rows.peek() {
-                    Some(_) => rows.flat_map(|index| all[index].keys()).for_each(|name| columns.add(name)),
-                    None => all.iter().flat_map(|row| row.keys()).for_each(|name| columns.add(name)),
+                if rows.peek().is_some() {
+                    rows.flat_map(|index| all[index].keys()).for_each(|name| columns.add(name));
+                } else {
+                    all.iter().flat_map(|row| row.keys()).for_each(|name| columns.add(name));
                 }
                 columns.into_names()
             }

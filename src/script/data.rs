@@ -147,7 +147,7 @@ fn ordered_row(map: &Map, like: &Row) -> ScriptResult<Row> {
     let mut fields = to_row(map)?;
     let same = |(key, value): (String, Value)| match like.get(&key) {
         // An integer beyond the script's reaches the closure as the nearest float; what comes back unchanged is the integer again.
-        Some(Value::Number(old)) if old.is_u64() && value.is_f64() && value.as_f64() == old.as_f64() => {
+        Some(Value::Number(old)) if !old.is_i64() && old.is_u64() && value.is_f64() && value.as_f64() == old.as_f64() => {
             (key, Value::Number(old.clone()))
         }
         _ => (key, value),
