@@ -30,7 +30,8 @@ pub(super) fn is_compressed(path: &Path) -> Result<bool> {
     Ok(is_called_compressed(path) || beginning(path, GZIP.len())? == GZIP)
 }
 
-fn is_called_compressed(path: &Path) -> bool {
+/// Whether a file's name says that it is compressed.
+pub(super) fn is_called_compressed(path: &Path) -> bool {
     path.extension().is_some_and(|suffix| suffix.eq_ignore_ascii_case("gz"))
 }
 

@@ -124,11 +124,14 @@ fn read_file(format: FileFormat, path: &Path, options: &ReadOptions) -> Result<D
 pub(super) fn file_rows(format: FileFormat, path: &Path, options: &ReadOptions) -> Result<FileRows> {
     match format {
         FileFormat::Json => json::rows(path),
-        FileFormat::Csv => {
-            let tabs = input::inner_name(path).extension().is_some_and(|suffix| suffix.eq_ignore_ascii_case("tsv"));
-            delimited::rows(path, options.delimiter.unwrap_or(if tabs { b'\t' } else { b',' }), &options.control)
-        }
+        FileFormat::Csv => delimited::rows(path, options.delimiter.unwrap_or_else(|| delimiter_of(path)), &options.control),
         FileFormat::Parquet => parquet::rows(path),
         FileFormat::Text => text::rows(path, options.sample_by),
     }
+}
+
+/// What separates the fields of a CSV file of this name: a tab for `.tsv`, otherwise a comma.
+pub(super) fn delimiter_of(path: &Path) -> u8 {
+    let tabs = input::inner_name(path).extension().is_some_and(|suffix| suffix.eq_ignore_ascii_case("tsv"));
+    if tabs { b'\t' } else { b',' }
 }

@@ -379,7 +379,8 @@ mod dataset_functions {
         data.select(kept).script()
     }
 
-    /// Writes the rows as JSON Lines. The file appears whole or not at all; a relative path is below `--out`.
+    /// Writes the rows as JSON Lines, compressed where the name ends in `.gz`. The file appears whole or not at all; a relative path
+    /// is below `--out`.
     ///
     /// ```rhai
     /// Dataset::from_list([#{ text: "one" }]).to_json("rows.jsonl");

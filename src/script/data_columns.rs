@@ -171,8 +171,9 @@ mod column_functions {
         dataset.shard(given.num_shards, given.index, given.contiguous).script()
     }
 
-    /// Writes the rows as CSV with a header line; a list or a map is written as JSON. The file appears whole or not at all; a relative
-    /// path is below `--out`.
+    /// Writes the rows as CSV with a header line; a list or a map is written as JSON. Fields have commas between them, in a `.tsv` file
+    /// tabs; a name that ends in `.gz` is that of a compressed file. The file appears whole or not at all; a relative path is below
+    /// `--out`.
     ///
     /// ```rhai
     /// Dataset::from_list([#{ text: "one, two", n: 1 }]).to_csv("rows.csv");

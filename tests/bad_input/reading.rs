@@ -19,6 +19,11 @@ fn what_other_programs_write_is_read() {
     prints("load_dataset(\"pandas.csv\").column(\"Unnamed: 0\")", "[0, 1]");
     place.write("blanks.csv", "a, b, c\n 1, 2.5, x\n3 , 4,   \n");
     prints("load_dataset(\"blanks.csv\").to_list()", r##"[#{ a: 1, b: 2.5, c: " x" }, #{ a: 3, b: 4.0, c: "   " }]"##);
+    // What is written by a name is read by it.
+    for (method, name) in [("to_csv", "x.tsv"), ("to_csv", "x.csv.gz"), ("to_csv", "x.tsv.gz"), ("to_json", "x.jsonl.gz")] {
+        place.works(&format!("Dataset::from_list([#{{ a: 1, b: \"x\" }}]).{method}(\"{name}\");"));
+        prints(&format!("load_dataset(\"{name}\").to_list()"), r##"[#{ a: 1, b: "x" }]"##);
+    }
     place.write("packed.jsonl", gzip("{\"a\": 1}\n{\"a\": 2}\n"));
     prints("load_dataset(\"packed.jsonl\").column(\"a\")", "[1, 2]");
     place.write("parts/a.jsonl", "{\"a\": 1}\n");
@@ -62,6 +67,7 @@ fn files_of_another_kind_are_named() {
         place.write("x.jsonl", text);
         place.fails("load_dataset(\"x.jsonl\");", &["x.jsonl: ", words]);
     }
+    place.fails("load_dataset(\"x.csv\", #{ columns: #{ x: \"a\", y: \"a\" } });", &["`a` would be called both `x` and `y`"]);
     place.write("mixed/train.csv", "a\n1\n");
     place.write("mixed/test.jsonl", "{\"a\": 1}\n");
     place.fails("load_dataset(\"mixed\");", &["mixed: train.csv and test.jsonl are of different formats", "data_files"]);
