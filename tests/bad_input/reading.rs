@@ -19,6 +19,8 @@ fn what_other_programs_write_is_read() {
     prints("load_dataset(\"pandas.csv\").column(\"Unnamed: 0\")", "[0, 1]");
     place.write("blanks.csv", "a, b, c\n 1, 2.5, x\n3 , 4,   \n");
     prints("load_dataset(\"blanks.csv\").to_list()", r##"[#{ a: 1, b: 2.5, c: " x" }, #{ a: 3, b: 4.0, c: "   " }]"##);
+    place.write("mark.json", "\u{feff}{\"a\": 1}");
+    prints("load_json(\"mark.json\").a", "1");
     // What is written by a name is read by it.
     for (method, name) in [("to_csv", "x.tsv"), ("to_csv", "x.csv.gz"), ("to_csv", "x.tsv.gz"), ("to_json", "x.jsonl.gz")] {
         place.works(&format!("Dataset::from_list([#{{ a: 1, b: \"x\" }}]).{method}(\"{name}\");"));
@@ -68,6 +70,8 @@ fn files_of_another_kind_are_named() {
         place.fails("load_dataset(\"x.jsonl\");", &["x.jsonl: ", words]);
     }
     place.fails("load_dataset(\"x.csv\", #{ columns: #{ x: \"a\", y: \"a\" } });", &["`a` would be called both `x` and `y`"]);
+    place.write("rows.jsonl", "{\"a\": 1}\n{\"a\": 2}\n");
+    place.fails("load_json(\"rows.jsonl\");", &["rows.jsonl:2:1: not valid JSON: another value follows", "load_dataset"]);
     place.write("mixed/train.csv", "a\n1\n");
     place.write("mixed/test.jsonl", "{\"a\": 1}\n");
     place.fails("load_dataset(\"mixed\");", &["mixed: train.csv and test.jsonl are of different formats", "data_files"]);
