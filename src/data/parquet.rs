@@ -3,7 +3,7 @@
 use super::Row;
 use super::read::{FileRow, FileRows};
 use crate::error::{Error, Result};
-use parquet::basic::ConvertedType;
+use parquet::basic::{ConvertedType, LogicalType, TimeUnit};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
 use parquet::record::reader::RowIter;
@@ -31,14 +31,27 @@ pub(super) fn rows(path: &Path) -> Result<FileRows> {
             format!("column `{}` holds intervals of time, which are not read; write it as text", column.path().string());
         return Err(Error::format(path, message));
     }
+    // The record reader gives nanoseconds, which pandas writes, as plain numbers, and other times as times.
+    let nanoseconds = |kind: &LogicalType| matches!(kind, LogicalType::Timestamp(time) if time.unit == TimeUnit::NANOS);
+    let schema = reader.metadata().file_metadata().schema();
+    let in_nanoseconds = guarded(path, || {
+        let fields =
+            schema.get_fields().iter().filter(|field| field.get_basic_info().logical_type_ref().is_some_and(nanoseconds));
+        fields.map(|field| field.name().to_string()).collect::<Vec<String>>()
+    })?;
     let mut rows = guarded(path, || RowIter::from_file_into(Box::new(reader)))?;
     let (path, mut failed) = (path.to_path_buf(), false);
     Ok(Box::new(std::iter::from_fn(move || {
         if failed {
             return None;
         }
-        let fields =
-            |row: parquet::record::Row| row.get_column_iter().map(|(name, field)| (name.clone(), value(field))).collect::<Row>();
+        let named = |(name, field): (&String, &Field)| match field {
+            Field::Long(time) if in_nanoseconds.contains(name) => {
+                (name.clone(), value(&Field::TimestampMicros(time.div_euclid(1000))))
+            }
+            field => (name.clone(), value(field)),
+        };
+        let fields = |row: parquet::record::Row| row.get_column_iter().map(named).collect::<Row>();
         let row = match guarded(&path, || rows.next().map(|row| row.map(fields))) {
             Ok(row) => row?.map_err(&fault),
             Err(damaged) => Err(damaged),
