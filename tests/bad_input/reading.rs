@@ -33,9 +33,9 @@ fn what_other_programs_write_is_read() {
     prints("load_dataset(\"json\", #{ data_files: \"parts/**\" }).column(\"a\")", "[1, 2]");
     let splits = "data_files: #{ train: \"parts/a.jsonl\", test: \"parts/more/b.jsonl\" }, split: \"test + train[:1]\"";
     prints(&format!("load_dataset(\"json\", #{{ {splits} }}).column(\"a\")"), "[2, 1]");
-    place.write("csv/train.csv", "a\n1\n");
-    place.write("csv/meta.json", "{\"about\": 1}");
-    prints("load_dataset(\"csv\").train.column(\"a\")", "[1]");
+    place.write("tables/train.csv", "a\n1\n");
+    place.write("tables/meta.json", "{\"about\": 1}");
+    prints("load_dataset(\"tables\").train.column(\"a\")", "[1]");
 }
 
 #[test]
