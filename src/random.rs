@@ -3,8 +3,10 @@
 //! The rules were found by comparing with PyTorch and are written down, with a check against it, in `tests/golden/golden_rng.py`.
 
 pub mod mersenne;
+pub mod numpy;
 pub mod python;
 
+pub use numpy::NumpyRandom;
 pub use python::PythonRandom;
 
 use crate::ops::vectorised;

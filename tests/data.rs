@@ -221,6 +221,8 @@ fn parquet_times_that_no_calendar_has_are_numbers() {
         i64::MAX
     );
     assert_eq!(eval_in(folder.path(), read).0, row);
+    parquet_of_integers(&path, "message rows { required int64 pandas (TIMESTAMP(NANOS,false)); }", &[1_577_934_245_678_901_234]);
+    assert_eq!(eval_in(folder.path(), read).0, "[#{ pandas: \"2020-01-02 03:04:05.678901 +00:00\" }]");
     parquet_of_integers(&path, "message rows { required fixed_len_byte_array(12) wait (INTERVAL); }", &[]);
     let error = eval_in(folder.path(), read).0;
     assert!(error.contains("x.parquet: column `wait` holds intervals"), "{error}");

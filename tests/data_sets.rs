@@ -299,6 +299,16 @@ fn columns_sorting_and_shards() {
     folder.gives(&format!("{ds} [ds.unique(\"b\"), ds.features]"), r##"[["y", "x"], #{ a: "int64", b: "string" }]"##);
     folder.gives(&format!("{ds} ds.rename_columns(#{{ a: \"b\", b: \"a\" }})[0]"), r##"#{ a: "y", b: 2 }"##);
     folder.gives(&format!("{ds} [0, 1].map(|i| ds.shard(#{{ num_shards: 2, index: i }}).len())"), "[2, 1]");
+    folder.gives(&format!("{ds} [ds.shape, ds.num_columns]"), "[[3, 2], 2]");
+    folder.gives(&format!("{ds} ds.map(|row, i| #{{ n: i }}, #{{ with_indices: true }}).column(\"n\")"), "[0, 1, 2]");
+    folder.gives(&format!("{ds} ds.filter(|row, i| i != 1, #{{ with_indices: true }}).column(\"a\")"), "[2, ()]");
+    folder.gives(&format!("{ds} let none = ds.filter(|row| false); [none.columns, none.column(\"a\")]"), r#"[["a", "b"], []]"#);
+    folder.gives(&format!("{ds} ds.take(1).map(|row| #{{ a: row.a.to_float() }})[0]"), "#{ a: 2.0 }");
+    // Integers beyond the script's keep their last digit.
+    folder.write("ids.jsonl", "{\"id\":18446744073709551615}\n{\"id\":18446744073709551614}\n");
+    folder.eval("load_dataset(\"ids.jsonl\").sort(\"id\").map(|row| row).to_json(\"sorted.jsonl\")");
+    let sorted = std::fs::read_to_string(folder.0.path().join("sorted.jsonl")).unwrap();
+    assert_eq!(sorted, "{\"id\":18446744073709551614}\n{\"id\":18446744073709551615}\n");
     for (code, words) in [
         ("ds.rename_column(\"c\", \"d\")", "no column `c`"),
         ("ds.rename_column(\"a\", \"b\")", "two columns would be called `b`"),

@@ -29,6 +29,14 @@ impl ColumnChange {
                 columns.join(", ")
             )));
         }
+        if let Some((i, (twice, new))) =
+            pairs.iter().enumerate().find(|(i, (old, _))| pairs[..*i].iter().any(|(other, _)| other == old))
+        {
+            let first = pairs[..i].iter().find(|(other, _)| other == twice).map_or("", |(_, first)| first.as_str());
+            return Err(Error::argument(format!(
+                "the column `{twice}` would be called both `{first}` and `{new}`; it can have one name, and a copy is made with .map"
+            )));
+        }
         let mut seen = HashSet::new();
         let renamed = change.names(columns);
         match renamed.iter().find(|name| !seen.insert(name.as_str())) {

@@ -1,5 +1,6 @@
 //! CSV files: a header row, then one row a line. A column whose cells are all numbers becomes numbers. Only an empty cell is null:
-//! `NA`, `NaN` and their like, which pandas takes for null too, stay text.
+//! `NA`, `NaN` and their like, which pandas takes for null too, stay text. A column without a name, such as the one that pandas writes
+//! an index into, gets the name that pandas reads it under.
 
 use super::Row;
 use super::input::{self, Input};
@@ -49,16 +50,14 @@ impl Records {
     fn open(path: &Path, delimiter: u8) -> Result<Self> {
         let input = Quotes { input: input::open(path)?, delimiter, place: Place::FieldStart, line: 1, opened: 1 };
         let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).flexible(true).from_reader(input);
-        let header: Vec<String> =
-            reader.headers().map_err(|e| fault(path, &e))?.iter().map(|name| name.trim().to_string()).collect();
-        for (i, name) in header.iter().enumerate() {
-            if name.is_empty() || header[..i].contains(name) {
-                let what = if name.is_empty() { "has no name".to_string() } else { format!("`{name}` appears twice") };
-                return Err(Error::format(
-                    path,
-                    format!("line 1: column {} {what}; the first line must name every column", i + 1),
-                ));
-            }
+        let name = |(i, name): (usize, &str)| match name.trim() {
+            "" => format!("Unnamed: {i}"),
+            name => name.to_string(),
+        };
+        let header: Vec<String> = reader.headers().map_err(|e| fault(path, &e))?.iter().enumerate().map(name).collect();
+        if let Some((i, name)) = header.iter().enumerate().find(|(i, name)| header[..*i].contains(name)) {
+            let message = format!("line 1: column {} `{name}` appears twice; every column needs a name of its own", i + 1);
+            return Err(Error::format(path, message));
         }
         Ok(Self { path: path.to_path_buf(), reader, header: header.into(), record: csv::StringRecord::new(), done: false })
     }
@@ -102,6 +101,9 @@ impl Records {
 }
 
 fn fault(path: &Path, error: &csv::Error) -> Error {
+    if let csv::ErrorKind::Io(reason) = error.kind() {
+        return Error::io("read", path, std::io::Error::new(reason.kind(), reason.to_string()));
+    }
     let line = error.position().map_or(String::new(), |at| format!("line {}: ", at.line()));
     let message = match error.kind() {
         csv::ErrorKind::Utf8 { .. } => "not valid UTF-8; save the file as UTF-8".to_string(),
@@ -159,6 +161,11 @@ impl Read for Quotes {
     }
 }
 
+/// A cell without the blanks around it, which are no part of a number: `1, 2`.
+fn unpadded(cell: &str) -> &str {
+    cell.trim_matches(' ')
+}
+
 /// What the cells of a column that are not empty have been so far.
 struct Cells {
     filled: bool,
@@ -179,13 +186,14 @@ impl Cells {
             return;
         }
         self.filled = true;
+        let number = unpadded(cell);
         // "007" is a code, not a number: reading it as 7 would lose it, and so would reading more digits than an integer holds.
-        let digits = cell.trim_start_matches(['-', '+']);
+        let digits = number.trim_start_matches(['-', '+']);
         let whole = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-        let code = whole && (digits.len() > 1 && digits.starts_with('0') || cell.parse::<i64>().is_err());
-        let numeric = !code && cell.bytes().any(|b| b.is_ascii_digit());
-        self.integer = self.integer && numeric && cell.parse::<i64>().is_ok();
-        self.float = self.float && numeric && cell.parse::<f64>().is_ok_and(f64::is_finite);
+        let code = whole && (digits.len() > 1 && digits.starts_with('0') || number.parse::<i64>().is_err());
+        let numeric = !code && number.bytes().any(|b| b.is_ascii_digit());
+        self.integer = self.integer && numeric && number.parse::<i64>().is_ok();
+        self.float = self.float && numeric && number.parse::<f64>().is_ok_and(f64::is_finite);
         self.bool &= matches!(cell, "true" | "false" | "True" | "False" | "TRUE" | "FALSE");
     }
 
@@ -212,8 +220,8 @@ impl Kind {
     fn value(&self, cell: &str) -> Value {
         let parsed = match self {
             _ if cell.is_empty() => Some(Value::Null),
-            Self::Integer => cell.parse::<i64>().ok().map(Value::from),
-            Self::Float => cell.parse::<f64>().ok().map(Value::from),
+            Self::Integer => unpadded(cell).parse::<i64>().ok().map(Value::from),
+            Self::Float => unpadded(cell).parse::<f64>().ok().map(Value::from),
             Self::Bool => Some(Value::Bool(cell.eq_ignore_ascii_case("true"))),
             Self::Text => None,
         };

@@ -79,11 +79,13 @@ impl JsonLines {
         }
     }
 
-    /// Whether the file is one object over several lines.
+    /// Whether the file's first object goes over several lines.
     fn is_spread(&mut self) -> Result<bool> {
+        let first_line = self.line.len();
         let mut text = std::mem::take(&mut self.line);
         (&mut self.input).take(EXPLAINED).read_to_end(&mut text).map_err(|e| Error::io("read", &self.path, e))?;
-        Ok(serde_json::from_slice::<Row>(&text).is_ok())
+        let mut objects = serde_json::Deserializer::from_slice(&text).into_iter::<Row>();
+        Ok(matches!(objects.next(), Some(Ok(_))) && objects.byte_offset() > first_line)
     }
 }
 
@@ -101,15 +103,16 @@ impl Iterator for JsonLines {
 }
 
 fn spread(path: &Path) -> Error {
-    let message = "this is one JSON object over several lines, but JSON Lines has one object a line";
+    let message = "the first JSON object goes over several lines, but JSON Lines has one object a line";
     Error::format(path, format!("{message}; for several rows write an array: [{{..}}, {{..}}]"))
 }
 
 fn line_row(path: &Path, line: &[u8], number: u64) -> Result<Row> {
-    match serde_json::from_str(input::text(path, line, number)?.trim_end()) {
+    let text = input::text(path, line, number)?.trim_end();
+    match serde_json::from_str(text) {
         Ok(Value::Object(row)) => Ok(row),
         Ok(other) => Err(not_an_object(path, number, &other)),
-        Err(e) => Err(malformed(path, number, &e)),
+        Err(e) => Err(malformed(path, number, text, &e)),
     }
 }
 
@@ -205,9 +208,14 @@ fn not_an_object(path: &Path, number: u64, value: &Value) -> Error {
     Error::format(path, message)
 }
 
-fn malformed(path: &Path, number: u64, error: &serde_json::Error) -> Error {
-    let message = format!("line {number}, column {}: {}; expected one JSON object a line", error.column(), reason(error));
-    Error::format(path, message)
+fn malformed(path: &Path, number: u64, text: &str, error: &serde_json::Error) -> Error {
+    // Python writes these, which are no JSON.
+    let stumbled = text.get(error.column().saturating_sub(1)..).unwrap_or_default();
+    let message = match ["NaN", "Infinity"].into_iter().find(|word| stumbled.starts_with(word)) {
+        Some(word) => format!("{word} is no number of JSON; write null where there is none"),
+        None => format!("{}; expected one JSON object a line", reason(error)),
+    };
+    Error::format(path, format!("line {number}, column {}: {message}", error.column()))
 }
 
 /// serde_json's message without its own position, which counts from what we gave it.

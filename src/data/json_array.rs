@@ -89,6 +89,7 @@ impl JsonArray {
                 let message = format!("item {} of the array is {}, but every row must be an object", self.index, kind(&other));
                 return Err(Error::format(&self.path, format!("line {line}: {message}")));
             }
+            Err(e) if e.is_io() => return Err(Error::io("read", &self.path, e.into())),
             // The parser has taken the byte that it stumbled over.
             Err(e) => return Err(self.fault_at(self.input.last, &reason(&e))),
         };

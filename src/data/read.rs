@@ -105,7 +105,7 @@ pub(super) fn no_rows(path: &Path) -> Error {
 
 fn read_file(format: FileFormat, path: &Path, options: &ReadOptions) -> Result<Dataset> {
     let size = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?.len();
-    if format == FileFormat::Json && size >= INDEXED && !input::is_compressed(path) && !json::is_array(path)? {
+    if format == FileFormat::Json && size >= INDEXED && !input::is_compressed(path)? && !json::is_array(path)? {
         let origin = Origin { path: path.to_path_buf(), lines: Lines::Counted };
         return Ok(Dataset::of_table(Table::of_lines(LineFile::index(path, &options.control)?).read_from(origin)));
     }
@@ -124,11 +124,14 @@ fn read_file(format: FileFormat, path: &Path, options: &ReadOptions) -> Result<D
 pub(super) fn file_rows(format: FileFormat, path: &Path, options: &ReadOptions) -> Result<FileRows> {
     match format {
         FileFormat::Json => json::rows(path),
-        FileFormat::Csv => {
-            let tabs = input::inner_name(path).extension().is_some_and(|suffix| suffix.eq_ignore_ascii_case("tsv"));
-            delimited::rows(path, options.delimiter.unwrap_or(if tabs { b'\t' } else { b',' }), &options.control)
-        }
+        FileFormat::Csv => delimited::rows(path, options.delimiter.unwrap_or_else(|| delimiter_of(path)), &options.control),
         FileFormat::Parquet => parquet::rows(path),
         FileFormat::Text => text::rows(path, options.sample_by),
     }
+}
+
+/// What separates the fields of a CSV file of this name: a tab for `.tsv`, otherwise a comma.
+pub(super) fn delimiter_of(path: &Path) -> u8 {
+    let tabs = input::inner_name(path).extension().is_some_and(|suffix| suffix.eq_ignore_ascii_case("tsv"));
+    if tabs { b'\t' } else { b',' }
 }

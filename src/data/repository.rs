@@ -1,7 +1,7 @@
 //! Which files of a repository or a folder are its data set: those that its card names, else by the files' names much as `datasets`
 //! has it.
 //!
-//! Parquet goes before JSON, CSV and text. Without a card a folder other than `data` that is not named like a split is a
+//! The format is that of most files; of as many, Parquet goes before JSON and CSV, and text is last. Without a card a folder other than `data` that is not named like a split is a
 //! configuration. The split shows in a name such as `data/train-00000-of-00002.parquet`, else in a word of a folder's name, else of the
 //! file's: train; validation, valid, val, dev; test, eval.
 
@@ -70,8 +70,12 @@ pub fn choose(names: &[String], card: &[Configuration], wanted: Option<&str>) ->
     if let Some(configuration) = pick(card, wanted).map_err(NoChoice::Reason)? {
         return of_card(&names, configuration);
     }
-    let (format, files) = best(names.into_iter().map(|name| (name, data_format(name)))).ok_or(NoChoice::NoData)?;
-    let splits = by_name(format, &of_configuration(files, wanted, configuration_of)?, "");
+    let (format, files) = best_named(&names).ok_or(NoChoice::NoData)?;
+    let files = of_configuration(files, wanted, configuration_of)?;
+    let splits = by_name(format, &files, "");
+    let folder = files.first().and_then(|name| configuration_of(name));
+    let beside: Vec<&str> = names.into_iter().filter(|name| configuration_of(name) == folder).collect();
+    check_formats(format, &splits, &beside)?;
     Ok(Chosen { splits, delimiter: None, unheeded: Vec::new() })
 }
 
@@ -105,9 +109,10 @@ fn of_card(names: &[&str], configuration: &Configuration) -> Result<Chosen, NoCh
     let inside: Vec<&str> = names.iter().filter_map(|name| name.strip_prefix(folder)).collect();
     let splits = match &configuration.splits {
         None => {
-            let named = inside.iter().map(|name| (*name, data_format(name)));
-            let (format, files) = best(named).ok_or(NoChoice::NoData)?;
-            by_name(format, &files, folder)
+            let (format, files) = best_named(&inside).ok_or(NoChoice::NoData)?;
+            let splits = by_name(format, &files, folder);
+            check_formats(format, &splits, &inside)?;
+            splits
         }
         Some(splits) => {
             let found: Vec<_> = splits.iter().map(|(name, patterns)| (name, of_patterns(&inside, patterns))).collect();
@@ -136,12 +141,41 @@ fn data_format(name: &str) -> Option<FileFormat> {
     if hidden || described || (beside && format == Some(FileFormat::Text)) { None } else { format }
 }
 
-/// The files of the format that goes before the others; nothing where none has a format.
+/// The files of the format that most of them have, and their format; nothing where none has one. Text is often written beside data, so
+/// it is taken only where there is nothing else.
 fn best<'a>(files: impl IntoIterator<Item = (&'a str, Option<FileFormat>)>) -> Option<(FileFormat, Vec<&'a str>)> {
     let files: Vec<(&str, Option<FileFormat>)> = files.into_iter().collect();
-    let formats = [FileFormat::Parquet, FileFormat::Json, FileFormat::Csv, FileFormat::Text];
-    let format = formats.into_iter().find(|wanted| files.iter().any(|(_, format)| *format == Some(*wanted)))?;
+    let count = |wanted: FileFormat| files.iter().filter(|(_, format)| *format == Some(wanted)).count();
+    // Of several with as many files the last is taken.
+    let most = [FileFormat::Csv, FileFormat::Json, FileFormat::Parquet].into_iter().max_by_key(|format| count(*format));
+    let format = most.into_iter().chain([FileFormat::Text]).find(|format| count(*format) > 0)?;
     Some((format, files.into_iter().filter(|(_, found)| *found == Some(format)).map(|(name, _)| name).collect()))
+}
+
+/// The files of the best format by their names: that of the files whose names tell a split, where there are such.
+fn best_named<'a>(names: &[&'a str]) -> Option<(FileFormat, Vec<&'a str>)> {
+    let formats = || names.iter().map(|name| (*name, data_format(name)));
+    let told = rule_of(names).and_then(|rule| best(formats().filter(|(name, _)| rule(name).is_some())));
+    let (format, _) = told.or_else(|| best(formats()))?;
+    Some((format, formats().filter(|(_, found)| *found == Some(format)).map(|(name, _)| name).collect()))
+}
+
+/// Refuses files of another format whose names tell a split that the chosen ones do not have: without them a part of the data would be
+/// missing and nothing would say so.
+fn check_formats(format: FileFormat, splits: &[SplitFiles], names: &[&str]) -> Result<(), NoChoice> {
+    let Some(rule) = rule_of(names) else { return Ok(()) };
+    let other = |name: &str| is_table(name) && data_format(name) != Some(format);
+    let missing = |name: &str| rule(name).is_some_and(|split| splits.iter().all(|known| known.name != split));
+    match names.iter().find(|name| other(name) && missing(name)) {
+        None => Ok(()),
+        Some(name) => {
+            let taken = splits.iter().filter_map(|split| split.files.as_ref().ok()?.1.first()).cloned().collect::<Vec<_>>();
+            Err(NoChoice::Reason(format!(
+                "{name} and {} are of different formats; load each by itself with data_files",
+                taken.join(", ")
+            )))
+        }
+    }
 }
 
 /// Why the files that a card names cannot be taken.
@@ -197,13 +231,26 @@ fn is_pattern(path: &str) -> bool {
 /// The splits of files, which lie in `folder`, by their names.
 fn by_name(format: FileFormat, files: &[&str], folder: &str) -> Vec<SplitFiles> {
     // The first rule that tells the split of any file; files of which it does not are no part of the data set.
-    for rule in [sharded, split_of_folder, split_of_file] {
+    for rule in RULES {
         let splits = by_rule(format, files, folder, rule);
         if !splits.is_empty() {
             return splits;
         }
     }
     vec![SplitFiles { name: "train".to_string(), files: Ok((format, within(folder, files))) }]
+}
+
+/// How a file's name tells its split; what an earlier one tells of any file goes before the others.
+const RULES: [fn(&str) -> Option<&str>; 3] = [sharded, split_of_folder, split_of_file];
+
+/// The first rule that tells the split of any of these files that is data and no plain text.
+fn rule_of(names: &[&str]) -> Option<fn(&str) -> Option<&str>> {
+    RULES.into_iter().find(|rule| names.iter().any(|name| is_table(name) && rule(name).is_some()))
+}
+
+/// Whether a file is data and no plain text.
+fn is_table(name: &str) -> bool {
+    data_format(name).is_some_and(|format| format != FileFormat::Text)
 }
 
 /// The splits of files of which a rule tells the split.
@@ -309,6 +356,21 @@ mod tests {
         assert_eq!(chosen(&["README.md", "LICENSE.txt", "load.py"], None), Err(NoChoice::NoData));
         assert_eq!(chosen(&["license_plates.csv", "LICENSE.txt"], None), splits(&[("train", 1)]));
         assert_eq!(chosen(&["qa.train.jsonl.gz", "qa.test.jsonl.gz"], None), splits(&[("train", 1), ("test", 1)]));
+    }
+
+    #[test]
+    fn the_format_is_that_of_the_files_that_are_the_data() {
+        assert_eq!(chosen(&["train.csv", "test.csv", "meta.json"], None), splits(&[("train", 1), ("test", 1)]));
+        assert_eq!(chosen(&["train.csv", "meta.json"], None), splits(&[("train", 1)]));
+        assert_eq!(chosen(&["a.csv", "b.csv", "c.json"], None), splits(&[("train", 2)]));
+        assert_eq!(chosen(&["a.csv", "a.json", "a.parquet"], None), splits(&[("train", 1)]));
+        assert_eq!(chosen(&["data.csv", "train_notes.txt"], None), splits(&[("train", 1)]));
+        let beside = ["data/train-00000-of-00001.parquet", "test_results.json"];
+        assert_eq!(chosen(&beside, None), splits(&[("train", 1)]));
+        let two = chosen(&["train.csv", "test.jsonl"], None);
+        assert!(
+            matches!(&two, Err(NoChoice::Reason(text)) if text.contains("train.csv and test.jsonl are of different formats"))
+        );
     }
 
     #[test]

@@ -94,12 +94,16 @@ impl Table {
         }
     }
 
-    /// The names that these rows have; of a table on disk those that any row has.
+    /// The names that these rows have; of a table on disk, or where no row is left, those that any row has.
     pub(super) fn columns(&self, rows: impl Iterator<Item = usize>) -> Vec<String> {
         match &self.rows {
             Storage::Memory(all) => {
-                let mut columns = Columns::default();
-                rows.flat_map(|index| all[index].keys()).for_each(|name| columns.add(name));
+                let (mut columns, mut rows) = (Columns::default(), rows.peekable());
+                if rows.peek().is_some() {
+                    rows.flat_map(|index| all[index].keys()).for_each(|name| columns.add(name));
+                } else {
+                    all.iter().flat_map(|row| row.keys()).for_each(|name| columns.add(name));
+                }
                 columns.into_names()
             }
             Storage::Lines(file) => file.columns().to_vec(),

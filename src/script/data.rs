@@ -1,32 +1,38 @@
 //! Data sets: making, reading, cutting and mixing them.
 
 use super::context::context;
-use super::convert::{from_row, to_row};
+use super::convert::{from_row, to_json, to_row};
 use super::display::{self, from_json};
-use super::error::{IntoScript, ScriptResult, positioned};
+use super::error::{IntoScript, ScriptResult, called_for, positioned};
 use super::options::options as parse;
 use super::show_values::TableOptions;
+use super::tensor_data::kind;
 use crate::data::{Dataset, Row, RowWriter};
 use crate::random::Random;
 use crate::script::registry::Registry;
 use rhai::plugin::*;
 use rhai::{Array, FnPtr, INT, Map, Module};
+use serde_json::Value;
 use std::any::TypeId;
+use std::fmt::Display;
 use std::ops::{Range, RangeInclusive};
 
-pub use super::data_options::{LoadOptions, ReplayOptions, ShuffleOptions, SplitOptions};
+pub use super::data_options::{EachRowOptions, InterleaveOptions, LoadOptions, ReplayOptions, ShuffleOptions, SplitOptions};
 
 /// Adds the functions to the language.
 pub fn register(engine: &mut Registry<'_>) {
-    engine.options::<ShuffleOptions>(&["shuffle"], &[]).options::<SplitOptions>(
-        &["train_test_split"],
-        // A fraction or a number of rows.
-        &[("test_size", "float | int = 0.25")],
-    );
+    engine
+        .options::<ShuffleOptions>(&["shuffle"], &[])
+        .options::<EachRowOptions>(&["map", "filter"], &[])
+        .options::<SplitOptions>(
+            &["train_test_split"],
+            // A fraction or a number of rows.
+            &[("test_size", "float | int = 0.25")],
+        );
     engine.register_type_with_name::<Dataset>("Dataset");
     display::register_with_html::<Dataset>(
         Dataset::to_string,
-        |data| data.iter().map_while(|row| row.ok().map(|row| serde_json::Value::Object((*row).clone()))).collect(),
+        |data| data.iter().map_while(|row| row.ok().map(|row| Value::Object((*row).clone()))).collect(),
         |data| super::show_values::table_of_dataset(data, TableOptions::default()).html(),
     );
     engine.register_static_module("Dataset", exported_module!(dataset_constructors).into());
@@ -50,11 +56,37 @@ pub fn dataset_from_array(items: &[Dynamic]) -> ScriptResult<Dataset> {
     let row = |(i, item): (usize, &Dynamic)| match item.read_lock::<Map>() {
         Some(map) => to_row(&map).map_err(|e| format!("row {i}: {}", inner_message(&e)).into()),
         None => {
-            let message = format!("row {i} must be a map such as #{{ text: \"..\" }}, but it is of type {}", item.type_name());
+            let message = format!("row {i} must be a map such as #{{ text: \"..\" }}, but it is of type {}", kind(item));
             Err(message.into())
         }
     };
     Ok(Dataset::from_list(items.iter().enumerate().map(row).collect::<ScriptResult<_>>()?))
+}
+
+/// Rows of a map of columns.
+///
+/// # Errors
+/// A column is no array, has not as many values as the others, or holds what is not data.
+fn dataset_from_columns(columns: &Map) -> ScriptResult<Dataset> {
+    let mut rows: Vec<Row> = Vec::new();
+    for (i, (name, column)) in columns.iter().enumerate() {
+        let Some(values) = column.read_lock::<Array>() else {
+            let what = "must be an array with a value for every row";
+            return Err(format!("column `{name}` {what}, but it is of type {}", kind(column)).into());
+        };
+        if i == 0 {
+            rows.resize_with(values.len(), Row::new);
+        }
+        if values.len() != rows.len() {
+            let counts = format!("{} values, but the columns before it have {}", values.len(), rows.len());
+            return Err(format!("column `{name}` has {counts}; there must be one a row").into());
+        }
+        for (number, (row, value)) in rows.iter_mut().zip(values.iter()).enumerate() {
+            let value = to_json(value).map_err(|e| format!("column `{name}`, row {number}: {}", inner_message(&e)))?;
+            row.insert(name.to_string(), value);
+        }
+    }
+    Ok(Dataset::from_list(rows))
 }
 
 /// A data set, or an array of maps as one; `what` names the argument.
@@ -67,7 +99,7 @@ pub fn to_dataset(value: &Dynamic, what: &str) -> ScriptResult<Dataset> {
     }
     match value.read_lock::<Array>() {
         Some(items) => dataset_from_array(&items),
-        None => Err(format!("{what} must be a Dataset or an array of maps, but it is of type {}", value.type_name()).into()),
+        None => Err(format!("{what} must be a Dataset or an array of maps, but it is of type {}", kind(value)).into()),
     }
 }
 
@@ -79,18 +111,48 @@ pub(super) fn inner_message(error: &EvalAltResult) -> String {
     }
 }
 
+/// What a closure returns for every row of a data set; where it fails, the message says for which row.
+fn for_each_row(
+    call: &NativeCallContext,
+    dataset: &Dataset,
+    (function, closure): (&str, &FnPtr),
+    options: &EachRowOptions,
+    mut take: impl FnMut(usize, &Row, Dynamic) -> ScriptResult<()>,
+) -> ScriptResult<()> {
+    let session = context(call)?;
+    for (i, row) in dataset.iter().enumerate() {
+        session.control.check().script()?;
+        let row = row.script()?;
+        let answer: ScriptResult<Dynamic> = match options.with_indices {
+            true => closure.call_within_context(call, (from_row(&row), i as INT)),
+            false => closure.call_within_context(call, (from_row(&row),)),
+        };
+        let answer =
+            answer.map_err(|error| called_for(&format!("{function}: row {}", dataset.place(i)), error, call.engine()))?;
+        take(i, &row, answer)?;
+    }
+    Ok(())
+}
+
 /// What a closure made of a row, which must be a map; `place` is what messages call the row.
-pub(super) fn made_row(made: &Dynamic, like: &Row, place: &str) -> ScriptResult<Row> {
+pub(super) fn made_row(made: &Dynamic, like: &Row, place: &dyn Display) -> ScriptResult<Row> {
     match made.read_lock::<Map>() {
         Some(map) => ordered_row(&map, like).map_err(|e| format!("{place}: {}", inner_message(&e)).into()),
-        None => Err(format!("{place} became a value of type {}; the closure must return a map", made.type_name()).into()),
+        None => Err(format!("{place} became a value of type {}; the closure must return a map", kind(made)).into()),
     }
 }
 
 /// A closure's map as a row, with the fields of the old row first and in their order, since script maps are sorted by name.
 fn ordered_row(map: &Map, like: &Row) -> ScriptResult<Row> {
     let mut fields = to_row(map)?;
-    let mut row: Row = like.keys().filter_map(|key| fields.remove_entry(key)).collect();
+    let same = |(key, value): (String, Value)| match like.get(&key) {
+        // An integer beyond the script's reaches the closure as the nearest float; what comes back unchanged is the integer again.
+        Some(Value::Number(old)) if !old.is_i64() && old.is_u64() && value.is_f64() && value.as_f64() == old.as_f64() => {
+            (key, Value::Number(old.clone()))
+        }
+        _ => (key, value),
+    };
+    let mut row: Row = like.keys().filter_map(|key| fields.remove_entry(key)).map(same).collect();
     row.extend(fields);
     Ok(row)
 }
@@ -107,6 +169,16 @@ mod dataset_constructors {
     #[rhai_fn(return_raw)]
     pub fn from_list(call: NativeCallContext, rows: Array) -> ScriptResult<Dataset> {
         positioned(&call, dataset_from_array(&rows))
+    }
+
+    /// A data set of these columns: a map of field names to arrays with a value for every row.
+    ///
+    /// ```rhai
+    /// Dataset::from_dict(#{ a: [1, 2], b: ["x", "y"] })[1] // => #{ a: 2, b: "y" }
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn from_dict(call: NativeCallContext, columns: Map) -> ScriptResult<Dataset> {
+        positioned(&call, dataset_from_columns(&columns))
     }
 }
 
@@ -222,8 +294,9 @@ mod dataset_functions {
 
     #[rhai_fn(global, name = "select", return_raw, pure)]
     pub fn select_indices(dataset: &mut Dataset, indices: Array) -> ScriptResult<Dataset> {
-        let index =
-            |item: &Dynamic| item.as_int().map_err(|kind| format!("select takes row numbers, but one is of type {kind}").into());
+        let index = |item: &Dynamic| {
+            item.as_int().map_err(|_| format!("select takes row numbers, but one is of type {}", kind(item)).into())
+        };
         dataset.select(indices.iter().map(index).collect::<ScriptResult<Vec<_>>>()?).script()
     }
 
@@ -254,7 +327,8 @@ mod dataset_functions {
     }
 
     /// A data set of what the closure makes of each row. It must return a map; as in `datasets`, fields that it does not
-    /// return are gone only if it returns a new map: change and return `row` to keep them.
+    /// return are gone only if it returns a new map: change and return `row` to keep them. With `#{ with_indices: true }` the
+    /// closure also gets the row's number, counted from 0.
     ///
     /// ```rhai
     /// let ds = Dataset::from_list([#{ q: "2 + 2?", a: "4" }]);
@@ -262,18 +336,21 @@ mod dataset_functions {
     /// ```
     #[rhai_fn(global, return_raw, pure)]
     pub fn map(call: NativeCallContext, dataset: &mut Dataset, change: FnPtr) -> ScriptResult<Dataset> {
-        let session = context(&call)?;
-        let mut rows = RowWriter::new(session.control.clone());
-        for (i, row) in dataset.iter().enumerate() {
-            session.control.check().script()?;
-            let row = row.script()?;
-            let made: Dynamic = change.call_within_context(&call, (from_row(&row),))?;
-            rows.push(made_row(&made, &row, &format!("map: row {i}"))?).script()?;
-        }
+        map_with(call, dataset, change, Map::new())
+    }
+
+    #[rhai_fn(global, name = "map", return_raw, pure)]
+    pub fn map_with(call: NativeCallContext, dataset: &mut Dataset, change: FnPtr, options: Map) -> ScriptResult<Dataset> {
+        let given: EachRowOptions = parse("map", options)?;
+        let (data, mut rows): (&Dataset, _) = (dataset, RowWriter::new(context(&call)?.control.clone()));
+        for_each_row(&call, data, ("map", &change), &given, |i, row, made| {
+            rows.push(made_row(&made, row, &format_args!("map: row {}", data.place(i)))?).script()
+        })?;
         rows.finish().script()
     }
 
-    /// The rows for which the closure returns true.
+    /// The rows for which the closure returns true. With `#{ with_indices: true }` the closure also gets the row's number, counted
+    /// from 0.
     ///
     /// ```rhai
     /// let ds = Dataset::from_list([#{ n: 1 }, #{ n: 2 }, #{ n: 3 }]);
@@ -281,25 +358,29 @@ mod dataset_functions {
     /// ```
     #[rhai_fn(global, return_raw, pure)]
     pub fn filter(call: NativeCallContext, dataset: &mut Dataset, keep: FnPtr) -> ScriptResult<Dataset> {
-        let session = context(&call)?;
-        let mut kept = Vec::new();
-        for (i, row) in dataset.iter().enumerate() {
-            session.control.check().script()?;
-            let answer: Dynamic = keep.call_within_context(&call, (from_row(&*row.script()?),))?;
+        filter_with(call, dataset, keep, Map::new())
+    }
+
+    #[rhai_fn(global, name = "filter", return_raw, pure)]
+    pub fn filter_with(call: NativeCallContext, dataset: &mut Dataset, keep: FnPtr, options: Map) -> ScriptResult<Dataset> {
+        let given: EachRowOptions = parse("filter", options)?;
+        let (data, mut kept): (&Dataset, _) = (dataset, Vec::new());
+        for_each_row(&call, data, ("filter", &keep), &given, |i, _, answer| {
             match answer.as_bool() {
                 Ok(true) => kept.push(i as i64),
                 Ok(false) => {}
-                Err(kind) => {
-                    return Err(
-                        format!("filter: the closure must return true or false, but for row {i} it returned {kind}").into()
-                    );
+                Err(_) => {
+                    let got = format!("for row {} it returned {}", data.place(i), kind(&answer));
+                    return Err(format!("filter: the closure must return true or false, but {got}").into());
                 }
             }
-        }
-        dataset.select(kept).script()
+            Ok(())
+        })?;
+        data.select(kept).script()
     }
 
-    /// Writes the rows as JSON Lines. The file appears whole or not at all; a relative path is below `--out`.
+    /// Writes the rows as JSON Lines, compressed where the name ends in `.gz`. The file appears whole or not at all; a relative path
+    /// is below `--out`.
     ///
     /// ```rhai
     /// Dataset::from_list([#{ text: "one" }]).to_json("rows.jsonl");

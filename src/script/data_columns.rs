@@ -7,10 +7,11 @@ use super::data_stream::names;
 use super::display::from_json;
 use super::error::{IntoScript, ScriptResult};
 use super::options::options as parse;
+use super::tensor_data::kind;
 use crate::data::{ColumnChange, Dataset, columns};
 use crate::script::registry::Registry;
 use rhai::plugin::*;
-use rhai::{Array, ImmutableString, Map};
+use rhai::{Array, INT, ImmutableString, Map};
 
 /// Adds the functions to the language.
 pub fn register(engine: &mut Registry<'_>) {
@@ -22,9 +23,7 @@ pub fn register(engine: &mut Registry<'_>) {
 fn pairs(names: &Map, function: &str) -> ScriptResult<Vec<(String, String)>> {
     let pair = |(old, new): (&rhai::Identifier, &Dynamic)| match new.read_lock::<ImmutableString>() {
         Some(new) => Ok((old.to_string(), new.to_string())),
-        None => {
-            Err(format!("{function}: the new name of `{old}` must be a string, but it is of type {}", new.type_name()).into())
-        }
+        None => Err(format!("{function}: the new name of `{old}` must be a string, but it is of type {}", kind(new)).into()),
     };
     names.iter().map(pair).collect()
 }
@@ -36,6 +35,26 @@ mod column_functions {
     #[rhai_fn(global, get = "column_names", pure)]
     pub fn column_names(dataset: &mut Dataset) -> Array {
         dataset.columns().into_iter().map(Dynamic::from).collect()
+    }
+
+    /// Number of columns.
+    ///
+    /// ```rhai
+    /// Dataset::from_list([#{ a: 1, b: 2 }]).num_columns // => 2
+    /// ```
+    #[rhai_fn(global, get = "num_columns", pure)]
+    pub fn num_columns(dataset: &mut Dataset) -> INT {
+        dataset.columns().len() as INT
+    }
+
+    /// The numbers of rows and columns.
+    ///
+    /// ```rhai
+    /// Dataset::from_list([#{ a: 1, b: 2 }]).shape // => [1, 2]
+    /// ```
+    #[rhai_fn(global, get = "shape", pure)]
+    pub fn shape(dataset: &mut Dataset) -> Array {
+        vec![Dynamic::from(dataset.len() as INT), Dynamic::from(dataset.columns().len() as INT)]
     }
 
     /// The kind of every column by its first value: "string", "int64", "float64", "bool", "list", "struct".
@@ -152,8 +171,9 @@ mod column_functions {
         dataset.shard(given.num_shards, given.index, given.contiguous).script()
     }
 
-    /// Writes the rows as CSV with a header line; a list or a map is written as JSON. The file appears whole or not at all; a relative
-    /// path is below `--out`.
+    /// Writes the rows as CSV with a header line; a list or a map is written as JSON. Fields have commas between them, in a `.tsv` file
+    /// tabs; a name that ends in `.gz` is that of a compressed file. The file appears whole or not at all; a relative path is below
+    /// `--out`.
     ///
     /// ```rhai
     /// Dataset::from_list([#{ text: "one, two", n: 1 }]).to_csv("rows.csv");

@@ -2,6 +2,7 @@
 
 use super::context::Context;
 use super::error::{IntoScript, ScriptResult};
+use super::tensor_data::kind;
 use crate::data::card::configurations;
 use crate::data::hub::{CARD, HubDataset};
 use crate::data::read::SampleBy;
@@ -40,11 +41,10 @@ impl Files {
     pub fn local(session: &Context, format: FileFormat, files: &Dynamic) -> ScriptResult<Self> {
         let text = |value: &Dynamic| match value.read_lock::<ImmutableString>() {
             Some(path) => expanded(session, path.as_str()),
-            None => Err(format!(
-                "data_files must be a path, an array of paths or a map of splits to paths, not {}",
-                value.type_name()
-            )
-            .into()),
+            None => {
+                Err(format!("data_files must be a path, an array of paths or a map of splits to paths, not {}", kind(value))
+                    .into())
+            }
         };
         let paths = match files.read_lock::<Array>() {
             Some(items) if items.is_empty() => return Err("data_files is an empty array: give at least one path".into()),
@@ -120,8 +120,10 @@ fn expanded(session: &Context, pattern: &str) -> ScriptResult<Vec<PathBuf>> {
     if path.exists() || !pattern.contains(['*', '?', '[']) {
         return Ok(vec![path]);
     }
+    // `**` alone at the end fits folders; what is meant is the files in them.
+    let files = if pattern.ends_with("**") { format!("{pattern}/*") } else { pattern.to_string() };
     // As other paths: below `--out` where something is there, else as it is.
-    for root in [session.output_path(pattern), PathBuf::from(pattern)] {
+    for root in [session.output_path(&files), PathBuf::from(&files)] {
         let found = glob::glob(&root.to_string_lossy()).map_err(|e| format!("data_files: \"{pattern}\" is no pattern: {e}"))?;
         let mut paths: Vec<PathBuf> = found.flatten().filter(|path| path.is_file()).collect();
         if !paths.is_empty() {

@@ -1,15 +1,15 @@
-//! `load_dataset`, `concatenate_datasets` and `create_replay_dataset`.
+//! `load_dataset`, `concatenate_datasets`, `interleave_datasets` and `create_replay_dataset`.
 
 use super::context::context;
-use super::data::{LoadOptions, ReplayOptions, to_dataset};
+use super::data::{InterleaveOptions, LoadOptions, ReplayOptions, to_dataset};
 use super::data_files::{Files, file_splits, folder_splits, hub_splits};
 use super::data_options::NamedFormat;
 use super::error::{IntoScript, ScriptResult};
 use super::options::{OptionMap, options as parse};
 use crate::data::read::SampleBy;
 use crate::data::{
-    ColumnChange, Dataset, FileFormat, IterableDataset, ReadOptions, RowFormat, Split, bundled, create_replay_dataset as replay,
-    hub,
+    ColumnChange, Dataset, FileFormat, IterableDataset, ReadOptions, RowFormat, Split, Turn, bundled,
+    create_replay_dataset as replay, hub, interleave,
 };
 use crate::script::registry::Registry;
 use rhai::plugin::*;
@@ -19,6 +19,7 @@ use rhai::{Array, Map};
 pub fn register(engine: &mut Registry<'_>) {
     engine
         .options::<LoadOptions>(&["load_dataset"], &[("data_files", "string | array | map"), ("columns", "map")])
+        .options::<InterleaveOptions>(&["interleave_datasets"], &[])
         .options::<ReplayOptions>(&["create_replay_dataset"], &[]);
     engine.register_global_module(exported_module!(loading_functions).into());
 }
@@ -138,6 +139,19 @@ impl Wanted {
 }
 
 fn load(call: &NativeCallContext, kind: &str, map: Map) -> ScriptResult<Dynamic> {
+    let split = map.get("split").and_then(|split| split.clone().into_string().ok());
+    let Some(several) = split.filter(|split| split.contains('+')) else { return load_split(call, kind, map) };
+    let part = |split: &str| -> ScriptResult<Dataset> {
+        let mut options = map.clone();
+        options.insert("split".into(), split.trim().into());
+        let data = load_split(call, kind, options)?.try_cast::<Dataset>();
+        data.ok_or_else(|| "load_dataset: a stream is of one split; load each by itself".into())
+    };
+    let parts = several.split('+').map(part).collect::<ScriptResult<Vec<_>>>()?;
+    Ok(Dynamic::from(Dataset::concatenate(&parts)))
+}
+
+fn load_split(call: &NativeCallContext, kind: &str, map: Map) -> ScriptResult<Dynamic> {
     let session = context(call)?;
     let mut map = OptionMap::new("load_dataset", map);
     let files = map.take_any("data_files");
@@ -198,6 +212,11 @@ fn load(call: &NativeCallContext, kind: &str, map: Map) -> ScriptResult<Dynamic>
     }
 }
 
+/// The data sets of an array, of which each may be an array of maps.
+fn parts(datasets: &Array, function: &str) -> ScriptResult<Vec<Dataset>> {
+    datasets.iter().enumerate().map(|(i, value)| to_dataset(value, &format!("{function}: item {i}"))).collect()
+}
+
 /// The option `columns`, a map of new names to old ones, as pairs of an old and a new name.
 fn old_and_new(columns: &Dynamic) -> ScriptResult<Vec<(String, String)>> {
     let wrong = || {
@@ -212,7 +231,7 @@ fn old_and_new(columns: &Dynamic) -> ScriptResult<Vec<(String, String)>> {
 mod loading_functions {
     /// A data set from files, from the hub or from the program itself. The first argument is
     /// - "json" (JSON Lines or an array), "csv", "parquet" or "text" with `data_files`: a path, a pattern such as "data/*.jsonl", an
-    ///   array of these, or a map of split names to these, which gives a map of data sets. Files ending in `.gz` are decompressed;
+    ///   array of these, or a map of split names to these, which gives a map of data sets. Files of gzip are decompressed;
     /// - the path of a file whose suffix says what it is, or of a folder of such files;
     /// - a data set of the Hugging Face hub, "org/name": its Parquet, JSON, CSV or text files. Without `split` it gives a map of data
     ///   sets. `name` chooses among several configurations, `revision` a branch, tag or commit. `HF_HOME`, `HF_TOKEN`, `HF_ENDPOINT`
@@ -222,12 +241,13 @@ mod loading_functions {
     /// Which files of a folder or a hub data set make which split is said by `configs:` in the header of its README.md, and else by
     /// their names: `train`, `validation` or `test` in a folder's or file's name. What has no splits is `train`.
     ///
-    /// Options: `split` ("train[:100]", "train[10%:20%]"), `delimiter` (CSV), `sample_by` (text: "line", "paragraph", "document"),
-    /// `columns` (a map of the names that are wanted to those in the file), `format` (what training takes every row for: "alpaca",
+    /// Options: `split` ("train[:100]", "train[10%:20%]", "train+test"), `delimiter` (CSV), `sample_by` (text: "line", "paragraph",
+    /// "document"), `columns` (a map of the names that are wanted to those in the file), `format` (what training takes every row for: "alpaca",
     /// "sharegpt", "messages", "prompt_completion", "text", or "auto", that of the first row; by default each row is what its own fields
     /// say), `streaming` (true: a stream, whose rows are read as they are asked for and never held; a file of the hub is downloaded in
-    /// full when the stream comes to it). Of CSV only an empty cell is null, not `NA` or `NaN`. Large files are not held in memory without
-    /// `streaming` either, and can be shuffled in full.
+    /// full when the stream comes to it). Of CSV only an empty cell is null, not `NA` or `NaN`, and a column without a name is called by
+    /// its place, `Unnamed: 0`, as pandas has it. Large files are not held in memory without `streaming` either, and can be shuffled in
+    /// full.
     ///
     /// ```rhai
     /// let ds = load_dataset("general_qa", #{ split: "train[:3]" });
@@ -252,9 +272,36 @@ mod loading_functions {
     /// ```
     #[rhai_fn(return_raw)]
     pub fn concatenate_datasets(datasets: Array) -> ScriptResult<Dataset> {
-        let part = |(i, value): (usize, &Dynamic)| to_dataset(value, &format!("concatenate_datasets: item {i}"));
-        let parts = datasets.iter().enumerate().map(part).collect::<ScriptResult<Vec<_>>>()?;
-        Ok(Dataset::concatenate(&parts))
+        Ok(Dataset::concatenate(&parts(&datasets, "concatenate_datasets")?))
+    }
+
+    /// Rows of several data sets in turn. Options: `probabilities` (how likely each is to give the next row, instead of in turn),
+    /// `seed` (the session's), `stopping_strategy` ("first_exhausted": the mix ends when one data set has ended; "all_exhausted": when
+    /// all have, and those that end earlier begin again; "all_exhausted_without_replacement": every row once). With a seed the order
+    /// is that of `datasets`.
+    ///
+    /// ```rhai
+    /// let a = Dataset::from_list([#{ n: 1 }, #{ n: 2 }]);
+    /// let b = Dataset::from_list([#{ n: 10 }, #{ n: 20 }, #{ n: 30 }]);
+    /// interleave_datasets([a, b]).column("n") // => [1, 10, 2, 20]
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn interleave_datasets(call: NativeCallContext, datasets: Array, options: Map) -> ScriptResult<Dataset> {
+        let given: InterleaveOptions = parse("interleave_datasets", options)?;
+        let session = context(&call)?;
+        let seed = match given.seed {
+            Some(seed) => seed,
+            None if given.probabilities.is_some() => u64::from(session.random.borrow_mut().next_u32()),
+            None => 0,
+        };
+        let turn = given.probabilities.as_deref().map_or(Turn::Cycle, |probabilities| Turn::Chance { probabilities, seed });
+        let parts = parts(&datasets, "interleave_datasets")?;
+        interleave(&parts, turn, given.stopping_strategy, &session.control).script()
+    }
+
+    #[rhai_fn(name = "interleave_datasets", return_raw)]
+    pub fn interleave_datasets_default(call: NativeCallContext, datasets: Array) -> ScriptResult<Dataset> {
+        interleave_datasets(call, datasets, Map::new())
     }
 
     /// Mixes general rows into the rows of a narrow task, so that training rehearses what it could forget. Both are data sets

@@ -2,7 +2,7 @@
 
 use super::options::Validate;
 use crate::data::read::SampleBy;
-use crate::data::{FractionOf, RowFormat, TestSize};
+use crate::data::{FractionOf, RowFormat, Stopping, TestSize};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +24,16 @@ impl Validate for ShuffleOptions {
         }
     }
 }
+
+/// Options of `map` and `filter` of a data set.
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EachRowOptions {
+    /// Whether the function also gets the row's number, counted from 0: `|row, index|`; default false.
+    pub with_indices: bool,
+}
+
+impl Validate for EachRowOptions {}
 
 /// Options of `sort`.
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]
@@ -170,10 +180,13 @@ impl LoadOptions {
     pub fn delimiter_byte(&self) -> Result<Option<u8>> {
         match self.delimiter.as_deref().map(str::as_bytes) {
             None => Ok(None),
-            Some([byte]) if byte.is_ascii() => Ok(Some(*byte)),
+            // A quote and a line break have a meaning of their own in CSV.
+            Some([byte]) if byte.is_ascii() && !b"\"\r\n".contains(byte) => Ok(Some(*byte)),
             Some(_) => {
                 let given = self.delimiter.as_deref().unwrap_or_default();
-                Err(Error::argument(format!("delimiter must be one character such as \";\", but it is \"{given}\"")))
+                Err(Error::argument(format!(
+                    "delimiter must be one character such as \";\", and no quote or line break, but it is {given:?}"
+                )))
             }
         }
     }
@@ -184,6 +197,20 @@ impl Validate for LoadOptions {
         self.delimiter_byte().map(|_| ())
     }
 }
+
+/// Options of `interleave_datasets`.
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct InterleaveOptions {
+    /// How likely each data set is to give the next row; they sum to 1. Default: the data sets take turns.
+    pub probabilities: Option<Vec<f64>>,
+    /// What the choice depends on, as in `numpy.random.default_rng`; default: the session's random source.
+    pub seed: Option<u64>,
+    /// When the mix ends: when one data set has ended, or all, where those that end earlier begin again or, without replacement, do not.
+    pub stopping_strategy: Stopping,
+}
+
+impl Validate for InterleaveOptions {}
 
 /// Options of `create_replay_dataset`.
 #[derive(Debug, Clone, Deserialize, Serialize)]

@@ -7,6 +7,7 @@ use super::data_options::ShuffleOptions;
 use super::display;
 use super::error::{IntoScript, ScriptResult, into_library};
 use super::options::options as parse;
+use super::tensor_data::kind;
 use crate::control::Control;
 use crate::data::{ColumnChange, Dataset, Encoding, IterableDataset, Row, TokenRows};
 use crate::error::{Error, Result};
@@ -147,7 +148,7 @@ mod stream_functions {
         let later = Later::new(&call, change)?;
         Ok(stream.map(Rc::new(move |row| {
             let made = later.call(row)?;
-            made_row(&made, row, "it").map_err(|e| Error::Callback(inner_message(&e)))
+            made_row(&made, row, &"it").map_err(|e| Error::Callback(inner_message(&e)))
         })))
     }
 
@@ -161,10 +162,10 @@ mod stream_functions {
     pub fn filter_stream(call: NativeCallContext, stream: &mut IterableDataset, keep: FnPtr) -> ScriptResult<IterableDataset> {
         let later = Later::new(&call, keep)?;
         Ok(stream.filter(Rc::new(move |row| {
-            later
-                .call(row)?
+            let answer = later.call(row)?;
+            answer
                 .as_bool()
-                .map_err(|kind| Error::Callback(format!("the closure must return true or false, but it returned {kind}")))
+                .map_err(|_| Error::Callback(format!("the closure must return true or false, but it returned {}", kind(&answer))))
         })))
     }
 
@@ -238,7 +239,11 @@ mod stream_functions {
 
     #[rhai_fn(global, name = "select_columns", return_raw, pure)]
     pub fn select_columns_of_stream(stream: &mut IterableDataset, columns: Dynamic) -> ScriptResult<IterableDataset> {
-        Ok(stream.with_columns(ColumnChange::Select(names(&columns, "select_columns")?)))
+        let (chosen, there) = (names(&columns, "select_columns")?, stream.columns().script()?);
+        match chosen.iter().find(|name| !there.contains(name)) {
+            None => Ok(stream.with_columns(ColumnChange::Select(chosen))),
+            Some(name) => Err(format!("the first row has no column `{name}`; its columns are: {}", there.join(", ")).into()),
+        }
     }
 
     /// The field names of the first row.

@@ -63,6 +63,18 @@ pub fn into_words(error: Box<EvalAltResult>, engine: &Engine) -> Box<EvalAltResu
     Box::new(EvalAltResult::ErrorRuntime(Dynamic::from(in_words(inner, place, engine)), Position::NONE))
 }
 
+/// A failed call of a user's function with what it was called for in front of the message, such as `map: row 3`, and the place where it
+/// failed. What was thrown and is no text stays as it is, and so does what cannot be caught.
+pub fn called_for(what: &str, error: Box<EvalAltResult>, engine: &Engine) -> Box<EvalAltResult> {
+    let inner = innermost(&error);
+    let thrown = matches!(inner, EvalAltResult::ErrorRuntime(value, _) if !value.is_string());
+    if thrown || !inner.is_catchable() {
+        return error;
+    }
+    let text = format!("{what}: {}", in_words(inner, Position::NONE, engine));
+    Box::new(EvalAltResult::ErrorRuntime(Dynamic::from(text), inner.position()))
+}
+
 fn innermost(error: &EvalAltResult) -> &EvalAltResult {
     let mut inner = error;
     while let EvalAltResult::ErrorInFunctionCall(_, _, next, _) | EvalAltResult::ErrorInModule(_, next, _) = inner {

@@ -8,6 +8,7 @@ mod data;
 mod files;
 mod models;
 mod options;
+mod reading;
 mod training;
 
 use std::path::Path;

@@ -35,11 +35,16 @@ mod functions {
     pub fn load_json(call: NativeCallContext, path: &str) -> ScriptResult<Dynamic> {
         let path = context(&call)?.input_path(path);
         let text = crate::files::read_text(&path).script()?;
-        let value: serde_json::Value = serde_json::from_str(&text)
+        // Some programs write a byte order mark in front.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+        let value: serde_json::Value = serde_json::from_str(text)
             .map_err(|e| {
                 // serde_json ends its message with the place; the place goes in front, as in a compiler's message.
                 let message = e.to_string();
-                let message = message.split(" at line ").next().unwrap_or(&message);
+                let message = match message.split(" at line ").next().unwrap_or(&message) {
+                    "trailing characters" => "another value follows; rows, one a line, are read with load_dataset",
+                    other => other,
+                };
                 Error::Format {
                     path: format!("{}:{}:{}", path.display(), e.line(), e.column()).into(),
                     message: format!("not valid JSON: {message}"),
