@@ -12,7 +12,7 @@ use super::Status;
 use super::arguments::Common;
 use super::output::Output;
 use crate::script::options::closest;
-use crate::session::{Session, report};
+use crate::session::{Session, parseable, report, without_mark};
 use calls::Calls;
 use rhai::{Module, OptimizationLevel, ParseErrorType, Position, Scope};
 use serde_json::json;
@@ -66,11 +66,12 @@ pub(super) fn run(files: &[PathBuf], _: &Common, output: &Output) -> Status {
                 documents.push(json!({ "file": name, "severity": "error", "message": error.to_string() }));
             }
             Ok(source) => {
-                for problem in problems(&mut session, &source) {
+                let source = without_mark(&source);
+                for problem in problems(&mut session, source) {
                     let Problem { severity, position, message } = problem;
                     let warning = severity == Severity::Warning;
                     warnings += usize::from(warning);
-                    output.note(&report::render_plain(&name, &source, position, &message, warning, output.color()));
+                    output.note(&report::render_plain(&name, source, position, &message, warning, output.color()));
                     documents.push(json!({
                         "file": name,
                         "severity": if warning { "warning" } else { "error" },
@@ -104,6 +105,8 @@ fn plural(count: usize, noun: &str) -> String {
 
 /// What is wrong with a script, or probably so.
 pub fn problems(session: &mut Session, source: &str) -> Vec<Problem> {
+    let parseable = parseable(source);
+    let source = &*parseable;
     // The optimiser would take away what nothing uses.
     session.engine_mut().set_optimization_level(OptimizationLevel::None);
     let ast = match session.engine().compile(source) {
