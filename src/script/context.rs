@@ -8,7 +8,7 @@ use crate::random::Random;
 use candle_core::Device;
 use rhai::{Dynamic, Engine, NativeCallContext};
 use std::cell::{OnceCell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -24,6 +24,8 @@ pub struct Context {
     pub random: RefCell<Random>,
     /// `--set KEY=VALUE`, read by `param(key, default)`.
     pub parameters: BTreeMap<String, String>,
+    /// The keys that the script has asked for.
+    pub asked: RefCell<BTreeSet<String>>,
     /// Words after `--`, read as `args`.
     pub arguments: Vec<String>,
     /// `--out`: where scripts put their files.
@@ -65,6 +67,7 @@ impl Context {
             device: RefCell::new(device),
             random: RefCell::new(Random::new(seed)),
             parameters: BTreeMap::new(),
+            asked: RefCell::default(),
             arguments: Vec::new(),
             out: PathBuf::from("."),
             second: Second::default(),

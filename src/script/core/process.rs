@@ -42,7 +42,9 @@ mod functions {
     /// ```
     #[rhai_fn(return_raw)]
     pub fn param(call: NativeCallContext, key: &str, default: Dynamic) -> ScriptResult<Dynamic> {
-        match context(&call)?.parameters.get(key) {
+        let context = context(&call)?;
+        context.asked.borrow_mut().insert(key.to_string());
+        match context.parameters.get(key) {
             Some(given) => parse_like(key, given, &default.flatten()),
             None => Ok(default),
         }
