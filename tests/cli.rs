@@ -251,6 +251,17 @@ x
     let places: Vec<(i64, i64)> =
         document.as_array().unwrap().iter().map(|p| (p["line"].as_i64().unwrap(), p["column"].as_i64().unwrap())).collect();
     assert_eq!(places, [(3, 15), (5, 25), (8, 10), (10, 30), (11, 44)], "{document:#}");
+    // Outside of functions a name may be known elsewhere.
+    std::fs::write(
+        folder.path().join("early.rhai"),
+        "print(x);\nlet x = 1;\n{ let q = 1; }\nfn f() { x + q }\nprint(q + x + f());\n",
+    )
+    .unwrap();
+    let output = command(folder.path()).args(["check", "early.rhai", "--json"]).output().unwrap();
+    let helps: Vec<String> =
+        json(&output).as_array().unwrap().iter().map(|p| format!("{} {}", p["line"], p["message"])).collect();
+    assert!(helps[0].starts_with("1 ") && helps[0].contains("declared further down"), "{helps:?}");
+    assert!(helps[1].starts_with("4 ") && helps[1].contains("functions do not see outer variables"), "{helps:?}");
     // Warnings alone are no failure.
     std::fs::write(folder.path().join("warned.rhai"), "let x = 1;\nlet x = 2;\nprint(x);\n").unwrap();
     let output = command(folder.path()).args(["check", "warned.rhai"]).output().unwrap();

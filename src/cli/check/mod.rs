@@ -14,7 +14,7 @@ use super::output::Output;
 use crate::script::options::closest;
 use crate::session::{Session, parseable, report, without_mark};
 use calls::Calls;
-use rhai::{Module, OptimizationLevel, ParseErrorType, Position, Scope};
+use rhai::{AST, Module, OptimizationLevel, ParseErrorType, Position, Scope};
 use serde_json::json;
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -121,7 +121,7 @@ pub fn problems(session: &mut Session, source: &str) -> Vec<Problem> {
     found.extend(habits::unused_results(&reference, &ast));
     found.extend(habits::hidden_variables(session, source));
     found.extend(outer::uses(&ast, &session.global_names()));
-    found.extend(undefined_variables(session, source));
+    found.extend(undefined_variables(session, &ast, source));
     found.sort_by_key(|problem| (problem.position.line(), problem.position.position()));
     found.dedup();
     found
@@ -131,7 +131,7 @@ pub fn problems(session: &mut Session, source: &str) -> Vec<Problem> {
 const MOST_VARIABLES: usize = 50;
 
 /// The strict parser stops at the first undefined variable; each found one is declared and the script parsed again.
-fn undefined_variables(session: &mut Session, source: &str) -> Vec<Problem> {
+fn undefined_variables(session: &mut Session, ast: &AST, source: &str) -> Vec<Problem> {
     let globals = session.global_names();
     let mut known = Scope::new();
     for name in &globals {
@@ -154,7 +154,10 @@ fn undefined_variables(session: &mut Session, source: &str) -> Vec<Problem> {
             _ => break,
         };
         let message = match declared(source).any(|known| known == name) {
-            true => outer::message(name),
+            true if outer::in_function(ast, error.position()) => outer::message(name),
+            true => format!(
+                "no variable is called `{name}` here\nhelp: it is declared further down, or in a block that has ended; declare it before both"
+            ),
             false => {
                 let near = closest(name, globals.iter().map(String::as_str).chain(declared(source)));
                 format!("no variable is called `{name}` here{}", help(near))
