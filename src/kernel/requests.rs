@@ -307,11 +307,11 @@ impl Requests {
         if is_rust(code) {
             return IsCompleteReply::complete();
         }
-        let code = &*parseable(code);
-        if incomplete::is_incomplete(self.session.engine(), code) {
+        let text = parseable(code);
+        if incomplete::is_incomplete(self.session.engine(), &text) {
             return IsCompleteReply::incomplete("    ".into());
         }
-        match self.session.engine().compile(code) {
+        match self.session.engine().compile(&*text) {
             Ok(_) => IsCompleteReply::complete(),
             Err(_) if help::question(code).is_some() => IsCompleteReply::complete(),
             Err(_) => IsCompleteReply::invalid(),
