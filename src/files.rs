@@ -97,7 +97,12 @@ pub fn write_text(path: &Path, text: &str) -> Result<()> {
 /// # Errors
 /// The file is missing, unreadable or not UTF-8.
 pub fn read_text(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))
+    let bytes = std::fs::read(path).map_err(|e| Error::io("read", path, e))?;
+    String::from_utf8(bytes).map_err(|error| {
+        let before = error.as_bytes().iter().take(error.utf8_error().valid_up_to());
+        let line = 1 + before.filter(|byte| **byte == b'\n').count();
+        Error::format(path, format!("line {line}: not valid UTF-8; save the file as UTF-8"))
+    })
 }
 
 /// The files below a folder, by their paths from it with `/` between the parts, sorted; hidden ones are left out.

@@ -84,6 +84,16 @@ fn a_script_sees_its_parameters_and_arguments() {
 }
 
 #[test]
+fn a_parameter_that_the_script_does_not_ask_for_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("s.rhai"), "param(\"steps\", 3); param(\"rate\", 0.5);").unwrap();
+    let run = |set: &str| err(&command(folder.path()).args(["run", "s.rhai", "--set", set]).output().unwrap());
+    assert_eq!(run("steps=5"), "");
+    has(&run("step=5"), &["warning: --set step=5", "did you mean \"steps\"?"]);
+    has(&run("x=5"), &["it asks for rate, steps"]);
+}
+
+#[test]
 fn a_script_from_standard_input() {
     let folder = tempfile::tempdir().unwrap();
     let mut child = command(folder.path()).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
@@ -110,6 +120,31 @@ fn wrong_usage_is_status_2() {
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", err(&output));
         has(&err(&output), &[word]);
     }
+}
+
+#[test]
+fn json_is_one_document_with_wrong_usage_and_of_every_command() {
+    let text = |arguments: &[&str], status: i32| {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(status), "{arguments:?}: {}", err(&output));
+        json(&output)
+    };
+    has(text(&["bogus", "--json"], 2)["error"].as_str().unwrap(), &["unrecognized subcommand 'bogus'"]);
+    has(text(&["--json", "run"], 2)["error"].as_str().unwrap(), &["<FILE>"]);
+    has(text(&["completions", "bash", "--json"], 0).as_str().unwrap(), &["_ftrepl()"]);
+    assert_eq!(text(&["doc", "FORGETTING_CHECKLIST", "--json"], 0)[0]["kind"], "variable");
+    // Behind `--` it is the script's.
+    assert_eq!(out(&run(&["run", "--", "--json", "--wrong"])), "");
+    assert_eq!(out(&run(&["-e", "-1 + 3"])), "2\n");
+}
+
+#[test]
+fn a_script_that_is_no_text_says_where() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("s.rhai"), b"print(1);\nprint(\"\xff\");\n").unwrap();
+    let output = command(folder.path()).args(["run", "s.rhai"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    has(&err(&output), &["s.rhai: line 2: not valid UTF-8; save the file as UTF-8"]);
 }
 
 #[test]
@@ -225,6 +260,17 @@ x
     let places: Vec<(i64, i64)> =
         document.as_array().unwrap().iter().map(|p| (p["line"].as_i64().unwrap(), p["column"].as_i64().unwrap())).collect();
     assert_eq!(places, [(3, 15), (5, 25), (8, 10), (10, 30), (11, 44)], "{document:#}");
+    // Outside of functions a name may be known elsewhere.
+    std::fs::write(
+        folder.path().join("early.rhai"),
+        "print(x);\nlet x = 1;\n{ let q = 1; }\nfn f() { x + q }\nprint(q + x + f());\n",
+    )
+    .unwrap();
+    let output = command(folder.path()).args(["check", "early.rhai", "--json"]).output().unwrap();
+    let helps: Vec<String> =
+        json(&output).as_array().unwrap().iter().map(|p| format!("{} {}", p["line"], p["message"])).collect();
+    assert!(helps[0].starts_with("1 ") && helps[0].contains("declared further down"), "{helps:?}");
+    assert!(helps[1].starts_with("4 ") && helps[1].contains("functions do not see outer variables"), "{helps:?}");
     // Warnings alone are no failure.
     std::fs::write(folder.path().join("warned.rhai"), "let x = 1;\nlet x = 2;\nprint(x);\n").unwrap();
     let output = command(folder.path()).args(["check", "warned.rhai"]).output().unwrap();
@@ -385,6 +431,9 @@ fn scripts_become_notebooks_and_come_back() {
     let same = command(folder.path()).args(["convert", "a.rhai", "--to", "rhai"]).output().unwrap();
     assert_eq!(same.status.code(), Some(2));
     has(&err(&same), &["is a .rhai file already", "--output"]);
+    let twice = command(folder.path()).args(["convert", "a.ipynb", "--to", "ipynb", "-o", "b.ipynb"]).output().unwrap();
+    assert_eq!(twice.status.code(), Some(1));
+    has(&err(&twice), &["a.ipynb", "is a notebook already", "--to rhai"]);
     std::fs::write(folder.path().join("bad.ipynb"), "{").unwrap();
     let bad = command(folder.path()).args(["convert", "bad.ipynb", "--to", "rhai"]).output().unwrap();
     assert_eq!(bad.status.code(), Some(1));

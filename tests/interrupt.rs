@@ -89,6 +89,12 @@ fn generation_stops() {
 }
 
 #[test]
+fn waiting_stops() {
+    assert_eq!(interrupted("print(\"start\"); try { sleep(60); } catch { } print(\"end\");").0, "start\n");
+    assert_eq!(interrupted("print(\"start\"); sleep(1e300);").0, "start\n");
+}
+
+#[test]
 fn a_loop_of_the_script_stops() {
     assert_eq!(interrupted("print(\"start\"); loop { let x = 1; }").0, "start\n");
 }

@@ -16,7 +16,7 @@ pub struct Arguments {
     #[command(flatten)]
     pub common: Common,
     /// Run this code and show its value.
-    #[arg(short = 'e', value_name = "CODE")]
+    #[arg(short = 'e', value_name = "CODE", allow_hyphen_values = true)]
     pub code: Option<String>,
     #[command(subcommand)]
     pub command: Option<Command>,

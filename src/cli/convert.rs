@@ -3,9 +3,9 @@
 use super::Status;
 use super::arguments::{NotebookFormat, NotebookKernel};
 use super::output::Output;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::session::notebook::{self, Language};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::Path;
 
 /// Runs the command.
@@ -15,7 +15,7 @@ pub(super) fn run(file: &Path, to: NotebookFormat, kernel: NotebookKernel, targe
         NotebookFormat::Rhai => "rhai",
     };
     let target = target.map_or_else(|| file.with_extension(suffix), Path::to_path_buf);
-    if target == file {
+    if target == file && !file.is_dir() {
         return output.usage(&format!("{} is a .{suffix} file already; name another with --output", file.display()));
     }
     match convert(file, to, kernel).and_then(|text| crate::files::write_text(&target, &text)) {
@@ -34,6 +34,9 @@ pub(super) fn run(file: &Path, to: NotebookFormat, kernel: NotebookKernel, targe
 fn convert(file: &Path, to: NotebookFormat, kernel: NotebookKernel) -> Result<String> {
     let text = crate::files::read_text(file)?;
     match to {
+        NotebookFormat::Ipynb if is_notebook(&text) => {
+            Err(Error::format(file, "is a notebook already; --to rhai makes a script of it"))
+        }
         NotebookFormat::Ipynb => {
             let language = match kernel {
                 NotebookKernel::Ftrepl => Language::Rhai,
@@ -43,4 +46,8 @@ fn convert(file: &Path, to: NotebookFormat, kernel: NotebookKernel) -> Result<St
         }
         NotebookFormat::Rhai => notebook::to_script(&text, file),
     }
+}
+
+fn is_notebook(text: &str) -> bool {
+    serde_json::from_str::<Value>(text).is_ok_and(|document| document.get("nbformat").is_some())
 }

@@ -6,6 +6,7 @@ use super::output::Output;
 use crate::script::docs::{render, sections};
 use crate::session::{Session, help};
 use crate::show::terminal_width;
+use serde_json::{Value, json};
 use std::path::Path;
 
 pub(super) fn run(name: Option<&str>, format: DocFormat, common: &Common, output: &Output) -> Status {
@@ -18,6 +19,15 @@ pub(super) fn run(name: Option<&str>, format: DocFormat, common: &Common, output
         None => render::listed(&reference),
         Some(name) => reference.find(name),
     };
+    if let Some(text) = name.and_then(help::of_global).filter(|_| entries.is_empty()) {
+        let name = name.unwrap_or_default().trim();
+        let document = json!([{ "name": name, "kind": "variable", "signatures": [], "doc": text, "examples": [] }]);
+        match common.json || format == DocFormat::Json {
+            true => print_json(&document, output),
+            false => output.text(text),
+        }
+        return Status::Done;
+    }
     if let (Some(name), true) = (name, entries.is_empty()) {
         return output.failure(&reference.unknown(name));
     }
@@ -28,12 +38,20 @@ pub(super) fn run(name: Option<&str>, format: DocFormat, common: &Common, output
     match (format, name) {
         (DocFormat::Markdown, None) => return write_pages(&sections::pages(&reference), common, output),
         (DocFormat::Lsp, _) => return definitions(&session, common, output),
-        (DocFormat::Json, _) => output.text(&serde_json::to_string_pretty(&render::json(&entries)).unwrap_or_default()),
+        (DocFormat::Json, _) => print_json(&render::json(&entries), output),
         (DocFormat::Markdown, Some(_)) => output.text(&render::markdown(&entries)),
         (DocFormat::Text, Some(name)) => output.text(&help::about(&reference, session.options(), name)),
         (DocFormat::Text, None) => output.text(&render::overview(&reference, terminal_width())),
     }
     Status::Done
+}
+
+/// The one document of `--json`, or that of `--format json`.
+fn print_json(value: &Value, output: &Output) {
+    match output.json() {
+        true => output.document(value),
+        false => output.text(&serde_json::to_string_pretty(value).unwrap_or_default()),
+    }
 }
 
 /// The pages of the reference, below the folder for files.

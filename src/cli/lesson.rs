@@ -93,7 +93,7 @@ fn walk(step: &Step, quick: bool, common: &Common, output: &Output) -> Result<rh
     let mut last = rhai::Dynamic::UNIT;
     for cell in cells(step.source) {
         match cell {
-            Cell::Prose(text) => output.text(&format!("\n{text}\n")),
+            Cell::Prose(text) | Cell::Raw(text) => output.text(&format!("\n{text}\n")),
             Cell::Code(code, before) => {
                 for line in code.trim_matches('\n').lines() {
                     output.text(&format!("  > {line}"));

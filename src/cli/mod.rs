@@ -60,6 +60,10 @@ pub fn main() -> ExitCode {
         Err(error) => {
             let usage = error.use_stderr();
             let _ = error.print();
+            // An option that is asked for behind `--` is the script's.
+            if usage && std::env::args_os().take_while(|word| word != "--").any(|word| word == "--json") {
+                output::error_document(error.render().to_string().trim());
+            }
             return if usage { Status::Usage.into() } else { Status::Done.into() };
         }
     };
@@ -118,7 +122,12 @@ fn run_command(command: Command, common: &Common, output: &Output) -> Status {
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "ftrepl", &mut script);
-            output.text(String::from_utf8_lossy(&script).trim_end());
+            let script = String::from_utf8_lossy(&script);
+            if output.json() {
+                output.document(&serde_json::json!(script));
+            } else {
+                output.text(script.trim_end());
+            }
             Status::Done
         }
     }

@@ -22,7 +22,10 @@ pub(super) fn run(action: &ModelAction, output: &Output) -> Status {
             }
             Status::Done
         }
-        Err(Error::Interrupted) => Status::Interrupted,
+        Err(Error::Interrupted) => {
+            output.error("interrupted");
+            Status::Interrupted
+        }
         Err(error) => output.failure(&error.to_string()),
     }
 }

@@ -53,7 +53,7 @@ impl Output {
     /// The document of `--json`; nothing without it.
     pub fn document(&self, value: &Value) {
         if self.json {
-            println(&serde_json::to_string_pretty(value).unwrap_or_default());
+            print_document(value);
         }
     }
 
@@ -68,9 +68,7 @@ impl Output {
     pub fn error(&self, text: &str) {
         self.note(text);
         if self.json {
-            let plain = without_color(text);
-            let plain = plain.strip_prefix("error: ").unwrap_or(&plain);
-            self.document(&serde_json::json!({ "error": plain }));
+            error_document(&without_color(text));
         }
     }
 
@@ -85,6 +83,15 @@ impl Output {
         self.error(&format!("error: {message}"));
         Status::Usage
     }
+}
+
+/// The document of `--json` for an error in words.
+pub(super) fn error_document(text: &str) {
+    print_document(&serde_json::json!({ "error": text.strip_prefix("error: ").unwrap_or(text) }));
+}
+
+fn print_document(value: &Value) {
+    println(&serde_json::to_string_pretty(value).unwrap_or_default());
 }
 
 /// To standard output. A reader that has gone away (`| head`) ends the program without a word.

@@ -5,6 +5,7 @@ use super::output::Output;
 use super::{CALL_LEVELS, Status, signals};
 use crate::control::Control;
 use crate::error::Result;
+use crate::script::options::closest;
 use crate::session::{Session, is_interrupt};
 use std::cell::RefCell;
 use std::io::Read;
@@ -51,7 +52,7 @@ pub(super) fn text(source: &str, name: &str, session: &mut Session, output: &Out
     match session.run_script(source, name) {
         Ok(value) => {
             output.value(&value);
-            if show && !output.json() && !value.is_unit() && !source.trim_end().ends_with(';') {
+            if show && !output.json() && !value.is_unit() && !session.is_muted(source) {
                 output.text(&crate::script::display::text(&value));
             }
             Status::Done
@@ -98,7 +99,27 @@ fn read_standard_input(arguments: Vec<String>, common: &Common, output: &Output)
 
 fn run_source(source: &str, name: &str, arguments: Vec<String>, common: &Common, output: &Output, show: bool) -> Status {
     match session(common, arguments, output) {
-        Ok(mut session) => text(source, name, &mut session, output, show),
+        Ok(mut session) => {
+            let status = text(source, name, &mut session, output, show);
+            if status == Status::Done {
+                unused_parameters(&session, common, output);
+            }
+            status
+        }
         Err(error) => output.usage(&error.to_string()),
+    }
+}
+
+/// Says which values of `--set` the script did not ask for: a slip in a name would else go unseen.
+fn unused_parameters(session: &Session, common: &Common, output: &Output) {
+    let asked = session.context().asked.borrow();
+    for (key, value) in common.parameters.iter().filter(|(key, _)| !asked.contains(key)) {
+        let names = || asked.iter().map(String::as_str);
+        let hint = match closest(key, names()) {
+            Some(near) => format!("; did you mean \"{near}\"?"),
+            None if asked.is_empty() => ": it asks for none".to_string(),
+            None => format!("; it asks for {}", names().collect::<Vec<_>>().join(", ")),
+        };
+        output.note(&format!("warning: --set {key}={value}: the script did not ask for a parameter \"{key}\"{hint}"));
     }
 }

@@ -2,9 +2,9 @@
 
 use super::Sender;
 use super::display::{bundle, plain, result};
-use crate::session::complete::Completer;
+use crate::session::complete::{Candidate, Completer};
 use crate::session::syntax::calls_around;
-use crate::session::{Session, help, incomplete, is_interrupt, tokens};
+use crate::session::{Session, help, incomplete, is_interrupt, parseable, tokens};
 use jupyter_protocol::{
     CommInfoReply, CompleteReply, CompleteRequest, ErrorOutput, ExecuteInput, ExecuteReply, ExecuteRequest, ExecutionCount,
     ExpressionResult, HistoryEntry, HistoryReply, HistoryRequest, InspectReply, InspectRequest, IsCompleteReply, JupyterMessage,
@@ -156,7 +156,7 @@ impl Requests {
             reply.payload.push(Payload::Page { data: plain(text), start: 0 });
             return reply;
         }
-        let outcome = self.run(code);
+        let outcome = self.run(code, !request.silent);
         self.session.control().flag().store(false, Ordering::SeqCst);
         if outcome.is_ok() {
             let expressions = request.user_expressions.iter().flatten();
@@ -193,7 +193,7 @@ impl Requests {
 
     /// What a front end asked to know after a cell.
     fn expression(&mut self, code: &str) -> ExpressionResult {
-        match self.run(code) {
+        match self.run(code, false) {
             Ok(data) => ExpressionResult::Ok { data: data.unwrap_or_else(|| plain(String::new())), metadata: Default::default() },
             Err(ReplyError { ename, evalue, traceback }) => ExpressionResult::Error { ename, evalue, traceback },
         }
@@ -219,8 +219,8 @@ impl Requests {
         Err(ReplyError { ename: "Error".into(), traceback: vec![evalue.clone()], evalue })
     }
 
-    /// Runs a cell.
-    fn run(&mut self, code: &str) -> Result<Option<Media>, ReplyError> {
+    /// Runs a cell; its value becomes `ans` only where a user sees it.
+    fn run(&mut self, code: &str, seen: bool) -> Result<Option<Media>, ReplyError> {
         self.session.control().flag().store(false, Ordering::SeqCst);
         if is_rust(code) {
             return self.run_rust(code);
@@ -228,9 +228,9 @@ impl Requests {
         let name = format!("cell[{}]", self.count);
         match self.session.run_script(code, &name) {
             Ok(value) => {
-                let shown = !value.is_unit() && !code.ends_with(';');
+                let shown = !value.is_unit() && !self.session.is_muted(code);
                 let data = shown.then(|| bundle(&value));
-                if shown {
+                if shown && seen {
                     self.session.set("ans", value);
                 }
                 Ok(data)
@@ -251,7 +251,10 @@ impl Requests {
 
     fn complete(&self, request: &CompleteRequest) -> CompleteReply {
         let at = byte_of(&request.code, request.cursor_pos);
-        let found = self.completer.complete(&self.session, &request.code, at);
+        let mut found = self.completer.complete(&self.session, &request.code, at);
+        if found.path && found.candidates.is_empty() {
+            found.candidates = paths(request.code.get(found.start..at).unwrap_or_default());
+        }
         let kinds: Vec<serde_json::Value> = found
             .candidates
             .iter()
@@ -262,7 +265,7 @@ impl Requests {
         CompleteReply {
             matches: found.candidates.into_iter().map(|candidate| candidate.replacement).collect(),
             cursor_start: request.code[..found.start].chars().count(),
-            cursor_end: request.cursor_pos,
+            cursor_end: request.cursor_pos.min(request.code.chars().count()),
             metadata,
             ..CompleteReply::default()
         }
@@ -292,7 +295,7 @@ impl Requests {
         if let Some(value) = self.session.scope().get(name) {
             return Some(format!("{name}: {}", reference.type_name(value.type_name())));
         }
-        let text = help::source(&self.session, name);
+        let text = help::source(&self.session, name).or_else(|| help::of_global(name).map(str::to_string));
         match (source, reference.find(name).is_empty()) {
             (true, _) if text.is_some() => text,
             (_, true) => text,
@@ -304,10 +307,11 @@ impl Requests {
         if is_rust(code) {
             return IsCompleteReply::complete();
         }
-        if incomplete::is_incomplete(self.session.engine(), code) {
+        let text = parseable(code);
+        if incomplete::is_incomplete(self.session.engine(), &text) {
             return IsCompleteReply::incomplete("    ".into());
         }
-        match self.session.engine().compile(code) {
+        match self.session.engine().compile(&*text) {
             Ok(_) => IsCompleteReply::complete(),
             Err(_) if help::question(code).is_some() => IsCompleteReply::complete(),
             Err(_) => IsCompleteReply::invalid(),
@@ -356,11 +360,26 @@ fn is_rust(code: &str) -> bool {
     code.split_whitespace().next() == Some("%%rust")
 }
 
+/// The files and folders whose path begins with a text; hidden ones where its last part begins with a period.
+fn paths(typed: &str) -> Vec<Candidate> {
+    let (folder, begin) = typed.rsplit_once('/').map_or(("", typed), |(folder, begin)| (&typed[..=folder.len()], begin));
+    let entries = std::fs::read_dir(if folder.is_empty() { "." } else { folder });
+    let path = |entry: std::fs::DirEntry| {
+        let name = entry.file_name().into_string().ok()?;
+        let wanted = name.starts_with(begin) && (begin.starts_with('.') || !name.starts_with('.'));
+        let end = if entry.path().is_dir() { "/" } else { "" };
+        wanted.then(|| Candidate { replacement: format!("{folder}{name}{end}"), label: format!("{name}: path") })
+    };
+    let mut found: Vec<Candidate> = entries.into_iter().flatten().flatten().filter_map(path).collect();
+    found.sort();
+    found
+}
+
 /// What a candidate is, in a word for which front ends have an icon.
-fn kind_of(label: &str) -> &'static str {
+fn kind_of(label: &str) -> &str {
     match label.split_once(": ") {
         _ if label.contains('(') => "function",
-        Some((_, "module")) => "module",
+        Some((_, kind @ ("module" | "path"))) => kind,
         Some(_) => "instance",
         None => "keyword",
     }

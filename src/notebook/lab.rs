@@ -164,7 +164,7 @@ impl Core for InProcess {
     fn run(&mut self, code: &str) -> std::result::Result<Faces, String> {
         match self.session.eval_line(code) {
             Ok(value) => {
-                let muted = value.is_unit() || code.trim_end().ends_with(';');
+                let muted = value.is_unit() || self.session.is_muted(code);
                 let faces = match (muted, self.kept.replace(None)) {
                     (true, kept) => kept.unwrap_or_default(),
                     (false, kept) => {

@@ -78,7 +78,7 @@ pub(super) fn run_command(repl: &mut Repl, line: &str) -> Next {
         Some(Does::Write(suffixes)) => write(repl, rest.trim(), replace, suffixes),
         _ => {
             let near = crate::script::options::closest(name, COMMANDS.iter().map(|command| command.name));
-            let hint = near.map(|near| format!("; did you mean `:{near}`?")).unwrap_or_default();
+            let hint = near.map(|near| format!("; did you mean `:{near}`?")).unwrap_or_else(|| ";".into());
             say(&format!("no command is called `:{word}`{hint} `:help` lists them"));
             Next::Go
         }
@@ -332,7 +332,7 @@ impl Repl {
     /// Runs code and shows its value.
     pub(super) fn show(&mut self, line: &str) {
         let Some(value) = self.evaluate(line) else { return };
-        if value.is_unit() || line.trim_end().ends_with(';') {
+        if value.is_unit() || self.session.borrow().is_muted(line) {
             return;
         }
         let text = shown(&value, self.config.mode, self.colour);

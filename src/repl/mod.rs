@@ -90,12 +90,17 @@ pub fn run(setup: Setup) -> Result<()> {
         .keyseq_timeout((config.edit_mode == EditMode::Vi).then_some(50))
         .bracketed_paste(config.bracketed_paste)
         .build();
-    let log = Log::new(state::folder().map(|folder| folder.join("history")), config.history_size);
+    let folder = state::folder();
+    let no_folder = folder.as_ref().err().map(ToString::to_string).filter(|_| config.history_size > 0);
+    let log = Log::new(folder.ok().map(|folder| folder.join("history")), config.history_size);
     let mut editor: Editor<Assistant, Log> = Editor::with_history(settings, log).map_err(terminal)?;
     editor.set_helper(Some(Assistant::new(session.clone(), theme, config.hints)));
     say(concat!("ftrepl ", env!("CARGO_PKG_VERSION"), "   :help for help, Ctrl-D to quit"));
     if let Some(problem) = problem {
         say(&format!("error: {problem}\nthe settings are the defaults"));
+    }
+    if let Some(error) = no_folder {
+        say(&format!("warning: the history cannot be kept: {error}; FTREPL_STATE can name another folder"));
     }
     let mut repl = Repl {
         session,

@@ -91,8 +91,11 @@ pub(super) fn script(entries: &[Entry]) -> String {
         text.push_str("\n// %%\n");
         let input = entry.input.trim_end();
         text.push_str(input);
-        // The next input must not become a part of this one.
-        if !input.ends_with([';', '}']) {
+        // The next input must not become a part of this one; behind what may be a comment a `;` would be a part of that.
+        if input.lines().last().is_some_and(|line| line.contains("//")) {
+            text.push('\n');
+        }
+        if !input.ends_with(';') {
             text.push(';');
         }
         text.push('\n');
@@ -145,7 +148,9 @@ mod tests {
 
     #[test]
     fn a_script_holds_what_worked() {
-        let text = script(&entries());
+        let more = ["let m = #{ a: 1 }", "let n = 2 // note", "fn f() { 1 }", "let c = |x| { x };"];
+        let more = more.into_iter().map(|input| Entry::new(input, String::new()));
+        let text = script(&entries().into_iter().chain(more).collect::<Vec<_>>());
         assert!(text.contains("let x = 1;\n") && text.contains("x + 1;\n") && !text.contains("foo"), "{text}");
         let mut session = crate::session::Session::builder().device("cpu").build().unwrap();
         let _ = session.run_script(&text, "session.rhai").unwrap();

@@ -24,6 +24,8 @@ pub struct Context {
     pub random: RefCell<Random>,
     /// `--set KEY=VALUE`, read by `param(key, default)`.
     pub parameters: BTreeMap<String, String>,
+    /// The keys that the script has asked for.
+    pub asked: RefCell<BTreeSet<String>>,
     /// Words after `--`, read as `args`.
     pub arguments: Vec<String>,
     /// `--out`: where scripts put their files.
@@ -67,6 +69,7 @@ impl Context {
             device: RefCell::new(device),
             random: RefCell::new(Random::new(seed)),
             parameters: BTreeMap::new(),
+            asked: RefCell::default(),
             arguments: Vec::new(),
             out: PathBuf::from("."),
             second: Second::default(),

@@ -1,12 +1,12 @@
 //! How a session is set up: seed, device, threads, output, parameters.
 
+use super::imports::{Imported, Resolver};
 use super::{Session, Sources, help, stdlib};
 use crate::adapter::ModelHandle;
 use crate::control::{Control, Silent};
 use crate::error::{Error, Result};
 use crate::script::context::{Canvas, Context, SharedContext};
 use crate::show::{Figure, Table};
-use rhai::module_resolvers::FileModuleResolver;
 use rhai::{AST, Dynamic, Engine, Module, OptimizationLevel, Scope, Variant};
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -137,13 +137,14 @@ impl Builder {
         context.canvas = self.canvas;
         let context = Rc::new(context);
         let (output, call_levels) = (self.output, self.call_levels);
-        let globals = equip(&mut engine, &context, &output, call_levels)?;
-        let weak = Rc::downgrade(&context);
+        let imported: Rc<Imported> = Rc::default();
+        let globals = equip(&mut engine, &context, &imported, &output, call_levels)?;
+        let (weak, shared) = (Rc::downgrade(&context), imported.clone());
         let make = move || {
             let context = weak.upgrade().ok_or_else(|| Error::argument("the session has ended"))?;
             let mut engine = Engine::new();
             crate::script::register(&mut engine);
-            equip(&mut engine, &context, &output, call_levels)?;
+            equip(&mut engine, &context, &shared, &output, call_levels)?;
             // Calls bring the context along; this engine lies in it and must not keep it alive.
             engine.set_default_tag(Dynamic::UNIT);
             Ok(engine)
@@ -155,6 +156,9 @@ impl Builder {
             scope: Scope::new(),
             library: AST::empty(),
             imports: AST::empty(),
+            imported,
+            modules: BTreeMap::new(),
+            inner_modules: BTreeMap::new(),
             context,
             sources: Sources::default(),
             lines: 0,
@@ -164,12 +168,18 @@ impl Builder {
 }
 
 /// Gives an engine that knows the language what belongs to a session; gives the names of the global variables.
-fn equip(engine: &mut Engine, context: &Rc<Context>, output: &Rc<dyn Fn(&str)>, call_levels: usize) -> Result<Vec<String>> {
+fn equip(
+    engine: &mut Engine,
+    context: &Rc<Context>,
+    imported: &Rc<Imported>,
+    output: &Rc<dyn Fn(&str)>,
+    call_levels: usize,
+) -> Result<Vec<String>> {
     help::register(engine);
     set_limits(engine, call_levels);
     crate::script::names::free_reserved_words(engine);
     engine.set_default_tag(Dynamic::from(SharedContext(context.clone())));
-    engine.set_module_resolver(FileModuleResolver::new());
+    engine.set_module_resolver(Resolver(imported.clone()));
     let control = context.control.clone();
     engine.on_progress(move |_| control.interrupted().then(|| Dynamic::from("interrupted")));
     let shown = Rc::new(Cell::new(false));

@@ -100,7 +100,8 @@ impl Completer {
         }
         let global = |entry: &&Entry| entry.kind == Kind::Function && !entry.name.contains("::");
         found.extend(reference.entries().iter().filter(global).map(|entry| called(&entry.name, entry, None)));
-        found.extend(reference.modules().iter().map(|module| plain(&format!("{module}::"), "module")));
+        let imported = session.modules().keys().map(String::as_str);
+        found.extend(reference.modules().into_iter().chain(imported).map(|module| plain(&format!("{module}::"), "module")));
         found
     }
 
@@ -109,7 +110,11 @@ impl Completer {
         let Some(module) = parts.len().checked_sub(2).map(|i| parts[i].of(text)) else { return Vec::new() };
         let prefix = format!("{module}::");
         let inside = reference.entries().iter().filter(|entry| entry.name.starts_with(&prefix));
-        inside.map(|entry| called(&entry.name[prefix.len()..], entry, None)).collect()
+        let imported = session.modules().get(module).into_iter().flatten().map(|shown| Candidate {
+            replacement: shown.split('(').next().unwrap_or_default().to_string(),
+            label: shown.clone(),
+        });
+        inside.map(|entry| called(&entry.name[prefix.len()..], entry, None)).chain(imported).collect()
     }
 
     /// Keys, properties and methods of what stands in front of a period.

@@ -38,10 +38,32 @@ pub fn question(line: &str) -> Option<Question<'_>> {
     line.strip_prefix('?').or_else(|| in_front("?")).map(Question::About)
 }
 
+/// The variables that are there without being declared.
+const GLOBALS: &[(&str, &str)] = &[
+    ("args", "args: array\n\n  The words behind `--` on the command line, as strings: `ftrepl run FILE.rhai -- WORD WORD`."),
+    (
+        "FORGETTING_CHECKLIST",
+        "FORGETTING_CHECKLIST: array\n\n  The tests that `run_forgetting_checklist` makes unless others are given: a map each with `test` (its name), `prompt`,\n  \
+         `check` (a closure from the answer to true or false) and `severity`.\n\n  See also: run_forgetting_checklist",
+    ),
+];
+
+/// What a variable is that is there without being declared.
+pub fn of_global(name: &str) -> Option<&'static str> {
+    GLOBALS.iter().find(|(global, _)| *global == name.trim()).map(|(_, text)| *text)
+}
+
 /// Everything about a name; of what is unknown, what was probably meant.
 pub fn about(reference: &Reference, options: &OptionCatalogue, name: &str) -> String {
     let name = name.trim();
+    let name = name.strip_suffix("::").unwrap_or(name);
+    if name.is_empty() {
+        return render::overview(reference, terminal_width());
+    }
     let entries = reference.find(name);
+    if let Some(text) = of_global(name).filter(|_| entries.is_empty()) {
+        return text.to_string();
+    }
     if entries.is_empty() {
         return nothing_called(reference, name);
     }
@@ -185,7 +207,7 @@ mod functions_of_help {
     pub fn help(call: NativeCallContext, words: &str) -> ScriptResult<()> {
         let session = context(&call)?;
         let reference = Reference::of(call.engine());
-        if reference.find(words).is_empty() && search(&reference, words).is_empty() {
+        if reference.find(words).is_empty() && of_global(words).is_none() && search(&reference, words).is_empty() {
             return Err(reference.unknown(words.trim()).into());
         }
         print(&call, super::find(&reference, &session.options, words))
@@ -223,6 +245,14 @@ mod tests {
         assert!(about(&session.reference(), session.options(), "nn").contains("nn::Linear"));
         assert!(about(&session.reference(), session.options(), "rehearsal").contains("create_replay_dataset"));
         assert!(about(&session.reference(), session.options(), "LoraConfg").contains("LoraConfig"));
+        // Every name that a script can use is known, and so is every way of writing one.
+        for name in session.global_names() {
+            assert!(about(&session.reference(), session.options(), &name).starts_with(&format!("{name}: ")), "{name}");
+        }
+        assert!(about(&session.reference(), session.options(), "nn::").contains("nn::Linear"));
+        assert!(about(&session.reference(), session.options(), "").contains("get_peft_model"));
+        assert_eq!(session.reference().closest("from_pretraind"), Some("AutoModelForCausalLM::from_pretrained"));
+        assert_eq!(session.reference().closest("Linaer"), Some("nn::Linear"));
     }
 
     #[test]

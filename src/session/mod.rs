@@ -5,6 +5,7 @@ pub mod cells;
 pub mod complete;
 pub mod faces;
 pub mod help;
+mod imports;
 pub mod incomplete;
 pub mod lessons;
 pub mod notebook;
@@ -21,8 +22,10 @@ use crate::random::Random;
 use crate::script::context::Context;
 use crate::script::docs::Reference;
 use crate::script::registry::OptionCatalogue;
+use imports::Imported;
 use rhai::{AST, Dynamic, Engine, EvalAltResult, Scope};
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
@@ -37,6 +40,11 @@ pub struct Session {
     library: AST,
     /// The `import` statements so far: Rhai forgets imports after each evaluation.
     imports: AST,
+    imported: Rc<Imported>,
+    /// The names of the imported scripts, and how their functions are called.
+    modules: BTreeMap<String, Vec<String>>,
+    /// The same of names that only imported scripts can use.
+    inner_modules: BTreeMap<String, Vec<String>>,
     context: Rc<Context>,
     sources: Sources,
     lines: usize,
@@ -47,13 +55,21 @@ pub struct Session {
 #[derive(Debug, Default)]
 pub(crate) struct Sources {
     texts: HashMap<String, String>,
+    /// Those of imported scripts.
+    imported: HashMap<String, String>,
     /// Which text defined a function last.
     functions: HashMap<String, String>,
 }
 
 impl Sources {
     pub(crate) fn text(&self, name: &str) -> Option<&str> {
-        self.texts.get(name).map(String::as_str).or_else(|| stdlib::source(name))
+        let known = self.texts.get(name).or_else(|| self.imported.get(name));
+        known.map(String::as_str).or_else(|| stdlib::source(name))
+    }
+
+    /// Whether this is the name of an imported script.
+    pub(crate) fn is_imported(&self, name: &str) -> bool {
+        self.imported.contains_key(name)
     }
 
     pub(crate) fn of_function(&self, function: &str) -> Option<&str> {
@@ -72,9 +88,9 @@ impl Session {
     /// # Errors
     /// The script does not parse or fails; [`Session::report`] puts it into words.
     pub fn run_script(&mut self, source: &str, name: &str) -> Outcome {
-        self.sources.texts.insert(name.to_string(), source.to_string());
+        self.sources.texts.insert(name.to_string(), without_mark(source).to_string());
         // With the scope, or the optimiser would put the global `args` in the place of a variable of that name.
-        let mut ast = self.engine.compile_with_scope(&self.scope, source)?;
+        let mut ast = self.engine.compile_with_scope(&self.scope, parseable(source))?;
         ast.set_source(name);
         for function in ast.iter_functions() {
             self.sources.functions.insert(function.name.to_string(), name.to_string());
@@ -90,8 +106,15 @@ impl Session {
             },
             value => value,
         };
+        self.sources.imported.extend(self.imported.take_texts());
+        self.inner_modules.extend(self.imported.take_inner());
+        for (path, module, _) in imports::of_script(&ast) {
+            if let Some(functions) = path.and_then(|path| self.imported.functions(name, path)) {
+                self.modules.insert(module.to_string(), functions);
+            }
+        }
         if outcome.is_ok() {
-            let imports = imports_of(source);
+            let imports = imports::again(&ast, without_mark(source), name);
             if !imports.is_empty() {
                 self.imports = self.imports.merge(&self.engine.compile(imports)?);
             }
@@ -118,6 +141,13 @@ impl Session {
     /// An error in words, with the source line and a caret; `name` is that of the script that failed.
     pub fn report(&self, error: &EvalAltResult, name: &str, color: bool) -> String {
         report::render(self, error, name, color)
+    }
+
+    /// Whether a `;` at the end, before comments at most, asks not to show the value.
+    pub fn is_muted(&self, source: &str) -> bool {
+        let pieces = tokens::pieces(&self.engine, source);
+        let last = pieces.iter().rev().find(|piece| piece.kind != tokens::Kind::Comment);
+        last.is_some_and(|piece| piece.of(source) == ";")
     }
 
     /// The engine.
@@ -172,6 +202,9 @@ impl Session {
         self.scope.clear();
         self.library = AST::empty();
         self.imports = AST::empty();
+        self.imported.forget();
+        self.modules.clear();
+        self.inner_modules.clear();
         self.sources = Sources::default();
         *self.context.random.borrow_mut() = Random::new(seed);
     }
@@ -184,6 +217,15 @@ impl Session {
     /// The options of the functions that take some.
     pub fn options(&self) -> &OptionCatalogue {
         &self.context.options
+    }
+
+    /// The scripts that were imported, by the names that they were given, and how their functions are called.
+    pub fn modules(&self) -> &BTreeMap<String, Vec<String>> {
+        &self.modules
+    }
+
+    pub(crate) fn inner_modules(&self) -> &BTreeMap<String, Vec<String>> {
+        &self.inner_modules
     }
 
     pub(crate) fn sources(&self) -> &Sources {
@@ -200,10 +242,19 @@ pub fn is_interrupt(error: &EvalAltResult) -> bool {
     }
 }
 
-/// The import statements of a script, one a line as they are written in practice.
-fn imports_of(source: &str) -> String {
-    let import = |line: &&str| line.trim_start().starts_with("import ") && line.contains(" as ");
-    source.lines().filter(import).map(|line| format!("{}\n", line.trim())).collect()
+/// The text without the mark of UTF-8 that some editors put in front.
+pub fn without_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
+}
+
+/// A script as the parser takes it: a first line that begins with `#!`, which tells a shell what runs the script, is a comment.
+/// Every place stays where it is.
+pub fn parseable(text: &str) -> Cow<'_, str> {
+    let text = without_mark(text);
+    match text.strip_prefix("#!") {
+        Some(rest) => Cow::Owned(format!("//{rest}")),
+        None => Cow::Borrowed(text),
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! Notebooks made from scripts in cells, and scripts made from notebooks. The script's header is kept in the notebook's metadata, so
-//! that the way there and back changes nothing.
+//! Notebooks made from scripts in cells, and scripts made from notebooks. What a notebook's cells do not show of the script (its header,
+//! titles of cells, empty lines) is kept in the metadata, so that the way there and back changes nothing.
 
-use super::cells::{Cell, cells, header, script};
+use super::cells::{Cell, cut, header};
 use crate::error::{Error, Result};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -61,20 +61,35 @@ pub fn of_script(source: &str, language: Language) -> String {
     if language == Language::Rust {
         made.push(code(0, SETUP, json!({ "ftrepl": "setup" })));
     }
-    for (index, cell) in cells(source).into_iter().enumerate() {
+    let source = super::without_mark(source);
+    let script = cut(source);
+    let plain_header: String = header(source).map(|line| format!("//! {line}\n")).collect();
+    for (index, (cell, text)) in script.cells.iter().enumerate() {
         let number = index + 1;
+        let between = if index == 0 && script.header.is_empty() { "" } else { "\n" };
+        let plain = *text == format!("{between}{}", cell.written(cell.mark()));
+        let metadata = if plain { json!({}) } else { json!({ "ftrepl": { "script": text } }) };
+        let words = |kind: &str, text: &str| {
+            let (id, metadata) = (format!("cell-{number}"), metadata.clone());
+            json!({ "cell_type": kind, "id": id, "metadata": metadata, "source": lines(text) })
+        };
         made.push(match cell {
-            Cell::Prose(text) => {
-                json!({ "cell_type": "markdown", "id": format!("cell-{number}"), "metadata": {}, "source": lines(&text) })
-            }
+            Cell::Prose(text) => words("markdown", text),
+            Cell::Raw(text) => words("raw", text),
             Cell::Code(text, _) => match language {
-                Language::Rhai => code(number, text.trim_matches('\n'), json!({})),
-                Language::Rust => code(number, &in_rust(text.trim_matches('\n')), json!({})),
+                Language::Rhai => code(number, text.trim_matches('\n'), metadata),
+                Language::Rust => code(number, &in_rust(text.trim_matches('\n')), metadata),
             },
         });
     }
     let mut metadata = kernel_metadata(language);
     metadata["ftrepl"] = json!({ "header": header(source).collect::<Vec<_>>() });
+    if script.header != plain_header {
+        metadata["ftrepl"]["top"] = json!(script.header);
+    }
+    if !script.tail.is_empty() {
+        metadata["ftrepl"]["tail"] = json!(script.tail);
+    }
     document(made, metadata)
 }
 
@@ -109,7 +124,11 @@ pub fn to_script(text: &str, file: &Path) -> Result<String> {
     }
     let given = book["cells"].as_array().ok_or_else(|| wrong("is no notebook: it has no array \"cells\"".into()))?;
     let rust = book["metadata"]["kernelspec"]["name"] == "rust";
-    let mut found = Vec::new();
+    let kept = &book["metadata"]["ftrepl"];
+    let lines = kept["header"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let plain: String = lines.map(|line| format!("//! {line}\n")).collect();
+    let mut script = kept["top"].as_str().map_or(plain, str::to_string);
+    let mut empty = true;
     for (index, cell) in given.iter().enumerate() {
         let source = match &cell["source"] {
             Value::String(text) => text.clone(),
@@ -119,21 +138,45 @@ pub fn to_script(text: &str, file: &Path) -> Result<String> {
         if source.trim().is_empty() || cell["metadata"]["ftrepl"] == "setup" {
             continue;
         }
-        match cell["cell_type"].as_str() {
-            Some("markdown" | "raw") => found.push(Cell::Prose(source)),
+        let made = match cell["cell_type"].as_str() {
+            Some("markdown") => Cell::Prose(source),
+            Some("raw") => Cell::Raw(source),
             Some("code") if rust => {
                 let inner = out_of_rust(&source).ok_or_else(|| {
                     wrong(format!("cell {} is Rust, not `lab.run(r#\"...\"#)`: a script cannot hold it", index + 1))
                 })?;
-                found.push(Cell::Code(inner, 0));
+                Cell::Code(inner, 0)
             }
-            Some("code") => found.push(Cell::Code(source, 0)),
+            Some("code") => Cell::Code(source, 0),
             other => return Err(wrong(format!("cell {} is of the unknown type {other:?}", index + 1))),
+        };
+        append(&mut script, &made, cell["metadata"]["ftrepl"]["script"].as_str(), empty);
+        empty = false;
+    }
+    script.push_str(kept["tail"].as_str().unwrap_or_default());
+    Ok(script)
+}
+
+/// Adds a cell to a script: as it stood there, where `kept` says how and it still is the same; else with the title that it had.
+fn append(script: &mut String, cell: &Cell, kept: Option<&str>, first: bool) {
+    let before = kept.map(cut).and_then(|script| script.cells.into_iter().next()).map(|(cell, _)| cell);
+    let marker = kept.and_then(|kept| kept.lines().rfind(|line| line.starts_with("// %%")));
+    if !script.is_empty() && !script.ends_with('\n') {
+        script.push('\n');
+    }
+    match (kept, before) {
+        // Without a marker it would be a part of the cell before it.
+        (Some(kept), Some(before)) if before.same(cell) && (first || kept.trim_start().starts_with("// %%")) => {
+            script.push_str(kept);
+        }
+        (_, before) => {
+            if !script.is_empty() {
+                script.push('\n');
+            }
+            let of_a_kind = before.is_some_and(|before| before.mark() == cell.mark());
+            script.push_str(&cell.written(marker.filter(|_| of_a_kind).unwrap_or(cell.mark())));
         }
     }
-    let header = book["metadata"]["ftrepl"]["header"].as_array().cloned().unwrap_or_default();
-    let header: Vec<String> = header.iter().filter_map(Value::as_str).map(str::to_string).collect();
-    Ok(script(&header, &found))
 }
 
 #[cfg(test)]
@@ -149,6 +192,32 @@ mod tests {
                 assert_eq!(to_script(&book, Path::new("a.ipynb")).unwrap(), step.source, "{} {language:?}", step.file);
             }
         }
+    }
+
+    #[test]
+    fn every_script_survives_the_way_there_and_back() {
+        for script in [
+            "print(1);",
+            "let a = 1;\n\n\n// %% Load\n//! inner\nlet b = `\n// %% cut\n`;\n// %% [markdown] Intro\n//   # A  \n//no space\n",
+            "//! title: T  \n//!  time: 1\n//!\nlet a = 1;\n// %%\n\n// %%\n\nb\n\n// %% [raw]\n// x\n// %%\n",
+            "// %%\r\nlet a = \"日本 😀\";\r\n\r\n// %% [markdown]\r\n// é\r\n",
+            "// %%\n// // %% a comment\n\n// %% [markdown]\n//%% b\n",
+            "\n\n",
+            "",
+        ] {
+            for language in [Language::Rhai, Language::Rust] {
+                let book = of_script(script, language);
+                assert_eq!(to_script(&book, Path::new("a.ipynb")).unwrap(), script, "{book}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_changed_cell_keeps_its_title() {
+        let book = of_script("let a = 1;\n// %% Load\nlet b = 2;\n", Language::Rhai);
+        // Of the cell alone, not of what is kept of the script.
+        let changed = book.replace("\"let b = 2;\"", "\"let b = 3;\"");
+        assert_eq!(to_script(&changed, Path::new("a.ipynb")).unwrap(), "let a = 1;\n\n// %% Load\nlet b = 3;\n");
     }
 
     #[test]

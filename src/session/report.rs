@@ -16,15 +16,18 @@ pub fn render(session: &Session, error: &EvalAltResult, name: &str, color: bool)
     loop {
         match error {
             EvalAltResult::ErrorInFunctionCall(function, source, inner, position) => {
-                calls.push((function.clone(), file.clone(), *position));
+                calls.push((Some(function.as_str()), file.clone(), *position));
                 file = match session.sources().of_function(function) {
+                    // A script may have a function of the same name as one that it imports.
+                    _ if session.sources().is_imported(source) => source.clone(),
                     Some(known) => known.to_string(),
                     None if source.is_empty() => file,
                     None => source.clone(),
                 };
                 error = inner;
             }
-            EvalAltResult::ErrorInModule(module, inner, _) => {
+            EvalAltResult::ErrorInModule(module, inner, position) => {
+                calls.push((None, file.clone(), *position));
                 file = module.clone();
                 error = inner;
             }
@@ -34,7 +37,7 @@ pub fn render(session: &Session, error: &EvalAltResult, name: &str, color: bool)
             }
         }
     }
-    let inside = calls.last().map(|(function, ..)| function.as_str());
+    let inside = calls.last().and_then(|(function, ..)| *function);
     let position = error.position();
     let near = session.sources().text(&file).and_then(|source| line_at(source, position));
     let (title, notes) = describe(error, &hints(session), inside, near);
@@ -43,10 +46,11 @@ pub fn render(session: &Session, error: &EvalAltResult, name: &str, color: bool)
     let mut told = (String::new(), position);
     for (function, file, position) in calls.iter().rev() {
         // A closure is called at the place of the function that was given it; one of the two is enough.
-        if anonymous(function) || (file.as_str(), *position) == (told.0.as_str(), told.1) {
+        if function.is_some_and(anonymous) || (file.as_str(), *position) == (told.0.as_str(), told.1) {
             continue;
         }
-        report.call(site(session, file, *position, &format!("`{function}` is called here")));
+        let label = function.map_or_else(|| "imported here".to_string(), |function| format!("`{function}` is called here"));
+        report.call(site(session, file, *position, &label));
         told = (file.clone(), *position);
     }
     report.render(color)
@@ -70,7 +74,15 @@ pub fn render_plain(name: &str, source: &str, position: Position, message: &str,
 }
 
 fn hints(session: &Session) -> Hints<'_> {
-    Hints::new(session.engine(), Some(Defined { variables: session.scope(), functions: session.library() }))
+    Hints::new(
+        session.engine(),
+        Some(Defined {
+            variables: session.scope(),
+            functions: session.library(),
+            modules: session.modules(),
+            inner_modules: session.inner_modules(),
+        }),
+    )
 }
 
 fn anonymous(function: &str) -> bool {

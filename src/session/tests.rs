@@ -72,6 +72,16 @@ fn errors_show_the_line_a_caret_and_what_was_meant() {
         ("if true: print(1)", vec!["between braces"]),
         ("x = 3", vec!["`let x = ..`"]),
         ("let t = (1, 2);", vec!["`[1, 2]`"]),
+        ("let t = 1; # the first\n", vec!["a comment is written `// ..`", "test.rhai:1:12"]),
+        ("let t = a @ b;", vec!["`a.matmul(b)`"]),
+        ("let t = true ? 1 : 2;", vec!["`if x { a } else { b }`"]),
+        ("let t: int = 5;", vec!["`let name = ..`"]),
+        ("import torch", vec!["everything is built in"]),
+        ("t += 1", vec!["a new variable is declared"]),
+        ("print(“text”);", vec!["plain double quotes", "test.rhai:1:7"]),
+        ("let t = 1 − 2;", vec!["the minus sign is a plain `-`"]),
+        ("let α = 0.1;", vec!["the letters a to z"]),
+        ("let t =\u{a0}1;", vec!["an invisible character, U+00A0"]),
         ("[1].map(|x| nothing(x))", vec!["no function is called `nothing`", "`map` is called here"]),
         ("fn f(x) { x } f()", vec!["no function `f` takes ()"]),
         ("1.eval()", vec!["`eval`"]),
@@ -93,6 +103,99 @@ fn imports_last() {
     let path = folder.path().join("tools").display().to_string();
     let _ = session.eval_line(&format!("import \"{path}\" as tools;")).unwrap();
     assert_eq!(session.eval_line("tools::three()").unwrap().as_int(), Ok(3));
+}
+
+/// What a script says that lies in a folder with these others.
+fn beside(files: &[(&str, &str)], main: &str) -> (Session, Result<String, String>) {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        let file = folder.path().join(name);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, text).unwrap();
+    }
+    let mut session = session();
+    let name = folder.path().join("main.rhai").display().to_string();
+    let outcome = session.run_script(main, &name);
+    let said = outcome.map(|value| crate::script::display::text(&value));
+    let said = said.map_err(|error| session.report(&error, &name, false).replace(&folder.path().display().to_string(), "."));
+    (session, said)
+}
+
+#[test]
+fn errors_in_imported_scripts_show_their_lines() {
+    let tools = "// tools\nimport \"deep/more\" as more;\nfn twice(x) { x * 2 }\nfn bad(x) {\n    x + missing\n}\nfn deeper(x) { more::fail(x) }\n";
+    let more = "import \"last\" as last;\nfn fail(x) { last::none(x) }\nfn three() { 3 }\n";
+    let files = [("lib/tools.rhai", tools), ("lib/deep/more.rhai", more), ("lib/deep/last.rhai", "fn last() { 1 }")];
+    let says = |code: &str| beside(&files, &format!("import \"lib/tools\" as t;\nfn bad(x) {{ t::bad(x) }}\n{code}")).1;
+    assert_eq!(says("t::twice(4)").unwrap(), "8");
+    // Each path starts at the folder of the script in which it stands.
+    assert_eq!(says("t::more::three()").unwrap(), "3");
+    for (code, words) in [
+        ("t::bad(1)", vec!["./lib/tools.rhai:5:9", "x + missing", "^^^^^^^", "./main.rhai:3:4", "`bad` is called here"]),
+        // The script's own function of that name is another.
+        ("bad(1)", vec!["./lib/tools.rhai:5:9", "x + missing", "fn bad(x) { t::bad(x) }"]),
+        ("t::deeper(1)", vec!["./lib/deep/more.rhai:2:20", "`last` has no function `none`", "last()", "./lib/tools.rhai:7:22"]),
+        ("t::twise(1)", vec!["imported as `t` has no function `twise`", "did you mean `t::twice`?"]),
+        ("t::twice(1, 2)", vec!["no function `t::twice` takes (int, int)", "twice(x)"]),
+        ("import \"lib/none\" as n;", vec!["cannot import \"lib/none\"", "./lib/none.rhai", "./main.rhai:3:8"]),
+    ] {
+        let said = says(code).unwrap_err();
+        for word in words {
+            assert!(said.contains(word), "{code}\n{said}\nlacks {word:?}");
+        }
+    }
+    let wrong = beside(&[("lib/wrong.rhai", "let x = 1;\nlet y = ;")], "import \"lib/wrong\" as w;").1.unwrap_err();
+    for word in ["./lib/wrong.rhai:2:9", "let y = ;", "./main.rhai:1:8", "imported here"] {
+        assert!(wrong.contains(word), "{wrong}");
+    }
+    let circle = [("a.rhai", "import \"b\" as b;"), ("b.rhai", "import \"a\" as a;")];
+    let said = beside(&circle, "import \"a\" as a; 1").1.unwrap_err();
+    assert!(said.contains("a.rhai imports itself"), "{said}");
+}
+
+#[test]
+fn an_import_is_all_that_later_inputs_repeat() {
+    let files =
+        [("lib/user.rhai", "import \"tools\" as tools; print(1);"), ("lib/tools.rhai", "fn three() { 3 }\nfn four() { 4 }")];
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("lib")).unwrap();
+    for (name, text) in files {
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    let printed: Rc<std::cell::RefCell<Vec<String>>> = Rc::default();
+    let sink = printed.clone();
+    let printing = Session::builder().device("cpu").output(move |text| sink.borrow_mut().push(text.to_string()));
+    let mut session = printing.build().unwrap();
+    // As `:load` runs a file; what follows is typed in another folder.
+    let _ = session.run_script(files[0].1, &folder.path().join("lib/user.rhai").display().to_string()).unwrap();
+    assert_eq!(session.eval_line("tools::three()").unwrap().as_int(), Ok(3));
+    assert_eq!(printed.borrow().as_slice(), ["1"]);
+    let found = complete::Completer::default().complete(&session, "tools::f", 8);
+    assert_eq!(found.candidates[0].label, "four()");
+    session.reset(0);
+    assert!(session.eval_line("tools::three()").is_err());
+}
+
+#[test]
+fn marks_in_front_of_a_script_are_no_part_of_it() {
+    for script in ["\u{feff}let x = 1;\nx + 1", "#!/usr/bin/env -S ftrepl run\n1 + 1", "\u{feff}#!/bin/x\n2"] {
+        assert_eq!(session().run_script(script, "x").unwrap().as_int(), Ok(2), "{script:?}");
+    }
+    let (_, said) = beside(&[("m.rhai", "\u{feff}fn one() { 1 }")], "import \"m\" as m; m::one()");
+    assert_eq!(said.unwrap(), "1");
+    let said = failing("#!/bin/x\nlet x = 1;\nmissing");
+    assert!(said.contains("test.rhai:3:1"), "{said}");
+    assert!(crate::cli::check::problems(&mut session(), "\u{feff}#!/bin/x\nprint(1);").is_empty());
+}
+
+#[test]
+fn a_semicolon_before_a_comment_mutes() {
+    let session = session();
+    for (code, muted) in
+        [("1;", true), ("1; // note", true), ("1; /* a */\n// b\n", true), ("1 // ;", false), ("\";\"", false), ("", false)]
+    {
+        assert_eq!(session.is_muted(code), muted, "{code:?}");
+    }
 }
 
 #[test]

@@ -20,7 +20,12 @@ pub use table::{Table, reading_order};
 
 /// Columns of the terminal, or 80 where there is none.
 pub fn terminal_width() -> usize {
-    terminal_size::terminal_size().map_or(80, |(width, _)| usize::from(width.0).max(20))
+    columns().unwrap_or(80)
+}
+
+/// Columns of the terminal, if there is one.
+pub(crate) fn columns() -> Option<usize> {
+    terminal_size::terminal_size().map(|(width, _)| usize::from(width.0).max(20))
 }
 
 /// Text as HTML or SVG content and in double-quoted attributes. Control characters, which XML forbids, become spaces.

@@ -71,9 +71,13 @@ class Behaviour(unittest.TestCase):
             self.assertEqual(kernel.text("ans"), "42")
             # A semicolon mutes; so does a value that is nothing.
             self.assertEqual(kernel.run("x;")[1], [])
+            self.assertEqual(kernel.run("x; // of no interest")[1], [])
             reply, _ = kernel.run("1", user_expressions={"good": "x + 1", "bad": "y"})
             self.assertEqual(reply["user_expressions"]["good"]["data"]["text/plain"], "21")
             self.assertEqual(reply["user_expressions"]["bad"]["status"], "error")
+            # What a front end asks for is not what the user saw last.
+            kernel.run("99", silent=True)
+            self.assertEqual(kernel.text("ans"), "1")
             faces = kernel.run("plot([3, 1, 2], #{ title: \"Loss\" })")[1][0][1]["data"]
             self.assertTrue(faces["image/svg+xml"].startswith("<svg") and "Loss" in faces["image/svg+xml"])
             self.assertIn("alt=\"Loss\"", faces["text/html"])
@@ -205,6 +209,10 @@ class Behaviour(unittest.TestCase):
             self.assertEqual((found["matches"], found["cursor_start"], found["cursor_end"]), (["matmul"], 25, 29))
             kind = found["metadata"]["_jupyter_types_experimental"][0]
             self.assertEqual((kind["type"], kind["signature"]), ("function", "matmul(b: Tensor) -> Tensor"))
+            # In a string whatever lies in the folder; a cursor beyond the end is at the end.
+            open("a file.csv", "w").close()
+            found = kernel.client.complete("load_dataset(\"a f", cursor_pos=99, reply=True, timeout=5)["content"]
+            self.assertEqual((found["matches"], found["cursor_start"], found["cursor_end"]), (["a file.csv"], 14, 17))
             help_of = lambda code, level=0: kernel.client.inspect(code, detail_level=level, reply=True, timeout=5)["content"]
             self.assertIn("lora_dropout", help_of("LoraConfig(#{ r: 1")["data"]["text/plain"])
             self.assertIn("tensor_of_mine: Tensor", help_of("tensor_of_mine")["data"]["text/plain"])

@@ -40,6 +40,16 @@ fn input_that_is_no_text_is_dropped() {
 }
 
 #[test]
+fn a_history_without_a_place_is_told() {
+    let state = tempfile::tempdir().unwrap();
+    let mut terminal = Start::new(state.path()).set("FTREPL_STATE", "/dev/null/none").spawn();
+    see(&mut terminal, "warning: the history cannot be kept: ");
+    see(&mut terminal, "/dev/null is not a folder");
+    see(&mut terminal, "> ");
+    say(&mut terminal, "6 * 7", &["42"]);
+}
+
+#[test]
 fn unbalanced_text_is_an_error_and_no_end() {
     let state = tempfile::tempdir().unwrap();
     let mut terminal = Start::new(state.path()).ready();

@@ -12,9 +12,9 @@ use super::Status;
 use super::arguments::Common;
 use super::output::Output;
 use crate::script::options::closest;
-use crate::session::{Session, report};
+use crate::session::{Session, parseable, report, without_mark};
 use calls::Calls;
-use rhai::{Module, OptimizationLevel, ParseErrorType, Position, Scope};
+use rhai::{AST, Module, OptimizationLevel, ParseErrorType, Position, Scope};
 use serde_json::json;
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -66,11 +66,12 @@ pub(super) fn run(files: &[PathBuf], _: &Common, output: &Output) -> Status {
                 documents.push(json!({ "file": name, "severity": "error", "message": error.to_string() }));
             }
             Ok(source) => {
-                for problem in problems(&mut session, &source) {
+                let source = without_mark(&source);
+                for problem in problems(&mut session, source) {
                     let Problem { severity, position, message } = problem;
                     let warning = severity == Severity::Warning;
                     warnings += usize::from(warning);
-                    output.note(&report::render_plain(&name, &source, position, &message, warning, output.color()));
+                    output.note(&report::render_plain(&name, source, position, &message, warning, output.color()));
                     documents.push(json!({
                         "file": name,
                         "severity": if warning { "warning" } else { "error" },
@@ -104,6 +105,8 @@ fn plural(count: usize, noun: &str) -> String {
 
 /// What is wrong with a script, or probably so.
 pub fn problems(session: &mut Session, source: &str) -> Vec<Problem> {
+    let parseable = parseable(source);
+    let source = &*parseable;
     // The optimiser would take away what nothing uses.
     session.engine_mut().set_optimization_level(OptimizationLevel::None);
     let ast = match session.engine().compile(source) {
@@ -118,7 +121,7 @@ pub fn problems(session: &mut Session, source: &str) -> Vec<Problem> {
     found.extend(habits::unused_results(&reference, &ast));
     found.extend(habits::hidden_variables(session, source));
     found.extend(outer::uses(&ast, &session.global_names()));
-    found.extend(undefined_variables(session, source));
+    found.extend(undefined_variables(session, &ast, source));
     found.sort_by_key(|problem| (problem.position.line(), problem.position.position()));
     found.dedup();
     found
@@ -128,7 +131,7 @@ pub fn problems(session: &mut Session, source: &str) -> Vec<Problem> {
 const MOST_VARIABLES: usize = 50;
 
 /// The strict parser stops at the first undefined variable; each found one is declared and the script parsed again.
-fn undefined_variables(session: &mut Session, source: &str) -> Vec<Problem> {
+fn undefined_variables(session: &mut Session, ast: &AST, source: &str) -> Vec<Problem> {
     let globals = session.global_names();
     let mut known = Scope::new();
     for name in &globals {
@@ -151,7 +154,10 @@ fn undefined_variables(session: &mut Session, source: &str) -> Vec<Problem> {
             _ => break,
         };
         let message = match declared(source).any(|known| known == name) {
-            true => outer::message(name),
+            true if outer::in_function(ast, error.position()) => outer::message(name),
+            true => format!(
+                "no variable is called `{name}` here\nhelp: it is declared further down, or in a block that has ended; declare it before both"
+            ),
             false => {
                 let near = closest(name, globals.iter().map(String::as_str).chain(declared(source)));
                 format!("no variable is called `{name}` here{}", help(near))

@@ -37,6 +37,13 @@ pub(super) fn uses(ast: &AST, globals: &[String]) -> Vec<Problem> {
     problems
 }
 
+/// Whether a place lies in a function that has a name, which sees no variable around it.
+pub(super) fn in_function(ast: &AST, position: Position) -> bool {
+    let key = |position: Position| (position.line().unwrap_or(0), position.position().unwrap_or(0));
+    let mut named = ast.iter_fn_def().filter(|function| !function.name.starts_with("anon$"));
+    named.any(|function| (key(function.body.start_position())..=key(function.body.end_position())).contains(&key(position)))
+}
+
 /// The name that a statement declares.
 fn declared(statement: &Stmt) -> Option<String> {
     match statement {

@@ -4,10 +4,11 @@ use crate::machine::resident_memory;
 use crate::ops::precision::{self, MatmulPrecision};
 use crate::script::context::context;
 use crate::script::display;
-use crate::script::error::ScriptResult;
+use crate::script::error::{IntoScript, ScriptResult};
 use crate::script::registry::Registry;
 use rhai::Map;
 use rhai::plugin::*;
+use std::time::{Duration, Instant};
 
 fn parse_like(key: &str, given: &str, default: &Dynamic) -> ScriptResult<Dynamic> {
     let wrong = |what: &str| format!("--set {key}={given}: \"{key}\" must be {what}");
@@ -30,6 +31,25 @@ fn parse_like(key: &str, given: &str, default: &Dynamic) -> ScriptResult<Dynamic
     }
 }
 
+/// The longest wait before the interrupt flag is looked at again, in seconds.
+const LONGEST_WAIT: f64 = 0.05;
+
+fn wait(call: &NativeCallContext, seconds: f64) -> ScriptResult<()> {
+    if seconds.is_nan() || seconds < 0.0 {
+        return Err(format!("sleep: the seconds must be 0 or more, given {seconds}").into());
+    }
+    let control = context(call)?.control.clone();
+    let start = Instant::now();
+    loop {
+        control.check().script()?;
+        let left = seconds - start.elapsed().as_secs_f64();
+        if left <= 0.0 {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_secs_f64(left.min(LONGEST_WAIT)));
+    }
+}
+
 // The macro unwraps arguments whose types the engine has checked.
 #[allow(clippy::unwrap_used)]
 #[export_module]
@@ -42,7 +62,9 @@ mod functions {
     /// ```
     #[rhai_fn(return_raw)]
     pub fn param(call: NativeCallContext, key: &str, default: Dynamic) -> ScriptResult<Dynamic> {
-        match context(&call)?.parameters.get(key) {
+        let context = context(&call)?;
+        context.asked.borrow_mut().insert(key.to_string());
+        match context.parameters.get(key) {
             Some(given) => parse_like(key, given, &default.flatten()),
             None => Ok(default),
         }
@@ -56,6 +78,28 @@ mod functions {
     /// ```
     pub fn time() -> f64 {
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0.0, |elapsed| elapsed.as_secs_f64())
+    }
+
+    /// Waits for so many seconds, as Python's `time.sleep`. Ctrl-C ends the wait and the script.
+    ///
+    /// ```rhai
+    /// let start = time();
+    /// sleep(0.01);
+    /// time() - start >= 0.009 // => true
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub fn sleep(call: NativeCallContext, seconds: f64) -> ScriptResult<()> {
+        wait(&call, seconds)
+    }
+
+    /// Waits for so many whole seconds.
+    ///
+    /// ```rhai
+    /// sleep(0);
+    /// ```
+    #[rhai_fn(name = "sleep", return_raw, volatile)]
+    pub fn sleep_whole(call: NativeCallContext, seconds: i64) -> ScriptResult<()> {
+        wait(&call, seconds as f64)
     }
 
     /// How exactly matrices of f32 are multiplied from now on, as `torch.set_float32_matmul_precision`: "highest" (default) in f32; "high"

@@ -155,7 +155,9 @@ impl Reference {
 
     /// The entries that a user means by a name: "Linear", "nn::Linear", "Tensor.shape" and "x.shape" alike.
     pub fn find(&self, name: &str) -> Vec<&Entry> {
-        let name = name.trim().trim_end_matches("()");
+        // As it may be written when it is used: `Linear()`, `Linear(`, `nn::`.
+        let name = name.trim();
+        let name = name.strip_suffix("()").or_else(|| name.strip_suffix('(')).or_else(|| name.strip_suffix("::")).unwrap_or(name);
         let exact: Vec<&Entry> = self.entries.iter().filter(|entry| entry.name == name).collect();
         if !exact.is_empty() {
             return exact;
@@ -175,9 +177,14 @@ impl Reference {
 
     /// The name closest to one that is not there.
     pub fn closest(&self, name: &str) -> Option<&str> {
-        let own = self.entries.iter().filter(|entry| entry.ours && entry.kind != Kind::Operator);
-        let rest = self.entries.iter().filter(|entry| !entry.ours && entry.kind != Kind::Operator);
-        closest(name, own.map(|entry| entry.name.as_str())).or_else(|| closest(name, rest.map(|entry| entry.name.as_str())))
+        let near = |ours: bool| {
+            let entries = || self.entries.iter().filter(move |entry| entry.ours == ours && entry.kind != Kind::Operator);
+            // Many remember a name without its module.
+            let found = closest(name, entries().flat_map(|entry| [entry.name.as_str(), entry.short_name()]))?;
+            let whole = entries().find(|entry| entry.name == found);
+            whole.or_else(|| entries().find(|entry| entry.short_name() == found)).map(|entry| entry.name.as_str())
+        };
+        near(true).or_else(|| near(false))
     }
 
     /// What to say about a name that is not there.

@@ -1,7 +1,7 @@
 //! The reference as text for terminals, as Markdown and as JSON.
 
 use super::{Entry, Kind, Reference};
-use crate::show::shorten;
+use crate::show::{columns, shorten};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
@@ -18,17 +18,55 @@ pub fn text(entries: &[&Entry]) -> String {
         for doc in &entry.docs {
             out.push('\n');
             let mut code = false;
+            let mut prose: Vec<&str> = Vec::new();
             for line in doc.lines() {
-                match line.trim_start().starts_with("```") {
+                let fence = line.trim_start().starts_with("```");
+                if !(fence || code || line.is_empty()) {
+                    prose.push(line);
+                    continue;
+                }
+                write_prose(&mut out, &std::mem::take(&mut prose));
+                match fence {
                     true => code = !code,
                     false if code => drop(writeln!(out, "    {line}")),
-                    false if line.is_empty() => out.push('\n'),
-                    false => drop(writeln!(out, "  {line}")),
+                    false => out.push('\n'),
                 }
             }
+            write_prose(&mut out, &prose);
         }
     }
     out.trim_end().to_string()
+}
+
+/// A paragraph, indented; where the terminal is too narrow for its lines they are broken anew.
+fn write_prose(out: &mut String, lines: &[&str]) {
+    for line in fitted(lines, columns().map(|columns| columns.saturating_sub(INDENT))) {
+        let _ = writeln!(out, "{:INDENT$}{line}", "");
+    }
+}
+
+/// The columns in front of prose.
+const INDENT: usize = 2;
+
+/// The lines as they are where they fit, else broken between words; points of a list stay apart.
+fn fitted(lines: &[&str], width: Option<usize>) -> Vec<String> {
+    let Some(width) = width.filter(|width| lines.iter().any(|line| line.chars().count() > *width)) else {
+        return lines.iter().map(ToString::to_string).collect();
+    };
+    let mut fitted: Vec<String> = Vec::new();
+    for line in lines {
+        let point = ["- ", "* ", "| "].iter().any(|mark| line.trim_start().starts_with(mark));
+        for (index, word) in line.split_whitespace().enumerate() {
+            match fitted.last_mut() {
+                Some(last) if !(point && index == 0) && last.chars().count() + 1 + word.chars().count() <= width => {
+                    last.push(' ');
+                    last.push_str(word);
+                }
+                _ => fitted.push(word.to_string()),
+            }
+        }
+    }
+    fitted
 }
 
 /// Entries as Markdown.
@@ -91,4 +129,19 @@ pub fn overview(reference: &Reference, width: usize) -> String {
 /// What the overview lists: everything that is the language's own, without operators.
 pub fn listed(reference: &Reference) -> Vec<&Entry> {
     reference.entries().iter().filter(|entry| entry.ours && entry.kind != Kind::Operator).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prose_fits_the_terminal() {
+        let lines = ["A text that was broken for a wide", "terminal.", "- one point", "- another"];
+        assert_eq!(fitted(&lines, None), lines);
+        assert_eq!(fitted(&lines, Some(33)), lines);
+        let narrow = ["A text that was", "broken for a wide", "terminal.", "- one point", "- another"];
+        assert_eq!(fitted(&lines, Some(17)), narrow);
+        assert_eq!(fitted(&["a-very-long-word b"], Some(5)), ["a-very-long-word", "b"]);
+    }
 }

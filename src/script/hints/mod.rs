@@ -8,6 +8,7 @@ use super::docs::{Entry, Kind, Reference};
 use super::options::closest;
 use rhai::{AST, Engine, EvalAltResult, LexError, ParseErrorType, Scope};
 use std::cell::OnceCell;
+use std::collections::BTreeMap;
 
 /// Looks names up.
 pub(crate) struct Hints<'a> {
@@ -21,6 +22,10 @@ pub(crate) struct Hints<'a> {
 pub(crate) struct Defined<'a> {
     pub variables: &'a Scope<'static>,
     pub functions: &'a AST,
+    /// The scripts that were imported, and how their functions are called.
+    pub modules: &'a BTreeMap<String, Vec<String>>,
+    /// The same of names that only imported scripts can use.
+    pub inner_modules: &'a BTreeMap<String, Vec<String>>,
 }
 
 /// More candidates than this do not help.
@@ -129,7 +134,8 @@ impl<'a> Hints<'a> {
     }
 
     fn module(&self, name: &str) -> (String, Vec<String>) {
-        let modules = self.reference().modules();
+        let mut modules = self.reference().modules();
+        modules.extend(self.defined.iter().flat_map(|defined| defined.modules.keys().map(String::as_str)));
         let note = match closest(name, modules.iter().copied()) {
             Some(near) => format!("help: did you mean `{near}`?"),
             None => format!("known modules: {}", modules.join(", ")),
@@ -171,10 +177,14 @@ impl<'a> Hints<'a> {
         if operator {
             return (title, Vec::new());
         }
-        if let Some((module, _)) = name.rsplit_once("::")
+        if let Some((module, short)) = name.rsplit_once("::")
             && !self.reference().modules().contains(&module)
         {
-            return self.module(module);
+            let known = |defined: Defined<'a>| defined.modules.get(module).or_else(|| defined.inner_modules.get(module));
+            return match self.defined.and_then(known) {
+                Some(functions) => imported(module, short, &title, functions),
+                None => self.module(module),
+            };
         }
         // A script may have one that is not known here.
         let title = if self.defined.is_some() { format!("no function is called `{name}`") } else { title };
@@ -237,4 +247,18 @@ impl<'a> Hints<'a> {
         notes.extend(near.and_then(|(line, at)| python::syntax(line, at)));
         (title, notes)
     }
+}
+
+/// What to say of a function that an imported script does not have, or not with these arguments, as `title` says it.
+fn imported(module: &str, name: &str, title: &str, functions: &[String]) -> (String, Vec<String>) {
+    let names = || functions.iter().filter_map(|shown| shown.split('(').next());
+    let own: Vec<String> = functions.iter().filter(|shown| shown.split('(').next() == Some(name)).cloned().collect();
+    if !own.is_empty() {
+        return (title.to_string(), vec![format!("`{module}::{name}` can be called as\n{}", own.join("\n"))]);
+    }
+    let note = match closest(name, names()) {
+        Some(near) => format!("help: did you mean `{module}::{near}`?"),
+        None => format!("its functions: {}", functions.join(", ")),
+    };
+    (format!("the script that is imported as `{module}` has no function `{name}`"), vec![note])
 }

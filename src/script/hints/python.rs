@@ -12,10 +12,16 @@ pub(super) fn word(name: &str) -> Option<String> {
     Some(format!("help: Python's `{name}` is written `{here}`"))
 }
 
+/// What is said of Python's imports.
+const BUILT_IN: &str = "everything is built in; `import \"file\" as name;` is for scripts of your own";
+
 /// Help for a value given to a name that was never declared.
 pub(super) fn assignment(line: &str, at: usize, name: &str) -> Option<String> {
+    if line.trim_start().starts_with("import ") {
+        return Some(format!("help: {BUILT_IN}"));
+    }
     let rest = line.get(at..)?.strip_prefix(name)?.trim_start();
-    let assigns = rest.starts_with('=') && !rest.starts_with("==");
+    let assigns = rest.trim_start_matches(['+', '-', '*', '/']).starts_with('=') && !rest.starts_with("==");
     assigns.then(|| format!("help: a new variable is declared: `let {name} = ..`"))
 }
 
@@ -24,6 +30,9 @@ pub(super) fn syntax(line: &str, at: usize) -> Option<String> {
     let before = line.get(..at)?.trim_end();
     let here = line.get(at..)?.trim_start();
     let starts = line.trim_start();
+    if let Some(help) = line.get(at..)?.chars().next().and_then(foreign) {
+        return Some(help);
+    }
     let help = if starts.starts_with("def ") {
         "a function is written `fn name(x) { .. }`"
     } else if here.starts_with('\'') || before.ends_with('\'') {
@@ -36,10 +45,18 @@ pub(super) fn syntax(line: &str, at: usize) -> Option<String> {
         "several values in one go into an array: `[1, 2]`"
     } else if here.starts_with(':') && before.rfind('[') > before.rfind(']') {
         "a part is taken with `items.extract(0..2)`, of a string with `text.sub_string(0..2)`"
+    } else if here.starts_with('#') && !here.starts_with("#{") {
+        "a comment is written `// ..`"
+    } else if here.starts_with('@') {
+        "matrices are multiplied with `a.matmul(b)`"
+    } else if here.starts_with('?') && here.contains(':') {
+        "a choice of values is written `if x { a } else { b }`"
+    } else if here.starts_with(':') && starts.starts_with("let ") && !before.contains('=') {
+        "a variable has no type of its own: `let name = ..`"
     } else if starts.starts_with("elif ") {
         "`elif` is written `else if`"
     } else if starts.starts_with("import ") || starts.starts_with("from ") {
-        "everything is built in; `import \"file\" as name;` is for scripts of your own"
+        BUILT_IN
     } else if here.starts_with(':') && ["if ", "for ", "while ", "else", "elif "].iter().any(|word| starts.starts_with(word)) {
         "a block goes between braces: `if x { .. }`"
     } else {
@@ -53,6 +70,25 @@ pub(super) fn syntax(line: &str, at: usize) -> Option<String> {
             _ if before.split_whitespace().last() == Some("lambda") => "a closure is written `|x| ..`",
             _ => return None,
         }
+    };
+    Some(format!("help: {help}"))
+}
+
+/// Help for a letter that the language does not know, as texts from a browser bring them along.
+fn foreign(letter: char) -> Option<String> {
+    let help = match letter {
+        _ if letter.is_ascii() => return None,
+        '“' | '”' | '„' | '‟' | '«' | '»' | '‘' | '’' => {
+            "text goes between plain double quotes: \"text\"".to_string()
+        }
+        '−' | '–' | '—' => "the minus sign is a plain `-`".to_string(),
+        _ if letter.is_alphabetic() => {
+            "a name is made of the letters a to z, digits and `_`; others belong into text".to_string()
+        }
+        _ if letter.is_whitespace() || matches!(letter, '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}') => {
+            format!("an invisible character, U+{:04X}, stands here; a plain space does not hurt", u32::from(letter))
+        }
+        _ => return None,
     };
     Some(format!("help: {help}"))
 }

@@ -1,6 +1,7 @@
 //! The look of an error: title, source lines with carets, notes.
 
-use annotate_snippets::renderer::DecorStyle;
+use crate::show::columns;
+use annotate_snippets::renderer::{DEFAULT_TERM_WIDTH, DecorStyle};
 use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Renderer, Snippet};
 use rhai::Position;
 
@@ -106,7 +107,9 @@ impl<'a> Report<'a> {
             group = group.element(level.message(text));
         }
         let renderer = if color { Renderer::styled() } else { Renderer::plain() };
-        renderer.decor_style(DecorStyle::Ascii).render(&[group]).to_string()
+        // A line that the terminal breaks takes the caret from under its word.
+        let width = columns().map_or(DEFAULT_TERM_WIDTH, |columns| columns.min(DEFAULT_TERM_WIDTH));
+        renderer.term_width(width).decor_style(DecorStyle::Ascii).render(&[group]).to_string()
     }
 
     fn located(&self) -> impl Iterator<Item = (AnnotationKind, &Site<'a>)> {
