@@ -54,14 +54,13 @@ impl TrainerValue {
         };
         let train = encode(&self.train)?;
         let eval = self.eval.as_ref().map(encode).transpose()?.unwrap_or_default();
-        let regularizer = self.regularizer.as_ref().map(|ewc| ewc.0.borrow());
         let args = TrainingArguments { output_dir: session.output_path(&self.args.output_dir), ..self.args.clone() };
         work(&Trainer {
             model: self.model.clone(),
             args,
             train,
             eval,
-            regularizer: regularizer.as_deref().map(|ewc| ewc as &dyn Regularizer),
+            regularizer: self.regularizer.as_ref().map(|ewc| ewc as &dyn Regularizer),
         })
     }
 }

@@ -1,10 +1,19 @@
 //! A term that is added to the loss of every optimiser step.
 
+use crate::adapter::ModelHandle;
 use crate::error::Result;
 use candle_core::{DType, Tensor};
 
 /// Something that pulls the parameters while they are trained, such as elastic weight consolidation.
 pub trait Regularizer {
+    /// Refuses a model whose parameters it does not pull: the penalty would stay what it is, and train nothing. Asked before a training.
+    ///
+    /// # Errors
+    /// It was made for another model, or is not ready.
+    fn check_model(&self, _model: &ModelHandle) -> Result<()> {
+        Ok(())
+    }
+
     /// The penalty at the parameters' present values: a scalar whose backward pass adds to their gradients.
     ///
     /// # Errors

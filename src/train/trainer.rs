@@ -125,8 +125,8 @@ impl Trainer<'_> {
     /// Trains. With `resume`, continues from that checkpoint folder as if it had never stopped.
     ///
     /// # Errors
-    /// Arguments out of range or at odds with model and data, nothing to train, more memory needed than there is, a row too long to be
-    /// packed, a missing or non-finite gradient, a loss that is not finite (the parameters are then those after the last step, which the
+    /// Arguments out of range or at odds with model and data, a regularizer of another model, nothing to train, more memory needed than
+    /// there is, a row too long to be packed, a missing or non-finite gradient, a loss that is not finite (the parameters are then those after the last step, which the
     /// message says), a checkpoint that cannot be written or read, Ctrl-C.
     pub fn train(&self, control: &Control, resume: Option<&Path>, callback: Callback<'_>) -> Result<TrainResult> {
         self.args.validate()?;
@@ -167,6 +167,9 @@ impl Trainer<'_> {
 
     /// Refuses arguments that do not suit the model or the data.
     fn check_settings(&self) -> Result<()> {
+        if let Some(regularizer) = self.regularizer {
+            regularizer.check_model(&self.model)?;
+        }
         if self.args.eval_strategy != EvalStrategy::No && self.eval.known_len() == Some(0) {
             let by_loss = match self.args.lr_scheduler_type {
                 Schedule::ReduceLrOnPlateau => ", whose loss lr_scheduler_type \"reduce_lr_on_plateau\" follows",
