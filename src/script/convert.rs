@@ -3,6 +3,7 @@
 
 use super::display::from_json;
 use super::error::ScriptResult;
+use super::tensor_data::kind;
 use crate::data::Row;
 use rhai::{Array, Dynamic, ImmutableString, Map};
 use serde_json::{Number, Value};
@@ -56,7 +57,7 @@ fn convert(value: &Dynamic, place: &str) -> ScriptResult<Value> {
     if let Some(map) = value.read_lock::<Map>() {
         return Ok(Value::Object(object(&map, place)?));
     }
-    Err(format!("{place} is of type {}, which is not data: take it out first", value.type_name()).into())
+    Err(format!("{place} is of type {}, which is not data: take it out first", kind(value)).into())
 }
 
 /// A row of a data set as a script map.
@@ -70,7 +71,7 @@ pub fn from_row(row: &Row) -> Map {
 /// An item that is not a number.
 pub fn to_numbers(items: &[Dynamic], what: &str) -> ScriptResult<Vec<f64>> {
     let number = |(i, item): (usize, &Dynamic)| {
-        to_number(item).ok_or_else(|| format!("{what}: item {i} must be a number, but it is of type {}", item.type_name()).into())
+        to_number(item).ok_or_else(|| format!("{what}: item {i} must be a number, but it is of type {}", kind(item)).into())
     };
     items.iter().enumerate().map(number).collect()
 }

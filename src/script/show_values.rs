@@ -4,6 +4,7 @@ use super::convert::to_number;
 use super::display::{from_json, json};
 use super::error::ScriptResult;
 use super::options::Validate;
+use super::tensor_data::kind;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::show::report::blocks_of;
@@ -65,9 +66,7 @@ impl Validate for TableOptions {}
 pub(super) fn points_of(items: &[Dynamic]) -> ScriptResult<Vec<Point>> {
     let point = |(i, item): (usize, &Dynamic)| {
         let Some(map) = item.read_lock::<Map>() else {
-            return Err(
-                format!("scatter: point {i} must be a map with label, x and y, but it is of type {}", item.type_name()).into()
-            );
+            return Err(format!("scatter: point {i} must be a map with label, x and y, but it is of type {}", kind(item)).into());
         };
         let known = ["label", "x", "y", "x_low", "x_high", "y_low", "y_high"];
         if let Some(key) = map.keys().find(|key| !known.contains(&key.as_str())) {
@@ -118,7 +117,7 @@ pub(super) fn bars_of(value: &Dynamic, wanted: Option<&Dynamic>) -> ScriptResult
                 _ => Err(format!("{shapes}, but item {i} is not a map").into()),
             })
             .collect::<ScriptResult<_>>()?,
-        _ => return Err(format!("{shapes}, not a value of type {}", value.type_name()).into()),
+        _ => return Err(format!("{shapes}, not a value of type {}", kind(value)).into()),
     };
     let names: Vec<String> = match wanted {
         Some(wanted) => match wanted.read_lock::<Array>() {
@@ -167,7 +166,7 @@ pub(super) fn table_of(value: &Dynamic, given: TableOptions) -> ScriptResult<Tab
     }
     match blocks_of(&json(value)).into_iter().next() {
         Some(Block::Table(table)) => Ok(Table { title: given.title, ..table }),
-        _ => Err(format!("table takes an array of maps, a Dataset or a map, not a value of type {}", value.type_name()).into()),
+        _ => Err(format!("table takes an array of maps, a Dataset or a map, not a value of type {}", kind(value)).into()),
     }
 }
 

@@ -40,6 +40,12 @@ pub fn escape(text: &str) -> String {
     escaped
 }
 
+/// Whether a place is finite and those before and after it are not: no line goes through it.
+fn alone(places: &[(f64, f64)], at: usize) -> bool {
+    let drawn = |i: usize| places.get(i).is_some_and(|(x, y)| x.is_finite() && y.is_finite());
+    drawn(at) && !drawn(at + 1) && !(at > 0 && drawn(at - 1))
+}
+
 /// Text of at most `width` characters; what is cut is marked.
 pub(crate) fn shorten(text: &str, width: usize) -> String {
     if text.chars().count() <= width {

@@ -126,7 +126,7 @@ impl Table {
     /// A Markdown table.
     pub fn markdown(&self) -> String {
         let line = |cells: &[String]| {
-            let cells: Vec<String> = cells.iter().map(|cell| cell.replace('|', "\\|").replace('\n', " ")).collect();
+            let cells: Vec<String> = cells.iter().map(|cell| markdown_cell(cell)).collect();
             format!("| {} |\n", cells.join(" | "))
         };
         let rule: Vec<String> = self.numeric().iter().map(|right| if *right { "---:" } else { "---" }.to_string()).collect();
@@ -157,10 +157,20 @@ impl Table {
     fn numeric(&self) -> Vec<bool> {
         let numeric = |i: usize| {
             let mut cells = self.rows.iter().filter_map(|row| row.get(i)).filter(|cell| !cell.is_null()).peekable();
-            cells.peek().is_some() && cells.all(Value::is_number)
+            cells.peek().is_some() && cells.all(is_number)
         };
         (0..self.columns.len()).map(numeric).collect()
     }
+}
+
+/// Whether a cell is a number, also one that JSON cannot hold and that stands there as text.
+fn is_number(cell: &Value) -> bool {
+    cell.is_number() || matches!(cell.as_str(), Some("nan" | "inf" | "-inf"))
+}
+
+/// A bar would end the cell, and what looks like a tag, such as the token `<s>`, would not be shown.
+fn markdown_cell(text: &str) -> String {
+    text.replace("\\|", "\\\\|").replace('|', "\\|").replace('<', "\\<").replace('\n', " ")
 }
 
 /// A key that sorts names alphabetically but puts what was before in front of what was after.
