@@ -120,6 +120,7 @@ fn mistakes_are_explained() {
         ("history(#{})", "log_history"),
         ("history(#{log_history: [#{step: 1, loss: 2}]}, #{value: \"lr\"})", "it has: loss, step"),
         ("report(#{sections: 3}, \"r.html\")", "sections must be an array"),
+        ("report(#{a: 1}, \"r.pdf\")", "the page is HTML"),
     ] {
         let got = eval(code);
         assert!(got.contains(words), "{code}: {got}");

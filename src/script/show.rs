@@ -267,6 +267,11 @@ mod show_functions {
     /// ```
     #[rhai_fn(return_raw)]
     pub fn report(call: NativeCallContext, results: Dynamic, path: &str) -> ScriptResult<()> {
+        let other = ["pdf", "md", "txt", "json", "svg", "png", "csv", "docx", "ipynb"];
+        let suffix = Path::new(path).extension().and_then(|suffix| suffix.to_str()).unwrap_or_default().to_ascii_lowercase();
+        if other.contains(&suffix.as_str()) {
+            return Err(format!("report: the page is HTML, so give it a name that ends in .html, not {path}").into());
+        }
         write_text(&context(&call)?.output_path(path), &report_of(&results)?.html()).script()
     }
 
