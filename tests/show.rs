@@ -111,7 +111,12 @@ fn mistakes_are_explained() {
         ("scatter([#{x: 1}])", "point 0 lacks y"),
         ("scatter([#{x: 1, y: 2, z: 3}])", "the key `z`"),
         ("plot([1, |x| x])", "item 1 must be a number, but it is of type Fn"),
-        ("bars(tensor([1.0]))", "of type Tensor"),
+        ("scatter([tensor(1.0)])", "of type Tensor"),
+        ("bars(#{a: 0.5, b: \"0.7\"})", "but b is \"0.7\""),
+        (
+            "bars(#{a: #{before: 1, after: 2}}, #{series: [\"befor\"]})",
+            "no bar is called \"befor\"; series can be: after, before",
+        ),
         ("bars(3)", "bars takes"),
         ("table(3)", "table takes"),
         ("table([#{a: 1}], #{columns: [\"b\"]})", "the columns are: a"),
@@ -140,6 +145,10 @@ fn tables() {
     assert!(eval(odd).contains("┆  nan │"), "{}", eval(odd));
     let markdown = eval(&format!("{odd}.markdown()"));
     assert!(markdown.starts_with("| token | loss |\n| --- | ---: |\n| \\<s> | 0.5 |\n| a\\\\\\|b | nan |"), "{markdown}");
+    // What a model wrote does not steer the terminal.
+    let coloured = eval("table([#{a: \"\\x1b[31mred\\r\\tx\"}])");
+    assert!(coloured.contains("[31mred  x") && !coloured.contains(['\x1b', '\r', '\t']), "{coloured:?}");
+    assert_eq!(eval("table(#{}, #{title: \"Drops\"})"), "Drops\n(nothing to show)");
     let dataset = "table(load_dataset(\"general_qa\"), #{columns: [\"category\", \"question\"], max_rows: 2})";
     assert!(eval(dataset).contains("2 of "), "{}", eval(dataset));
     let by_category = eval("table(#{math: #{correct: 3, total: 4}, art: #{correct: 1, total: 4}})");

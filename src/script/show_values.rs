@@ -8,7 +8,7 @@ use super::tensor_data::kind;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::show::report::blocks_of;
-use crate::show::{BarSeries, Block, Figure, Plot, Point, Report, Section, Series, Table, number, reading_order};
+use crate::show::{BarSeries, Block, Figure, Plot, Point, Report, Section, Series, Table, is_number, number, reading_order};
 use rhai::{Array, Dynamic, ImmutableString, Map};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -103,6 +103,7 @@ pub(super) fn bars_of(value: &Dynamic, wanted: Option<&Dynamic>) -> ScriptResult
             .into_iter()
             .map(|(name, value)| match value {
                 Value::Object(fields) => Ok((name, fields)),
+                plain if !(plain.is_null() || is_number(&plain)) => Err(format!("{shapes}, but {name} is {plain}").into()),
                 plain => Ok((name, serde_json::Map::from_iter([("value".to_string(), plain)]))),
             })
             .collect::<ScriptResult<_>>()?,
@@ -121,7 +122,16 @@ pub(super) fn bars_of(value: &Dynamic, wanted: Option<&Dynamic>) -> ScriptResult
     };
     let names: Vec<String> = match wanted {
         Some(wanted) => match wanted.read_lock::<Array>() {
-            Some(names) => names.iter().map(ToString::to_string).collect(),
+            Some(names) => {
+                let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+                let mut known: Vec<&str> = rows.iter().flat_map(|(_, fields)| fields.keys()).map(String::as_str).collect();
+                known.sort_unstable();
+                known.dedup();
+                if let Some(name) = names.iter().find(|name| !rows.is_empty() && !known.contains(&name.as_str())) {
+                    return Err(format!("bars: no bar is called \"{name}\"; series can be: {}", known.join(", ")).into());
+                }
+                names
+            }
             None => return Err("bars: series must be an array of names".into()),
         },
         None => {
@@ -163,6 +173,9 @@ pub(super) fn table_of(value: &Dynamic, given: TableOptions) -> ScriptResult<Tab
         let (chosen, max_rows) = (given.columns.is_some(), given.max_rows.or(Some(data.len())));
         let table = table_of_dataset(&data, TableOptions { max_rows, ..given });
         return Ok(if chosen { table } else { table.in_reading_order() });
+    }
+    if value.read_lock::<Map>().is_some_and(|map| map.is_empty()) {
+        return Ok(Table { title: given.title, ..Table::default() });
     }
     match blocks_of(&json(value)).into_iter().next() {
         Some(Block::Table(table)) => Ok(Table { title: given.title, ..table }),

@@ -16,7 +16,7 @@ mod text;
 pub use figure::{BarSeries, Figure, Plot, Point, Series};
 pub use heat::Heat;
 pub use report::{Block, Report, Section, Tone};
-pub use table::{Table, reading_order};
+pub use table::{Table, is_number, reading_order};
 
 /// Columns of the terminal, or 80 where there is none.
 pub fn terminal_width() -> usize {

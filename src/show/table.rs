@@ -77,9 +77,13 @@ impl Table {
 
     /// For a terminal of `width` columns: a box, or one `name: value` a line where a box does not fit.
     pub fn text(&self, width: usize) -> String {
-        let texts = self.texts();
+        let mut texts = self.texts();
+        texts.iter_mut().flatten().for_each(|cell| *cell = printable(cell));
         let title = if self.title.is_empty() { String::new() } else { format!("{}\n", self.title) };
         let note = if self.note.is_empty() { String::new() } else { format!("\n{}", self.note) };
+        if self.columns.is_empty() {
+            return format!("{title}(nothing to show){note}");
+        }
         if width < self.columns.len() * 8 + 4 {
             let record = |row: &Vec<String>| {
                 let lines = self.columns.iter().zip(row).map(|(name, cell)| format!("{name}: {cell}"));
@@ -164,8 +168,13 @@ impl Table {
 }
 
 /// Whether a cell is a number, also one that JSON cannot hold and that stands there as text.
-fn is_number(cell: &Value) -> bool {
+pub fn is_number(cell: &Value) -> bool {
     cell.is_number() || matches!(cell.as_str(), Some("nan" | "inf" | "-inf"))
+}
+
+/// What a terminal would take for a command, such as the codes that a model may write, becomes a space; tabs would shift the box.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect()
 }
 
 /// A bar would end the cell, and what looks like a tag, such as the token `<s>`, would not be shown.
