@@ -6,6 +6,7 @@ use super::display::{self, from_json};
 use super::error::{IntoScript, ScriptResult, positioned};
 use super::options::options as parse;
 use super::show_values::TableOptions;
+use super::tensor_data::kind;
 use crate::data::{Dataset, Row, RowWriter};
 use crate::random::Random;
 use crate::script::registry::Registry;
@@ -50,7 +51,7 @@ pub fn dataset_from_array(items: &[Dynamic]) -> ScriptResult<Dataset> {
     let row = |(i, item): (usize, &Dynamic)| match item.read_lock::<Map>() {
         Some(map) => to_row(&map).map_err(|e| format!("row {i}: {}", inner_message(&e)).into()),
         None => {
-            let message = format!("row {i} must be a map such as #{{ text: \"..\" }}, but it is of type {}", item.type_name());
+            let message = format!("row {i} must be a map such as #{{ text: \"..\" }}, but it is of type {}", kind(item));
             Err(message.into())
         }
     };
@@ -67,7 +68,7 @@ pub fn to_dataset(value: &Dynamic, what: &str) -> ScriptResult<Dataset> {
     }
     match value.read_lock::<Array>() {
         Some(items) => dataset_from_array(&items),
-        None => Err(format!("{what} must be a Dataset or an array of maps, but it is of type {}", value.type_name()).into()),
+        None => Err(format!("{what} must be a Dataset or an array of maps, but it is of type {}", kind(value)).into()),
     }
 }
 
@@ -83,7 +84,7 @@ pub(super) fn inner_message(error: &EvalAltResult) -> String {
 pub(super) fn made_row(made: &Dynamic, like: &Row, place: &str) -> ScriptResult<Row> {
     match made.read_lock::<Map>() {
         Some(map) => ordered_row(&map, like).map_err(|e| format!("{place}: {}", inner_message(&e)).into()),
-        None => Err(format!("{place} became a value of type {}; the closure must return a map", made.type_name()).into()),
+        None => Err(format!("{place} became a value of type {}; the closure must return a map", kind(made)).into()),
     }
 }
 

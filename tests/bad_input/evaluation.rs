@@ -60,3 +60,12 @@ fn what_is_no_result_cannot_be_compared() {
     let threshold = format!("compare_forgetting({result}, {result}, #{{ threshold: 0.0 / 0.0 }});");
     place.fails(&threshold, &["threshold must lie between 0 and 1", "nan"]);
 }
+
+/// What is neither rows nor numbers is named as in the language, not by its place in our source.
+#[test]
+fn types_are_named_as_users_know_them() {
+    let place = Place::new();
+    place.fails("Dataset::from_list([tensor(1.0)]);", &["row 0 must be a map", "of type Tensor"]);
+    place.fails(&with_model("create_replay_dataset(rows, tensor([1.0]));"), &["general_data must be", "of type Tensor"]);
+    place.fails("holm([0.5, tensor(0.5)]);", &["item 1 must be a number", "of type Tensor"]);
+}
