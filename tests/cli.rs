@@ -83,6 +83,21 @@ fn a_script_sees_its_parameters_and_arguments() {
     has(&err(&output), &["--set n=1.5", "\"n\" must be an integer", "s.rhai:2:23", "^^^^^"]);
 }
 
+/// `args` is what the command line gave only where the script has no `args` of its own.
+#[test]
+fn a_parameter_or_a_captured_variable_may_be_called_args() {
+    let folder = tempfile::tempdir().unwrap();
+    let code = "fn first(args) { [args, args + 1] }\nfn outer() { args }\nprint([first(1), outer(), (|| args).call()]);\n\
+        let args = 5;\nlet captured = || #{ args: args };\nlet given = |args| args;\nprint([args, captured.call(), given.call(7), outer()]);";
+    std::fs::write(folder.path().join("s.rhai"), code).unwrap();
+    let output = command(folder.path()).args(["run", "s.rhai", "--", "one"]).output().unwrap();
+    let expected = "[[1, 2], [\"one\"], [\"one\"]]\n[5, #{ args: 5 }, 7, [\"one\"]]\n";
+    assert_eq!(out(&output), expected, "{}", err(&output));
+    let constant = command(folder.path()).args(["-e", "args = 3;"]).output().unwrap();
+    assert_eq!(constant.status.code(), Some(1));
+    has(&err(&constant), &["args"]);
+}
+
 #[test]
 fn a_parameter_that_the_script_does_not_ask_for_is_told() {
     let folder = tempfile::tempdir().unwrap();

@@ -83,6 +83,13 @@ fn hard_figures_do_not_break() {
         let text = eval(&format!("let f = {code}; f.html(); f"));
         assert!(!text.contains("Function not found") && !text.contains("rror"), "{code}: {text}");
     }
+    // Values between gaps have no line, and are shown all the same; tensors count as their numbers.
+    let gaps = "let nan = 0.0 / 0.0; let v = []; for i in 0..40 { v.push(if i % 2 == 0 { i * 1.0 } else { nan }); }";
+    assert_eq!(eval(&format!("{gaps} plot(v).svg()")).matches("<circle").count(), 20);
+    let dots = eval(&format!("{gaps} plot(v)")).chars().filter(|c| ('\u{2801}'..='\u{28ff}').contains(c)).count();
+    assert!(dots >= 15, "{dots}");
+    assert_eq!(eval("plot(tensor([1.0, 2.0])).svg()"), eval("plot([1.0, 2.0]).svg()"));
+    assert_eq!(eval("plot([tensor(1.0), tensor(2.0)]).svg()"), eval("plot([1.0, 2.0]).svg()"));
     let svg = eval("scatter([#{x: 1, y: 1, label: \"<&>\"}], #{title: \"a \\\"b\\\"\"}).svg()");
     assert!(svg.contains("&lt;&amp;&gt;") && svg.contains("&quot;b&quot;") && !svg.contains("NaN"));
     for width in [1, 10, 20, 40, 300] {
@@ -103,6 +110,13 @@ fn mistakes_are_explained() {
         ("plot([1], #{ylim: [2, 1]})", "low below high"),
         ("scatter([#{x: 1}])", "point 0 lacks y"),
         ("scatter([#{x: 1, y: 2, z: 3}])", "the key `z`"),
+        ("plot([1, |x| x])", "item 1 must be a number, but it is of type Fn"),
+        ("scatter([tensor(1.0)])", "of type Tensor"),
+        ("bars(#{a: 0.5, b: \"0.7\"})", "but b is \"0.7\""),
+        (
+            "bars(#{a: #{before: 1, after: 2}}, #{series: [\"befor\"]})",
+            "no bar is called \"befor\"; series can be: after, before",
+        ),
         ("bars(3)", "bars takes"),
         ("table(3)", "table takes"),
         ("table([#{a: 1}], #{columns: [\"b\"]})", "the columns are: a"),
@@ -111,6 +125,7 @@ fn mistakes_are_explained() {
         ("history(#{})", "log_history"),
         ("history(#{log_history: [#{step: 1, loss: 2}]}, #{value: \"lr\"})", "it has: loss, step"),
         ("report(#{sections: 3}, \"r.html\")", "sections must be an array"),
+        ("report(#{a: 1}, \"r.pdf\")", "the page is HTML"),
     ] {
         let got = eval(code);
         assert!(got.contains(words), "{code}: {got}");
@@ -125,6 +140,15 @@ fn tables() {
     assert!(text.starts_with("Results\n┌") && text.contains("0.5000 ┆   100 │"), "{text}");
     assert!(eval(&format!("{table}.markdown()")).contains("| LoRA \\| r=16 | 0.8125 | 20 |"));
     assert!(eval(&format!("{table}.html()")).contains("<caption>Results</caption>"));
+    // A loss that is no number leaves its column one of numbers, and a token stays what it is.
+    let odd = "table([#{token: \"<s>\", loss: 0.5}, #{token: \"a\\\\|b\", loss: 0.0 / 0.0}])";
+    assert!(eval(odd).contains("┆  nan │"), "{}", eval(odd));
+    let markdown = eval(&format!("{odd}.markdown()"));
+    assert!(markdown.starts_with("| token | loss |\n| --- | ---: |\n| \\<s> | 0.5 |\n| a\\\\\\|b | nan |"), "{markdown}");
+    // What a model wrote does not steer the terminal.
+    let coloured = eval("table([#{a: \"\\x1b[31mred\\r\\tx\"}])");
+    assert!(coloured.contains("[31mred  x") && !coloured.contains(['\x1b', '\r', '\t']), "{coloured:?}");
+    assert_eq!(eval("table(#{}, #{title: \"Drops\"})"), "Drops\n(nothing to show)");
     let dataset = "table(load_dataset(\"general_qa\"), #{columns: [\"category\", \"question\"], max_rows: 2})";
     assert!(eval(dataset).contains("2 of "), "{}", eval(dataset));
     let by_category = eval("table(#{math: #{correct: 3, total: 4}, art: #{correct: 1, total: 4}})");

@@ -38,10 +38,7 @@ impl Ewc {
     /// # Errors
     /// The importance is out of range, nothing is trainable, or the model carries an adapter.
     pub fn new(model: &ModelHandle, importance: f64) -> Result<Self> {
-        if !importance.is_finite() || importance < 0.0 {
-            let message = format!("EWCRegularizer: importance must be a finite number of at least 0, got {importance}");
-            return Err(Error::Argument(message));
-        }
+        check_importance(importance)?;
         if model.has_adapter() {
             return Err(Error::argument(
                 "EWCRegularizer: this model carries a LoRA adapter. Its base weights are frozen, so there is nothing to \
@@ -83,17 +80,27 @@ impl Ewc {
     /// # Errors
     /// The Fisher information was never estimated, or `model` is not the one whose parameters are anchored.
     pub fn loss(&self, model: &ModelHandle) -> Result<Tensor> {
-        self.check_owner("ewc_loss", model)?;
+        self.check_same(model, "ewc_loss")?;
         self.penalty()
     }
 
-    /// Fails where what is anchored is not this model's.
-    fn check_owner(&self, what: &str, model: &ModelHandle) -> Result<()> {
+    /// Sets the factor on the penalty; the Fisher information stays.
+    ///
+    /// # Errors
+    /// It is negative or not finite.
+    pub fn set_importance(&mut self, importance: f64) -> Result<()> {
+        check_importance(importance)?;
+        self.importance = importance;
+        Ok(())
+    }
+
+    /// Whether the anchored parameters are those of a model.
+    pub(super) fn check_same(&self, model: &ModelHandle, who: &str) -> Result<()> {
         let present = model.named_parameters();
         let same = |a: &Anchor| present.iter().any(|(_, p)| p.same(&a.parameter));
         match self.anchors.iter().find(|a| !same(a)) {
             Some(other) => Err(Error::argument(format!(
-                "{what}: {} belongs to another model; make the EWCRegularizer from the model that is trained",
+                "{who}: {} belongs to another model; make the EWCRegularizer from the model that is trained",
                 other.name
             ))),
             None => Ok(()),
@@ -118,19 +125,27 @@ impl Ewc {
 }
 
 impl Regularizer for Ewc {
+    fn check_model(&self, model: &ModelHandle) -> Result<()> {
+        self.check_same(model, "regularizer")?;
+        self.check()
+    }
+
     fn penalty(&self) -> Result<Tensor> {
         self.check()?;
         penalty(&self.anchors, self.importance)
-    }
-
-    fn check_model(&self, model: &ModelHandle) -> Result<()> {
-        self.check_owner("Trainer: regularizer", model)
     }
 
     fn add_penalty(&self) -> Result<f64> {
         self.check()?;
         add_penalty(&self.anchors, self.importance)
     }
+}
+
+fn check_importance(importance: f64) -> Result<()> {
+    if importance.is_finite() && importance >= 0.0 {
+        return Ok(());
+    }
+    Err(Error::Argument(format!("EWCRegularizer: importance must be a finite number of at least 0, got {importance}")))
 }
 
 /// A tensor's elements in f32.

@@ -59,10 +59,7 @@ impl Ewc {
         random: &mut Random,
         control: &Control,
     ) -> Result<usize> {
-        let present = model.named_parameters();
-        if let Some(other) = self.anchors.iter().find(|a| !present.iter().any(|(_, p)| p.same(&a.parameter))) {
-            return Err(Error::argument(format!("update_fisher: {} belongs to another model", other.name)));
-        }
+        self.check_same(model, "update_fisher")?;
         let rows: Vec<_> = groups(loader.rows(0), loader.batch_size).take(num_batches).collect::<Result<_>>()?;
         let batches: Vec<Vec<&Encoded>> = rows.iter().map(|batch| batch.iter().map(AsRef::as_ref).collect()).collect();
         if num_batches == 0 || batches.is_empty() {

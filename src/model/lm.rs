@@ -324,6 +324,14 @@ impl LanguageModel {
     pub fn perplexity(&self, texts: &[String], control: &Control) -> Result<(f64, usize)> {
         let tokenizer = self.tokenizer()?;
         let rows: Vec<Vec<u32>> = texts.iter().map(|t| tokenizer.encode(t, true)).collect::<Result<_>>()?;
+        let context = self.decoder.config().max_position_embeddings;
+        if let Some((index, row)) = rows.iter().enumerate().find(|(_, row)| row.len() > context) {
+            control.warn(format!(
+                "perplexity: text {index} has {} tokens, more than the model's context of {context}; what stands beyond it counts, but the \
+                 model has never seen places so far on. Cut long texts into pieces",
+                row.len()
+            ));
+        }
         self.negative_log_likelihood(&rows, control)
     }
 

@@ -12,7 +12,9 @@ use crate::data::{DataLoader, Encoding};
 use crate::error::{Error, Result};
 use crate::forgetting::{Estimator, Ewc};
 use crate::model::Tokenizer;
+use crate::random::Random;
 use crate::script::registry::Registry;
+use crate::train::Regularizer;
 use rhai::plugin::*;
 use rhai::{Array, FnPtr, Map};
 use serde::{Deserialize, Serialize};
@@ -23,6 +25,21 @@ use std::rc::Rc;
 /// The regulariser as scripts hold it.
 #[derive(Clone)]
 pub struct EwcValue(pub Rc<RefCell<Ewc>>);
+
+/// Borrowed anew for every call: a callback of the training may estimate the Fisher information again, or set the importance.
+impl Regularizer for EwcValue {
+    fn check_model(&self, model: &ModelValue) -> Result<()> {
+        self.0.borrow().check_model(model)
+    }
+
+    fn penalty(&self) -> Result<candle_core::Tensor> {
+        self.0.borrow().penalty()
+    }
+
+    fn add_penalty(&self) -> Result<f64> {
+        self.0.borrow().add_penalty()
+    }
+}
 
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -81,7 +98,7 @@ impl Validate for LoaderOptions {
 
 #[export_module]
 mod functions {
-    /// Whether a reply contains an answer as whole words or numbers, ignoring case: "105" is not in "1050".
+    /// Whether a reply contains an answer as whole words or numbers, ignoring case: "105" is not in "1050", and 5 is not in -5.
     ///
     /// ```rhai
     /// answer_matches("It is 105.", "105") // => true
@@ -159,6 +176,14 @@ mod functions {
         ewc.0.borrow().importance
     }
 
+    /// Sets the factor on the penalty; the Fisher information stays.
+    #[rhai_fn(set = "importance", pure, return_raw)]
+    pub fn set_importance(ewc: &mut EwcValue, importance: Dynamic) -> ScriptResult<()> {
+        let importance = super::super::tensor_data::number(&importance).script()?;
+        let mut ewc = ewc.0.try_borrow_mut().map_err(|_| "importance: the regularizer is being used by the caller")?;
+        ewc.set_importance(importance).script()
+    }
+
     /// Estimates the Fisher information from a loader's batches. Options: `num_batches` (100, at most) and `estimator`: "empirical" (one
     /// sequence at a time, the default), "sample" (the same with labels drawn from the model) or "lesson" (exactly as the lesson's
     /// class computes it, with a warning that says what is wrong with it). Gives the number of sequences seen.
@@ -179,8 +204,10 @@ mod functions {
     ) -> ScriptResult<i64> {
         let session = context(&call)?;
         let given: FisherOptions = options("update_fisher", given)?;
-        let random = &mut session.random.borrow_mut();
-        let mut ewc = ewc.0.borrow_mut();
+        // Of its own: the closures of a stream that the loader reads may draw from the session's meanwhile.
+        let seed = if given.estimator == Estimator::Sample { session.random.borrow_mut().next_u32() } else { 0 };
+        let random = &mut Random::new(u64::from(seed));
+        let mut ewc = ewc.0.try_borrow_mut().map_err(|_| "update_fisher: the regularizer is being used by the caller")?;
         let seen = ewc.update_fisher(&model, &loader, given.num_batches, given.estimator, random, &session.control);
         Ok(seen.script()? as i64)
     }

@@ -7,6 +7,8 @@ use super::error::{IntoScript, ScriptResult};
 use super::options::{OptionMap, options as parse};
 use super::result::blocks;
 use super::show_values::{FigureOptions, TableOptions, bars_of, history_of, learning_rate_of, points_of, report_of, table_of};
+use super::tensor::TensorValue;
+use super::tensor_data::{kind, list};
 use crate::error::Error;
 use crate::files::write_text;
 use crate::script::registry::Registry;
@@ -37,8 +39,9 @@ fn figure(function: &str, plot: Plot, given: Map) -> ScriptResult<Figure> {
 /// An array of numbers, or of `[x, y]` pairs, as a line.
 fn series(name: &str, value: &Dynamic) -> ScriptResult<Series> {
     let wrong = || format!("plot: {name} must be an array of numbers or of [x, y] pairs");
+    let value = &numbers_of(value)?;
     let Some(items) = value.read_lock::<Array>() else {
-        return Err(format!("{}, but it is of type {}", wrong(), value.type_name()).into());
+        return Err(format!("{}, but it is of type {}", wrong(), kind(value)).into());
     };
     if items.first().is_none_or(|item| !item.is_array()) {
         return Ok(Series::of_values(name, to_numbers(&items, &format!("plot: {name}"))?));
@@ -55,6 +58,19 @@ fn series(name: &str, value: &Dynamic) -> ScriptResult<Series> {
         }
     }
     Ok(line)
+}
+
+/// A tensor, or an array of tensors such as losses that were gathered, as the numbers in it; other values as they are.
+fn numbers_of(value: &Dynamic) -> ScriptResult<Dynamic> {
+    if let Some(tensor) = value.read_lock::<TensorValue>() {
+        return list(&tensor.value()).script();
+    }
+    match value.read_lock::<Array>() {
+        Some(items) if items.iter().any(|item| item.is::<TensorValue>()) => {
+            Ok(items.iter().map(numbers_of).collect::<ScriptResult<Array>>()?.into())
+        }
+        _ => Ok(value.clone()),
+    }
 }
 
 /// The lines of `plot`'s first argument.
@@ -92,7 +108,8 @@ fn pretty(value: &serde_json::Value) -> String {
 #[allow(missing_docs, clippy::unwrap_used)] // of the code that the macro makes
 #[export_module]
 mod show_functions {
-    /// A line plot: an array of numbers, an array of `[x, y]` pairs, or a map of names to such arrays for several lines.
+    /// A line plot: an array of numbers, an array of `[x, y]` pairs, or a map of names to such arrays for several lines. Tensors count as
+    /// their numbers.
     /// Options: `title`, `xlabel`, `ylabel` (name the unit), `ylim` ([low, high]).
     ///
     /// ```rhai
@@ -250,6 +267,11 @@ mod show_functions {
     /// ```
     #[rhai_fn(return_raw)]
     pub fn report(call: NativeCallContext, results: Dynamic, path: &str) -> ScriptResult<()> {
+        let other = ["pdf", "md", "txt", "json", "svg", "png", "csv", "docx", "ipynb"];
+        let suffix = Path::new(path).extension().and_then(|suffix| suffix.to_str()).unwrap_or_default().to_ascii_lowercase();
+        if other.contains(&suffix.as_str()) {
+            return Err(format!("report: the page is HTML, so give it a name that ends in .html, not {path}").into());
+        }
         write_text(&context(&call)?.output_path(path), &report_of(&results)?.html()).script()
     }
 

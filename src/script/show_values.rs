@@ -4,10 +4,11 @@ use super::convert::to_number;
 use super::display::{from_json, json};
 use super::error::ScriptResult;
 use super::options::Validate;
+use super::tensor_data::kind;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::show::report::blocks_of;
-use crate::show::{BarSeries, Block, Figure, Plot, Point, Report, Section, Series, Table, number, reading_order};
+use crate::show::{BarSeries, Block, Figure, Plot, Point, Report, Section, Series, Table, is_number, number, reading_order};
 use rhai::{Array, Dynamic, ImmutableString, Map};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -65,9 +66,7 @@ impl Validate for TableOptions {}
 pub(super) fn points_of(items: &[Dynamic]) -> ScriptResult<Vec<Point>> {
     let point = |(i, item): (usize, &Dynamic)| {
         let Some(map) = item.read_lock::<Map>() else {
-            return Err(
-                format!("scatter: point {i} must be a map with label, x and y, but it is of type {}", item.type_name()).into()
-            );
+            return Err(format!("scatter: point {i} must be a map with label, x and y, but it is of type {}", kind(item)).into());
         };
         let known = ["label", "x", "y", "x_low", "x_high", "y_low", "y_high"];
         if let Some(key) = map.keys().find(|key| !known.contains(&key.as_str())) {
@@ -104,6 +103,7 @@ pub(super) fn bars_of(value: &Dynamic, wanted: Option<&Dynamic>) -> ScriptResult
             .into_iter()
             .map(|(name, value)| match value {
                 Value::Object(fields) => Ok((name, fields)),
+                plain if !(plain.is_null() || is_number(&plain)) => Err(format!("{shapes}, but {name} is {plain}").into()),
                 plain => Ok((name, serde_json::Map::from_iter([("value".to_string(), plain)]))),
             })
             .collect::<ScriptResult<_>>()?,
@@ -118,11 +118,20 @@ pub(super) fn bars_of(value: &Dynamic, wanted: Option<&Dynamic>) -> ScriptResult
                 _ => Err(format!("{shapes}, but item {i} is not a map").into()),
             })
             .collect::<ScriptResult<_>>()?,
-        _ => return Err(format!("{shapes}, not a value of type {}", value.type_name()).into()),
+        _ => return Err(format!("{shapes}, not a value of type {}", kind(value)).into()),
     };
     let names: Vec<String> = match wanted {
         Some(wanted) => match wanted.read_lock::<Array>() {
-            Some(names) => names.iter().map(ToString::to_string).collect(),
+            Some(names) => {
+                let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+                let mut known: Vec<&str> = rows.iter().flat_map(|(_, fields)| fields.keys()).map(String::as_str).collect();
+                known.sort_unstable();
+                known.dedup();
+                if let Some(name) = names.iter().find(|name| !rows.is_empty() && !known.contains(&name.as_str())) {
+                    return Err(format!("bars: no bar is called \"{name}\"; series can be: {}", known.join(", ")).into());
+                }
+                names
+            }
             None => return Err("bars: series must be an array of names".into()),
         },
         None => {
@@ -165,9 +174,12 @@ pub(super) fn table_of(value: &Dynamic, given: TableOptions) -> ScriptResult<Tab
         let table = table_of_dataset(&data, TableOptions { max_rows, ..given });
         return Ok(if chosen { table } else { table.in_reading_order() });
     }
+    if value.read_lock::<Map>().is_some_and(|map| map.is_empty()) {
+        return Ok(Table { title: given.title, ..Table::default() });
+    }
     match blocks_of(&json(value)).into_iter().next() {
         Some(Block::Table(table)) => Ok(Table { title: given.title, ..table }),
-        _ => Err(format!("table takes an array of maps, a Dataset or a map, not a value of type {}", value.type_name()).into()),
+        _ => Err(format!("table takes an array of maps, a Dataset or a map, not a value of type {}", kind(value)).into()),
     }
 }
 

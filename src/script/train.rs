@@ -60,14 +60,13 @@ impl TrainerValue {
             other => other,
         });
         let eval = eval.script()?.unwrap_or_default();
-        let regularizer = self.regularizer.as_ref().map(|ewc| ewc.0.borrow());
         let args = TrainingArguments { output_dir: session.output_path(&self.args.output_dir), ..self.args.clone() };
         work(&Trainer {
             model: self.model.clone(),
             args,
             train,
             eval,
-            regularizer: regularizer.as_deref().map(|ewc| ewc as &dyn Regularizer),
+            regularizer: self.regularizer.as_ref().map(|ewc| ewc as &dyn Regularizer),
         })
     }
 }

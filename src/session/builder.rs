@@ -7,7 +7,7 @@ use crate::control::{Control, Silent};
 use crate::error::{Error, Result};
 use crate::script::context::{Canvas, Context, SharedContext};
 use crate::show::{Figure, Table};
-use rhai::{AST, Dynamic, Engine, Module, OptimizationLevel, Scope, Variant};
+use rhai::{AST, Dynamic, Engine, OptimizationLevel, Scope, Variant};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -194,10 +194,7 @@ fn equip(
         }
     });
     engine.on_debug(move |text, _, position| debugged(&format!("[{position}] {text}")));
-    share_models(engine);
-    let mut variables = Module::new();
-    variables.set_var("args", context.arguments.iter().cloned().map(Dynamic::from).collect::<rhai::Array>());
-    engine.register_global_module(variables.into());
+    resolve_variables(engine, context.arguments.iter().cloned().map(Dynamic::from).collect::<rhai::Array>().into());
     let mut globals = vec!["args".to_string()];
     globals.extend(stdlib::load(engine).map_err(|e| Error::argument(format!("the standard library does not load: {e}")))?);
     Ok(globals)
@@ -216,11 +213,17 @@ fn show_what_is_printed<T: Variant + Clone>(engine: &mut Engine, canvas: &Rc<dyn
 
 /// A variable that a closure captured is locked while a method of it runs, so `model.disable_adapter(|| model.forward(x))` would
 /// fail. A model is a handle: the method gets a copy of it, and nothing is locked.
-fn share_models(engine: &mut Engine) {
+///
+/// `args`, what the command line gave, is what the name means where nothing else has it. As a constant of a module its value would also
+/// take the place of every parameter and captured variable called `args`, as training arguments often are.
+fn resolve_variables(engine: &mut Engine, arguments: Dynamic) {
     #[allow(deprecated, reason = "marked so by Rhai only to say that it may change")]
-    engine.on_var(|name, _, context| {
-        let value = context.scope().get(name);
-        Ok(value.filter(|v| v.is_shared() && v.flatten_clone().is::<ModelHandle>()).map(Dynamic::flatten_clone))
+    engine.on_var(move |name, _, context| {
+        Ok(match context.scope().get(name) {
+            Some(value) if value.is_shared() && value.flatten_clone().is::<ModelHandle>() => Some(value.flatten_clone()),
+            None if name == "args" => Some(arguments.clone()),
+            _ => None,
+        })
     });
 }
 

@@ -16,7 +16,7 @@ mod text;
 pub use figure::{BarSeries, Figure, Plot, Point, Series};
 pub use heat::Heat;
 pub use report::{Block, Report, Section, Tone};
-pub use table::{Table, reading_order};
+pub use table::{Table, is_number, reading_order};
 
 /// Columns of the terminal, or 80 where there is none.
 pub fn terminal_width() -> usize {
@@ -43,6 +43,12 @@ pub fn escape(text: &str) -> String {
         }
     }
     escaped
+}
+
+/// Whether a place is finite and those before and after it are not: no line goes through it.
+fn alone(places: &[(f64, f64)], at: usize) -> bool {
+    let drawn = |i: usize| places.get(i).is_some_and(|(x, y)| x.is_finite() && y.is_finite());
+    drawn(at) && !drawn(at + 1) && !(at > 0 && drawn(at - 1))
 }
 
 /// Text of at most `width` characters; what is cut is marked.

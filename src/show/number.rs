@@ -68,7 +68,11 @@ pub fn ticks(low: f64, high: f64, count: usize) -> Vec<(f64, String)> {
     let step = [1.0, 2.0, 2.5, 5.0, 10.0].into_iter().find(|m| m * power >= raw * 0.999).unwrap_or(10.0) * power;
     let first = (low / step - 1e-9).ceil() as i64;
     let last = (high / step + 1e-9).floor() as i64;
-    let decimals = (0..9).find(|d| ((step * 10f64.powi(*d)).round() - step * 10f64.powi(*d)).abs() < 1e-6).unwrap_or(9) as usize;
+    let whole = |d: &i32| {
+        let scaled = step * 10f64.powi(*d);
+        scaled > 0.5 && (scaled.round() - scaled).abs() < 1e-6
+    };
+    let decimals = (0..15).find(whole).unwrap_or(15) as usize;
     let text = |x: f64| {
         if x == 0.0 && decimals > 5 {
             // Between marks such as 2e-6 there is no place for so many zeros.
@@ -79,7 +83,21 @@ pub fn ticks(low: f64, high: f64, count: usize) -> Vec<(f64, String)> {
             short(x)
         }
     };
-    (first..=last).map(|i| i as f64 * step).map(|x| (x, text(x))).collect()
+    // Marks that lie close together far from zero need more digits than a short text has.
+    let exact = |x: f64| {
+        let digits = ((x.abs() / step).log10().ceil() + 1.0).clamp(0.0, 15.0) as usize;
+        if x == 0.0 {
+            "0".to_string()
+        } else if (1e-4..1e15).contains(&x.abs()) {
+            format!("{x:.decimals$}")
+        } else {
+            format!("{x:.digits$e}")
+        }
+    };
+    let marks: Vec<f64> = (first..=last).map(|i| i as f64 * step).collect();
+    let told = |x: &f64| text(*x).parse::<f64>().is_ok_and(|read| (read - x).abs() < 0.01 * step);
+    let short_enough = marks.iter().all(told);
+    marks.into_iter().map(|x| (x, if short_enough { text(x) } else { exact(x) })).collect()
 }
 
 /// As [`ticks`], on whole numbers only where `whole` is set: there is no step 0.5.
@@ -132,5 +150,23 @@ mod tests {
         assert_eq!(texts(0.0, 1.0), ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]);
         assert_eq!(texts(0.0, 10.0), ["0", "2", "4", "6", "8", "10"]);
         assert_eq!(texts(0.0, 2e-5).len(), 5);
+        assert_eq!(texts(0.0, 2e-7)[..2], ["0", "5e-8"]);
+        assert_eq!(texts(1_000_000.0, 1_000_004.0)[1], "1000001");
+    }
+
+    #[test]
+    fn marks_that_lie_close_together_are_told_apart() {
+        for (low, high) in
+            [(0.693147, 0.693148), (0.69314, 0.69315), (1234567.1, 1234567.2), (2.0, 2.0000001), (-5e7, -5e7 + 2.0)]
+        {
+            let marks = ticks(low, high, 5);
+            assert!(marks.len() > 2);
+            for (value, text) in &marks {
+                assert!(
+                    (text.parse::<f64>().unwrap() - value).abs() < 0.02 * (high - low),
+                    "{low} to {high}: {value} is shown as {text}"
+                );
+            }
+        }
     }
 }

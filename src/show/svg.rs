@@ -1,5 +1,6 @@
 //! Lines as SVG.
 
+use super::alone;
 use super::figure::{Figure, Series};
 use super::frame::{Frame, PALETTE, dash, left_margin};
 use std::fmt::Write;
@@ -27,15 +28,15 @@ pub(super) fn lines(figure: &Figure, series: &[Series]) -> String {
         let mut path = String::new();
         let mut dots = String::new();
         let mut pen_down = false;
-        for (x, y) in one.x.iter().zip(&one.y) {
-            let (x, y) = frame.place(*x, *y);
+        let places: Vec<(f64, f64)> = one.x.iter().zip(&one.y).map(|(x, y)| frame.place(*x, *y)).collect();
+        for (at, &(x, y)) in places.iter().enumerate() {
             if !(x.is_finite() && y.is_finite()) {
                 pen_down = false;
                 continue;
             }
             let _ = write!(path, "{}{x:.1} {y:.1}", if pen_down { "L" } else { "M" });
             pen_down = true;
-            if one.y.len() <= DOTTED {
+            if one.y.len() <= DOTTED || alone(&places, at) {
                 let _ = write!(dots, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\"/>");
             }
         }

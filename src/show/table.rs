@@ -77,9 +77,13 @@ impl Table {
 
     /// For a terminal of `width` columns: a box, or one `name: value` a line where a box does not fit.
     pub fn text(&self, width: usize) -> String {
-        let texts = self.texts();
+        let mut texts = self.texts();
+        texts.iter_mut().flatten().for_each(|cell| *cell = printable(cell));
         let title = if self.title.is_empty() { String::new() } else { format!("{}\n", self.title) };
         let note = if self.note.is_empty() { String::new() } else { format!("\n{}", self.note) };
+        if self.columns.is_empty() {
+            return format!("{title}(nothing to show){note}");
+        }
         if width < self.columns.len() * 8 + 4 {
             let record = |row: &Vec<String>| {
                 let lines = self.columns.iter().zip(row).map(|(name, cell)| format!("{name}: {cell}"));
@@ -126,7 +130,7 @@ impl Table {
     /// A Markdown table.
     pub fn markdown(&self) -> String {
         let line = |cells: &[String]| {
-            let cells: Vec<String> = cells.iter().map(|cell| cell.replace('|', "\\|").replace('\n', " ")).collect();
+            let cells: Vec<String> = cells.iter().map(|cell| markdown_cell(cell)).collect();
             format!("| {} |\n", cells.join(" | "))
         };
         let rule: Vec<String> = self.numeric().iter().map(|right| if *right { "---:" } else { "---" }.to_string()).collect();
@@ -157,10 +161,25 @@ impl Table {
     fn numeric(&self) -> Vec<bool> {
         let numeric = |i: usize| {
             let mut cells = self.rows.iter().filter_map(|row| row.get(i)).filter(|cell| !cell.is_null()).peekable();
-            cells.peek().is_some() && cells.all(Value::is_number)
+            cells.peek().is_some() && cells.all(is_number)
         };
         (0..self.columns.len()).map(numeric).collect()
     }
+}
+
+/// Whether a cell is a number, also one that JSON cannot hold and that stands there as text.
+pub fn is_number(cell: &Value) -> bool {
+    cell.is_number() || matches!(cell.as_str(), Some("nan" | "inf" | "-inf"))
+}
+
+/// What a terminal would take for a command, such as the codes that a model may write, becomes a space; tabs would shift the box.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect()
+}
+
+/// A bar would end the cell, and what looks like a tag, such as the token `<s>`, would not be shown.
+fn markdown_cell(text: &str) -> String {
+    text.replace("\\|", "\\\\|").replace('|', "\\|").replace('<', "\\<").replace('\n', " ")
 }
 
 /// A key that sorts names alphabetically but puts what was before in front of what was after.

@@ -3,7 +3,7 @@
 use super::braille::Canvas;
 use super::figure::{Figure, Point, Series};
 use super::number::{short, ticks, whole_ticks};
-use super::shorten;
+use super::{alone, shorten};
 
 /// Rows of the plot, and of one under another.
 const HEIGHTS: (usize, usize) = (14, 5);
@@ -27,7 +27,8 @@ pub(super) fn lines(figure: &Figure, series: &[Series], width: usize, colour: bo
             }
         }
         let finite: Vec<_> = points.iter().filter(|(x, y)| x.is_finite() && y.is_finite()).copied().collect();
-        if let [(x, y)] = finite[..] {
+        // Between two gaps there is no line, but a value.
+        for (x, y) in (0..points.len()).filter(|at| alone(&points, *at)).map(|at| points[at]) {
             canvas.dot(x, y, i);
         }
         if told_apart && let Some(last) = finite.last() {

@@ -6,19 +6,19 @@ use candle_core::{DType, Tensor};
 
 /// Something that pulls the parameters while they are trained, such as elastic weight consolidation.
 pub trait Regularizer {
+    /// Refuses a model whose parameters it does not pull: the penalty would stay what it is, and train nothing. Asked before a training.
+    ///
+    /// # Errors
+    /// It was made for another model, or is not ready.
+    fn check_model(&self, _model: &ModelHandle) -> Result<()> {
+        Ok(())
+    }
+
     /// The penalty at the parameters' present values: a scalar whose backward pass adds to their gradients.
     ///
     /// # Errors
     /// The parameters are not those that it was made for.
     fn penalty(&self) -> Result<Tensor>;
-
-    /// Fails where it pulls the parameters of another model than this one, which would train as if there were none.
-    ///
-    /// # Errors
-    /// Names a parameter that is not this model's.
-    fn check_model(&self, _model: &ModelHandle) -> Result<()> {
-        Ok(())
-    }
 
     /// Adds the penalty's gradients to the parameters' and returns the penalty, as its backward pass does; in one pass over the parameters
     /// where there is a way.

@@ -127,8 +127,8 @@ impl Trainer<'_> {
     /// Trains. With `resume`, continues from that checkpoint folder as if it had never stopped.
     ///
     /// # Errors
-    /// Arguments out of range or at odds with model and data, nothing to train, more memory needed than there is, a row too long to be
-    /// packed, a missing or non-finite gradient, a loss that is not finite (the parameters are then those after the last step, which the
+    /// Arguments out of range or at odds with model and data, a regularizer of another model, nothing to train, more memory needed than
+    /// there is, a row too long to be packed, a missing or non-finite gradient, a loss that is not finite (the parameters are then those after the last step, which the
     /// message says), a checkpoint that cannot be written or read, Ctrl-C.
     pub fn train(&self, control: &Control, resume: Option<&Path>, callback: Callback<'_>) -> Result<TrainResult> {
         self.args.validate()?;

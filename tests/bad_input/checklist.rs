@@ -24,6 +24,9 @@ fn a_check_that_throws_has_failed() {
     place.fails(&item("test: \"a\", prompt: \"x\""), &["run_forgetting_checklist", "item 0 lacks \"check\""]);
     place.fails(&item("tst: \"a\", prompt: \"x\", check: |r| true"), &["item 0 lacks \"test\""]);
     place.fails("run_forgetting_checklist(|p| p, []);", &["checklist is empty"]);
+    place.fails("run_forgetting_checklist(|p| p, #{ test: \"a\" });", &["the checklist must be an array", "of type map"]);
+    // Not four failed tests, as of a broken model.
+    place.fails("run_forgetting_checklist(\"smollm2\");", &["must be a function from a prompt to the answer", "of type string"]);
 }
 
 /// A mistake in a check or in the closure that answers is told in the language's words and with its place, not in the engine's.
@@ -38,7 +41,8 @@ fn a_mistake_in_a_check_is_told_in_words() {
             #{ test: \"no function\", prompt: \"x\", check: 5 },
         ];
         for failure in run_forgetting_checklist(|p| p, checks).failures { print(failure.error); }
-        print(run_forgetting_checklist(|p| p.uper(), checks).failures[3].error);";
+        print(run_forgetting_checklist(|p| p.uper(), checks).failures[3].error);
+        print(run_forgetting_checklist(|p| ()).failures[0].error);";
     let printed = place.works(script);
     for words in [
         "no function `uper` takes (string) (line 3, position ",
@@ -47,6 +51,7 @@ fn a_mistake_in_a_check_is_told_in_words() {
         "the function must take 1 argument(s)",
         "expected a function, but it is 5",
         "no function `uper` takes (string) (line 9, position ",
+        "no function `split` takes (())",
     ] {
         assert!(printed.contains(words), "{printed}\nlacks {words:?}");
     }

@@ -5,6 +5,7 @@
 mod adapters;
 mod checklist;
 mod data;
+mod evaluation;
 mod files;
 mod models;
 mod options;

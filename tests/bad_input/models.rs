@@ -136,3 +136,13 @@ fn generation_that_cannot_be() {
     let long = "let long = \"\"; for i in 0..3000 { long += \" a\"; }\nmodel.generate(long);";
     place.fails(&with_model(long), &["prompt 0", "2048"]);
 }
+
+/// What stands beyond the context counts, but is told of.
+#[test]
+fn a_text_longer_than_the_context_has_a_perplexity_with_a_warning() {
+    let place = Place::new();
+    let output = place.run(&with_model("print(perplexity(model, [\"on\", \"x \" * 1100]).tokens > 2048);"));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "true\n", "{errors}");
+    assert!(errors.contains("text 1 has ") && errors.contains("the model's context of 2048"), "{errors}");
+}

@@ -50,6 +50,50 @@ fn callbacks_that_fail_or_stop() {
     assert_eq!(caught, "true\n");
 }
 
+/// The start of a script that has an EWCRegularizer for the model.
+const EWC: &str = "let loader = DataLoader(rows, #{ tokenizer: AutoTokenizer::from_pretrained(\"tiny-random\") });
+        let ewc = EWCRegularizer(model);
+        ewc.update_fisher(model, loader);";
+
+/// Its penalty would stay 0, and the training would forget as without it.
+#[test]
+fn a_regularizer_of_another_model_is_refused() {
+    let place = Place::new();
+    let other = "let other = AutoModelForCausalLM::from_pretrained(\"tiny-random\");
+        Trainer(#{ model: other, train_dataset: rows, regularizer: ewc }).train();";
+    let words = ["belongs to another model", "make the EWCRegularizer from the model that is trained"];
+    place.fails(&with_model(&format!("{EWC}\n{other}")), &words);
+    let early = "Trainer(#{ model: model, train_dataset: rows, regularizer: EWCRegularizer(model) }).train();";
+    place.fails(&with_model(early), &["Fisher information is still zero", "update_fisher"]);
+}
+
+#[test]
+fn a_callback_may_change_the_regularizer() {
+    let place = Place::new();
+    let train = "let callback = |s| { ewc.importance = 10 * s.step; ewc.update_fisher(model, loader) == 2 };
+        let args = TrainingArguments(#{ max_steps: 3 });
+        let trainer = Trainer(#{ model: model, train_dataset: rows, regularizer: ewc, args: args, callbacks: [callback] });
+        print([trainer.train().steps, ewc.importance, ewc.ewc_loss(model).item() > 0.0]);";
+    assert_eq!(place.works(&with_model(&format!("{EWC}\n{train}"))), "[3, 30.0, true]\n");
+    place.fails(&with_model("let ewc = EWCRegularizer(model); ewc.importance = -1;"), &["importance", "at least 0", "-1"]);
+    place.fails(&with_model("let ewc = EWCRegularizer(model); ewc.importance = \"x\";"), &["expected a number"]);
+}
+
+/// A stream's closure draws while the Fisher information is estimated.
+#[test]
+fn a_stream_that_draws_serves_update_fisher() {
+    let place = Place::new();
+    place.write("rows.jsonl", "{\"text\": \"on the hill\"}\n{\"text\": \"in the hall\"}\n");
+    let script = with_model(
+        "let stream = load_dataset(\"json\", #{ data_files: \"rows.jsonl\", streaming: true, split: \"train\" });
+        let drawn = stream.map(|row| { rand([1]); row });
+        let loader = DataLoader(drawn, #{ tokenizer: AutoTokenizer::from_pretrained(\"tiny-random\") });
+        let ewc = EWCRegularizer(model);
+        print([ewc.update_fisher(model, loader), ewc.update_fisher(model, loader, #{ estimator: \"sample\" })]);",
+    );
+    assert_eq!(place.works(&script), "[2, 2]\n");
+}
+
 #[test]
 fn a_mistake_in_a_callback_is_told_in_words() {
     let place = Place::new();

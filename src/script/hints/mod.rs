@@ -146,7 +146,8 @@ impl<'a> Hints<'a> {
     /// From Rhai's "name (type, type)" to what is known about the name.
     fn function(&self, signature: &str) -> (String, Vec<String>) {
         let (name, types) = signature.split_once(" (").unwrap_or((signature, ")"));
-        let types = self.signature_types(types.trim_end_matches(')'));
+        // Only the last one: the type `()` has one of its own.
+        let types = self.signature_types(types.strip_suffix(')').unwrap_or(types));
         if let Some(property) = name.strip_prefix("get$").or_else(|| name.strip_prefix("set$")) {
             return self.unknown_property(property, &types);
         }
