@@ -81,3 +81,17 @@ fn constructors_of_namespaces_say_where() {
         place.fails(&format!("let ready = true;\n{code};"), &[words, "script.rhai:2:"]);
     }
 }
+
+/// What has no order is not left in any.
+#[test]
+fn a_comparison_that_fails_or_gives_no_order_ends_a_sort() {
+    let place = Place::new();
+    let runs = "let runs = [#{ loss: 0.7 }, #{ loss: 0.5 }, #{ loss: 0.9 }];\n";
+    place.fails(&format!("{runs}runs.sort(|a, b| b[1] - a[1]);"), &["script.rhai:2"]);
+    place.fails(&format!("{runs}runs.sort(|a, b| a);"), &["sort", "#{ loss: 0.", "must give a number"]);
+    place.fails(&format!("{runs}runs[1].loss = 0.0 / 0.0; runs.sort(|a, b| a.loss - b.loss);"), &["nan", "must give a number"]);
+    place.fails("let mixed = [1, \"a\"]; mixed.sort();", &["sort: cannot compare", "\"a\""]);
+    let sorted = place.works(&format!("{runs}runs.sort(|a, b| a.loss - b.loss);\nprint(runs.map(|run| run.loss));"));
+    assert_eq!(sorted, "[0.5, 0.7, 0.9]\n");
+    assert_eq!(place.works(&format!("{runs}print(runs.order(|a, b| a.loss > b.loss)[0].loss);")), "0.9\n");
+}

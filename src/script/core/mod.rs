@@ -4,6 +4,7 @@ mod files;
 mod lists;
 mod numbers;
 mod process;
+mod sorting;
 mod strings;
 mod values;
 
@@ -15,6 +16,7 @@ pub fn register(engine: &mut Registry<'_>) {
     numbers::register(engine);
     strings::register(engine);
     lists::register(engine);
+    sorting::register(engine);
     files::register(engine);
     process::register(engine);
 }
