@@ -95,3 +95,16 @@ fn a_comparison_that_fails_or_gives_no_order_ends_a_sort() {
     assert_eq!(sorted, "[0.5, 0.7, 0.9]\n");
     assert_eq!(place.works(&format!("{runs}print(runs.order(|a, b| a.loss > b.loss)[0].loss);")), "0.9\n");
 }
+
+/// Words that variables may be called, and functions not.
+#[test]
+fn a_function_with_a_reserved_name_is_told_so() {
+    let place = Place::new();
+    for word in ["go", "new", "eval"] {
+        let message = format!("`{word}` cannot be the name of a function");
+        place.fails(
+            &format!("let ready = true;\nfn {word}(x) {{ x }}"),
+            &[message.as_str(), "choose another name", "script.rhai:2:4"],
+        );
+    }
+}
