@@ -108,3 +108,18 @@ fn a_function_with_a_reserved_name_is_told_so() {
         );
     }
 }
+
+/// What is neither true nor false is not taken for false.
+#[test]
+fn a_test_of_items_that_gives_no_bool_is_refused() {
+    let place = Place::new();
+    for method in ["filter", "find", "some", "all"] {
+        let script =
+            format!("let runs = [false, 0];\nruns.{method}(|run| if run == 0 {{ run }} else {{ {} }});", method == "all");
+        let message = format!("{method}: the function must give true or false");
+        place.fails(&script, &[message.as_str(), "item 1", "0 (an integer)", "script.rhai:2:"]);
+    }
+    let script = "let a = [3, 4, 5];
+        print([a.filter(|x, i| i > 0), a.find(|x| x > 3), a.find(|x| x > 9), a.some(|x| x > 4), a.all(|x| x > 4), [].all(|x| 1)]);";
+    assert_eq!(place.works(script), "[[4, 5], 4, (), true, false, true]\n");
+}

@@ -1,5 +1,6 @@
 //! The language's own basics: what Python has built in and scripts of the lesson need.
 
+mod choosing;
 mod files;
 mod lists;
 mod numbers;
@@ -17,6 +18,7 @@ pub fn register(engine: &mut Registry<'_>) {
     strings::register(engine);
     lists::register(engine);
     sorting::register(engine);
+    choosing::register(engine);
     files::register(engine);
     process::register(engine);
 }
