@@ -122,4 +122,6 @@ fn a_test_of_items_that_gives_no_bool_is_refused() {
     let script = "let a = [3, 4, 5];
         print([a.filter(|x, i| i > 0), a.find(|x| x > 3), a.find(|x| x > 9), a.some(|x| x > 4), a.all(|x| x > 4), [].all(|x| 1)]);";
     assert_eq!(place.works(script), "[[4, 5], 4, (), true, false, true]\n");
+    let sums = "let a = 0; let b = 0; [5, 6].for_each(|x| a += x); [5, 6].for_each(|x, i| b += x * i); print([a, b]);";
+    assert_eq!(place.works(sums), "[11, 6]\n");
 }

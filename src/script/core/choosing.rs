@@ -1,5 +1,5 @@
-//! `filter`, `find`, `some`, `all` over arrays, in the place of Rhai's, which take whatever a function gives that is no bool for false:
-//! `rows.filter(|row| row.correct)` was empty where `correct` is 1 or 0.
+//! `filter`, `find`, `some`, `all`, `for_each` over arrays, in the place of Rhai's. Those take whatever a function gives that is no bool for
+//! false: `rows.filter(|row| row.correct)` was empty where `correct` is 1 or 0; and `for_each(|x| ..)` gave it the index.
 
 use crate::script::display;
 use crate::script::error::ScriptResult;
@@ -76,6 +76,22 @@ mod functions {
     #[rhai_fn(name = "all", return_raw, pure)]
     pub fn all(call: NativeCallContext, items: &mut Array, test: FnPtr) -> ScriptResult<bool> {
         Ok(first("all", &call, items, &test, false)?.is_none())
+    }
+
+    /// Calls a function with every item of an array (or with every item and its index).
+    ///
+    /// ```rhai
+    /// let total = 0.0;
+    /// [0.5, 2.0].for_each(|loss| total += loss);
+    /// total // => 2.5
+    /// ```
+    #[rhai_fn(name = "for_each", return_raw)]
+    pub fn for_each(call: NativeCallContext, items: &mut Array, work: FnPtr) -> ScriptResult<()> {
+        for (index, item) in items.iter_mut().enumerate() {
+            let place = i64::try_from(index).unwrap_or(i64::MAX);
+            let _ = work.call_raw_with_extra_args("for_each", &call, Some(item), [], [place.into()], Some(0))?;
+        }
+        Ok(())
     }
 }
 
