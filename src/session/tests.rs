@@ -23,6 +23,18 @@ fn variables_and_functions_stay_from_line_to_line() {
     assert_eq!(session.eval_line("exit(3); 4").unwrap().as_int(), Ok(3));
 }
 
+#[test]
+fn replacing_in_a_string_changes_it_and_gives_it() {
+    let mut session = session();
+    let mut value = |code: &str| session.eval_line(code).unwrap().to_string();
+    assert_eq!(
+        value("let s = \"a/b/c\"; let t = s.replace(\"/\", \"-\"); s.replace('-', \"+\"); [t, s]"),
+        r#"["a-b-c", "a+b+c"]"#
+    );
+    assert_eq!(value("let s = \" a \"; let t = s.trim(); [t, s, \"x-y\".replace('-', '_')]"), r#"["a", "a", "x_y"]"#);
+    assert_eq!(value("let row = #{ text: \"a b\" }; row.text.replace(\" \", '_'); row.text"), "a_b");
+}
+
 /// Rhai's optimiser took every one of these for the constant of that name, `args` being the arguments of the command line.
 #[test]
 fn names_within_are_not_those_of_constants_without() {
