@@ -192,3 +192,24 @@ fn the_checkpoint_just_written_is_kept() {
     kept.sort();
     assert!(kept.len() == 3 && kept[0] == "checkpoint-0" && kept.contains(&"checkpoint-3".to_string()), "{kept:?}");
 }
+
+/// What a run that was killed while it saved has left behind goes, but for what another run may be writing.
+#[test]
+fn unfinished_checkpoints_of_killed_runs_are_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let unfinished = |name: &str| {
+        let path = folder.path().join(name);
+        std::fs::create_dir(&path).unwrap();
+        std::fs::write(path.join("model.safetensors"), "half").unwrap();
+        path
+    };
+    let (dead, written, fresh) =
+        (unfinished(".checkpoint-dead"), unfinished(".checkpoint-written"), unfinished(".checkpoint-fresh"));
+    let two_hours_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(7200);
+    for path in [dead.join("model.safetensors"), dead.clone(), written.clone()] {
+        std::fs::File::open(path).unwrap().set_modified(two_hours_ago).unwrap();
+    }
+    train(&model(), four_steps(folder.path(), json!({ "max_steps": 1, "save_steps": 1 })), rows());
+    assert_eq!([&dead, &written, &fresh].map(|path| path.exists()), [false, true, true]);
+    assert!(folder.path().join("checkpoint-1").is_dir());
+}

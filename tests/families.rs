@@ -225,3 +225,36 @@ fn a_damaged_tokenizer_is_not_left_out_of_a_gguf_file() {
     assert!(error.contains("tokenizer.json: not a tokenizer that can be read"), "{error}");
     assert!(!path.exists());
 }
+
+/// The row of the token that config.json names as padding is read and not trained, as by PyTorch's `padding_idx`; all else stays.
+#[test]
+fn the_row_of_padding_is_not_trained() {
+    use ftrepl::model::ModelConfig;
+    use serde_json::{Value, json};
+    let batch = Batch::of(&read("qwen2", "golden.safetensors"));
+    let token = batch.tokens.ids[1];
+    let gradient = |padding: Value, fused: bool| {
+        let source = changed("qwen2", &json!({ "pad_token_id": padding }));
+        let decoder = Decoder::load(&Source::open(source.path()).unwrap(), None, &Device::Cpu).unwrap();
+        let loss = with_fused(fused, || batch.loss(&decoder, false));
+        (loss, decoder.embedding().current().grad().unwrap().unwrap().to_vec2::<f32>().unwrap())
+    };
+    for fused in [true, false] {
+        let ((loss, all), (same_loss, trained)) = (gradient(Value::Null, fused), gradient(json!(token), fused));
+        assert_eq!(loss, same_loss);
+        assert!(all[token as usize].iter().any(|g| *g != 0.0));
+        for (row, (all, trained)) in all.iter().zip(&trained).enumerate() {
+            let expected = if row == token as usize { vec![0.0; all.len()] } else { all.clone() };
+            assert_eq!(*trained, expected, "fused {fused}, row {row}");
+        }
+    }
+    // What transformers' nn.Embedding is made with.
+    let padding =
+        |name: &str, fields: Value| ModelConfig::from_folder(changed(name, &fields).path()).unwrap().embedding_padding();
+    let rows = ModelConfig::from_folder(&folder("qwen2")).unwrap().vocab_size;
+    assert_eq!(padding("qwen2", json!({ "pad_token_id": -1 })), u32::try_from(rows - 1).ok());
+    assert_eq!(padding("qwen2", json!({ "pad_token_id": rows })), None);
+    assert_eq!(padding("gemma", json!({})), Some(0));
+    assert_eq!(padding("gemma", json!({ "pad_token_id": null })), None);
+    assert_eq!(padding("gpt2", json!({ "pad_token_id": 3 })), None);
+}

@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::model::Decoder;
 use crate::model::projection::{Delta, Pass, Projection, RowDelta};
 use crate::nn::Parameter;
+use crate::ops::embedding::without_gradient_of_padding;
 use crate::ops::layer::Changes;
 use crate::ops::linear::linear;
 use crate::random::Random;
@@ -50,9 +51,10 @@ impl EmbeddingLayer {
 }
 
 impl RowDelta for EmbeddingLayer {
-    fn rows(&self, ids: &[u32], rows: Tensor) -> Result<Tensor> {
-        let ids = Tensor::new(ids, &self.a.device())?;
-        let inner = self.a.tensor().index_select(&ids, 1)?.t()?.contiguous()?;
+    fn rows(&self, ids: &[u32], padding: Option<u32>, rows: Tensor) -> Result<Tensor> {
+        let inner = self.a.tensor().index_select(&Tensor::new(ids, &self.a.device())?, 1)?.t()?.contiguous()?;
+        // As in PEFT: A's column of padding is not trained, and B learns from padding too.
+        let inner = without_gradient_of_padding(ids, padding, inner)?;
         let change = (linear(&inner, &self.b, None)? * self.scaling)?;
         Ok((&rows + change.to_dtype(rows.dtype())?)?)
     }
@@ -115,9 +117,10 @@ impl TokenRows {
 }
 
 impl RowDelta for TokenRows {
-    fn rows(&self, ids: &[u32], rows: Tensor) -> Result<Tensor> {
+    fn rows(&self, ids: &[u32], padding: Option<u32>, rows: Tensor) -> Result<Tensor> {
         let table = Tensor::cat(&[&rows, &self.rows.tensor().to_dtype(rows.dtype())?], 0)?;
-        Ok(table.index_select(&Tensor::new(self.places(ids, ids.len()), rows.device())?, 0)?)
+        let changed = table.index_select(&Tensor::new(self.places(ids, ids.len()), rows.device())?, 0)?;
+        Ok(without_gradient_of_padding(ids, padding, changed)?)
     }
 
     fn tracked(&self) -> bool {

@@ -178,6 +178,24 @@ impl ModelConfig {
         self.family.traits().model_type
     }
 
+    /// The token whose row of the embedding is not trained, `padding_idx` of transformers' `nn.Embedding`: `pad_token_id` of config.json,
+    /// whatever generation_config.json says, or transformers' default for the family.
+    pub fn embedding_padding(&self) -> Option<u32> {
+        let default = match self.family {
+            Family::Gpt2 => return None,
+            Family::Gemma | Family::Gemma2 | Family::Gemma3 => Some(0),
+            Family::Olmo2 => Some(1),
+            Family::Phi3 => Some(32_000),
+            Family::SmolLm3 => Some(128_004),
+            Family::Llama | Family::Mistral | Family::Qwen2 | Family::Qwen3 | Family::Granite => None,
+        };
+        let given = self.raw.get("pad_token_id").map_or(default, Value::as_i64)?;
+        let rows = self.vocab_size as i64;
+        // PyTorch counts from the end as Python does: the -1 of old files is the last row.
+        let row = if given < 0 { given + rows } else { given };
+        u32::try_from(row).ok().filter(|_| row < rows)
+    }
+
     /// The window of the layers that have one.
     pub fn sliding_window(&self) -> Option<usize> {
         self.layers.iter().find_map(|layer| layer.window)

@@ -29,6 +29,8 @@ use std::sync::{Arc, RwLock};
 pub struct Decoder {
     config: ModelConfig,
     embedding: Slot,
+    /// The token whose row of the embedding is not trained.
+    padding: Option<u32>,
     /// What adapters change of the embedding's rows.
     row_deltas: RwLock<Vec<Arc<dyn RowDelta>>>,
     /// The embedding of positions, where there is one.
@@ -71,8 +73,8 @@ impl Decoder {
         } else {
             Projection::new(matrix("lm_head", config.vocab_size)?, None)
         };
-        let (embedding, positions) = (Slot::new(words), positions.map(Slot::new));
-        Ok(Self { embedding, row_deltas: RwLock::default(), positions, blocks, norm, head, kinds, config })
+        let (embedding, positions, padding) = (Slot::new(words), positions.map(Slot::new), config.embedding_padding());
+        Ok(Self { embedding, padding, row_deltas: RwLock::default(), positions, blocks, norm, head, kinds, config })
     }
 
     /// The configuration.
@@ -207,9 +209,9 @@ impl Decoder {
     /// What the first block is given, `[tokens, hidden]`.
     fn embedded(&self, batch: &TokenBatch, pass: Pass<'_>) -> Result<Tensor> {
         let words = self.embedding.current();
-        let mut x = embedding(&batch.ids, &words)?;
+        let mut x = embedding(&batch.ids, &words, self.padding)?;
         for delta in self.row_deltas() {
-            x = delta.rows(&batch.ids, x)?;
+            x = delta.rows(&batch.ids, self.padding, x)?;
         }
         let scales = self.config.scales;
         if scales.embedding != 1.0 {
@@ -223,7 +225,7 @@ impl Decoder {
                     "position {position} is beyond the {most} that this model has; use shorter texts, or max_length"
                 )));
             }
-            x = (x + embedding(&batch.positions, &positions.current())?)?;
+            x = (x + embedding(&batch.positions, &positions.current(), None)?)?;
         }
         dropped(x, self.config.dropout.embedding, pass)
     }

@@ -75,11 +75,11 @@ pub trait Delta: Send + Sync {
 
 /// A change of the rows that an embedding gives.
 pub trait RowDelta: Send + Sync {
-    /// The changed rows, given the base's [tokens, hidden] for these ids.
+    /// The changed rows, given the base's [tokens, hidden] for these ids. What is looked up for the token `padding` gets no gradient.
     ///
     /// # Errors
     /// A tensor operation failed.
-    fn rows(&self, ids: &[u32], rows: Tensor) -> Result<Tensor>;
+    fn rows(&self, ids: &[u32], padding: Option<u32>, rows: Tensor) -> Result<Tensor>;
 
     /// Whether an operation has to be recorded for one of the parameters.
     fn tracked(&self) -> bool;

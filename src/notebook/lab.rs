@@ -13,7 +13,7 @@ use crate::session::faces::Faces;
 use crate::session::{Builder, Session};
 use crate::show::{Figure, Table};
 use candle_core::Tensor;
-use rhai::Dynamic;
+use rhai::{Array, Dynamic};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -91,11 +91,22 @@ readable! {
     Figure, "a figure", |value| value.read_lock::<Figure>().map(|figure| figure.clone());
     Table, "a table", |value| value.read_lock::<Table>().map(|table| table.clone());
     f64, "a number", crate::script::convert::to_number;
+    f32, "a number", |value| crate::script::convert::to_number(value).map(|number| number as f32);
     i64, "an integer", |value| value.as_int().ok();
+    i32, "an integer of 32 bits", |value| value.as_int().ok().and_then(|number| number.try_into().ok());
+    usize, "an integer of at least 0", |value| value.as_int().ok().and_then(|number| number.try_into().ok());
     bool, "true or false", |value| value.as_bool().ok();
     String, "a string", |value| value.as_immutable_string_ref().ok().map(|text| text.to_string());
     serde_json::Value, "a plain value", |value| crate::script::convert::to_json(value).ok();
     Dynamic, "a value", |value| Some(value.clone());
+}
+
+impl<T: FromScript> FromScript for Vec<T> {
+    const NAME: &'static str = "an array whose items are all of the wanted type";
+
+    fn from_script(value: &Dynamic) -> Option<Self> {
+        value.read_lock::<Array>()?.iter().map(T::from_script).collect()
+    }
 }
 
 /// A Rust value that a variable of the language can be set to.
@@ -123,12 +134,21 @@ writable! {
     Figure, Dynamic::from;
     Table, Dynamic::from;
     f64, Dynamic::from;
+    f32, |number| Dynamic::from(f64::from(number));
     i64, Dynamic::from;
+    i32, |number| Dynamic::from(i64::from(number));
+    usize, |number| Dynamic::from(i64::try_from(number).unwrap_or(i64::MAX));
     bool, Dynamic::from;
     String, Dynamic::from;
     &str, |text| Dynamic::from(text.to_string());
     serde_json::Value, |value| crate::script::display::from_json(&value);
     Dynamic, |value| value;
+}
+
+impl<T: IntoScript> IntoScript for Vec<T> {
+    fn into_script(self) -> Dynamic {
+        Dynamic::from_array(self.into_iter().map(T::into_script).collect())
+    }
 }
 
 /// Keeps what a script shows in the middle: evcxr shows one value a cell, so that the last of them becomes the cell's where it has
@@ -288,6 +308,15 @@ mod tests {
         assert_eq!(lab.get::<Tensor>("twice").unwrap().to_vec1::<f32>().unwrap(), [2.0, 4.0]);
         assert_eq!(lab.get::<i64>("n").unwrap(), 1);
         assert_eq!(lab.get::<f64>("n").unwrap(), 1.0);
+        assert_eq!((lab.get::<usize>("n").unwrap(), lab.get::<i32>("n").unwrap(), lab.get::<f32>("n").unwrap()), (1, 1, 1.0));
+        lab.set("losses", vec![vec![2.5f32, 1.5], vec![]]);
+        lab.set("count", 3);
+        lab.run("let longer = losses.map(|row| row.len()); longer.push(count); let names = [\"a\", \"b\"]; let below = -1;");
+        assert_eq!(lab.get::<Vec<usize>>("longer").unwrap(), [2, 0, 3]);
+        assert_eq!(lab.get::<Vec<Vec<f64>>>("losses").unwrap(), [vec![2.5, 1.5], vec![]]);
+        assert_eq!(lab.get::<Vec<String>>("names").unwrap(), ["a", "b"]);
+        assert!(lab.get::<Vec<f64>>("names").unwrap_err().to_string().contains("is not an array whose items are all"));
+        assert!(lab.get::<usize>("below").unwrap_err().to_string().contains("is not an integer of at least 0"));
         assert_eq!(lab.get::<String>("name").unwrap(), "x");
         let model: ModelHandle = lab.get("model").unwrap();
         lab.set("again", model);

@@ -13,7 +13,7 @@ mod lab;
 mod progress;
 
 pub use display::EvcxrDisplay;
-pub use lab::{FromScript, Lab, LabError, Shown};
+pub use lab::{FromScript, IntoScript, Lab, LabError, Shown};
 
 /// Whether this process runs the cells of evcxr.
 fn in_evcxr() -> bool {

@@ -38,7 +38,7 @@ fn convert(value: &Dynamic, place: &str) -> ScriptResult<Value> {
     if let Ok(number) = value.as_float() {
         return match Number::from_f64(number) {
             Some(number) => Ok(Value::Number(number)),
-            None => Err(format!("{place} is {number}, which JSON cannot hold").into()),
+            None => Err(format!("{place} is {number}, which JSON cannot hold; give () or a string instead").into()),
         };
     }
     if let Ok(flag) = value.as_bool() {

@@ -89,8 +89,7 @@ impl Session {
     /// The script does not parse or fails; [`Session::report`] puts it into words.
     pub fn run_script(&mut self, source: &str, name: &str) -> Outcome {
         self.sources.texts.insert(name.to_string(), without_mark(source).to_string());
-        // With the scope, or the optimiser would put the global `args` in the place of a variable of that name.
-        let mut ast = self.engine.compile_with_scope(&self.scope, parseable(source))?;
+        let mut ast = self.engine.compile(parseable(source))?;
         ast.set_source(name);
         for function in ast.iter_functions() {
             self.sources.functions.insert(function.name.to_string(), name.to_string());

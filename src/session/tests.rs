@@ -24,6 +24,35 @@ fn variables_and_functions_stay_from_line_to_line() {
 }
 
 #[test]
+fn replacing_in_a_string_changes_it_and_gives_it() {
+    let mut session = session();
+    let mut value = |code: &str| session.eval_line(code).unwrap().to_string();
+    assert_eq!(
+        value("let s = \"a/b/c\"; let t = s.replace(\"/\", \"-\"); s.replace('-', \"+\"); [t, s]"),
+        r#"["a-b-c", "a+b+c"]"#
+    );
+    assert_eq!(value("let s = \" a \"; let t = s.trim(); [t, s, \"x-y\".replace('-', '_')]"), r#"["a", "a", "x_y"]"#);
+    assert_eq!(value("let row = #{ text: \"a b\" }; row.text.replace(\" \", '_'); row.text"), "a_b");
+}
+
+/// Rhai's optimiser took every one of these for the constant of that name, `args` being the arguments of the command line.
+#[test]
+fn names_within_are_not_those_of_constants_without() {
+    let mut session = Session::builder().output(|_| {}).arguments(vec!["a".into()]).build().unwrap();
+    let mut value = |code: &str| session.eval_line(code).unwrap().to_string();
+    assert_eq!(value("fn first(args) { args } fn outer() { args.len() } [first(5), outer()]"), "[5, 1]");
+    assert_eq!(value("let twice = |args| args * 2; [twice.call(4), args.len()]"), "[8, 1]");
+    assert_eq!(value("let found = []; for args in [6, 7] { found.push(args); } found"), "[6, 7]");
+    assert_eq!(
+        value("const lr = 0.5; let found = []; for lr in [1, 2] { found.push(lr); } found.push(lr); found"),
+        "[1, 2, 0.5]"
+    );
+    assert_eq!(value("fn rate(lr) { lr } [rate(3), [4].map(|lr| lr)[0], lr]"), "[3, 4, 0.5]");
+    assert_eq!(value("let args = 8; fn second(args) { args + 1 } [second(1), args]"), "[2, 8]");
+    assert_eq!(value("fn maps(model, args) { #{ args: args } } maps(1, 9).args"), "9");
+}
+
+#[test]
 fn printing_goes_where_it_is_told_and_floats_look_like_pythons() {
     let lines = Rc::new(RefCell::new(Vec::new()));
     let sink = lines.clone();

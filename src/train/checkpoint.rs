@@ -11,6 +11,7 @@ use crate::optim::Schedule;
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// How far a run has come.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -27,6 +28,10 @@ pub struct Progress {
 }
 
 const STATE: &str = "trainer_state.json";
+/// What the folder of a checkpoint that is being written is called, with letters behind it.
+const UNFINISHED: &str = ".checkpoint-";
+/// Nobody writes a checkpoint without a file changing for so long.
+const ABANDONED: Duration = Duration::from_secs(3600);
 
 /// Writes `output_dir/checkpoint-STEP`, and removes the oldest where there are more than `save_total_limit`.
 ///
@@ -35,8 +40,8 @@ const STATE: &str = "trainer_state.json";
 pub fn save(args: &TrainingArguments, progress: &Progress, model: &ModelHandle, updater: &mut Updater) -> Result<()> {
     let root = &args.output_dir;
     files::create_folder(root)?;
-    let folder =
-        tempfile::Builder::new().prefix(".checkpoint-").tempdir_in(root).map_err(|e| Error::io("write into", root, e))?;
+    remove_abandoned(root);
+    let folder = tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(root).map_err(|e| Error::io("write into", root, e))?;
     updater.save(folder.path(), || model.save_pretrained(folder.path()))?;
     let text = serde_json::to_string_pretty(progress).map_err(|e| Error::argument(e.to_string()))?;
     files::write_text(&folder.path().join(STATE), &text)?;
@@ -59,6 +64,24 @@ pub fn save(args: &TrainingArguments, progress: &Progress, model: &ModelHandle, 
         }
     }
     Ok(())
+}
+
+/// Removes the unfinished checkpoints of runs that were killed, each as large as the model and its optimiser's state. Another run may be
+/// writing one just now, so that only old ones go.
+fn remove_abandoned(root: &Path) {
+    let old = |path: &Path| {
+        let changed = std::fs::metadata(path).and_then(|found| found.modified());
+        changed.is_ok_and(|changed| changed.elapsed().is_ok_and(|age| age > ABANDONED))
+    };
+    let entries = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten();
+    for entry in entries(root) {
+        let path = entry.path();
+        let unfinished = entry.file_name().to_string_lossy().starts_with(UNFINISHED) && path.is_dir();
+        if unfinished && old(&path) && entries(&path).all(|part| old(&part.path())) {
+            // What cannot be removed is in nobody's way.
+            let _ = std::fs::remove_dir_all(&path);
+        }
+    }
 }
 
 /// The checkpoints of a folder, oldest first; files with such names are none.

@@ -60,3 +60,17 @@ fn a_link_to_a_file_stays_a_link() {
     assert_eq!(std::fs::read_to_string(place.path().join("real.json")).unwrap(), "5\n");
     assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
 }
+
+/// Python's json module writes numbers that JSON has not.
+#[test]
+fn numbers_of_pythons_json_are_named() {
+    let place = Place::new();
+    for (text, words) in [
+        ("{\"loss\": NaN}", ["numbers.json:1:10", "NaN, which Python writes"]),
+        ("[1.5,\n -Infinity]", ["numbers.json:2:3", "Infinity, which Python writes"]),
+    ] {
+        place.write("numbers.json", text);
+        place.fails("load_json(\"numbers.json\");", &words);
+    }
+    place.fails("Dataset::from_list([#{ loss: 0.0 / 0.0 }]);", &["row.loss is NaN", "give () or a string instead"]);
+}

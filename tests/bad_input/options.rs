@@ -81,3 +81,47 @@ fn constructors_of_namespaces_say_where() {
         place.fails(&format!("let ready = true;\n{code};"), &[words, "script.rhai:2:"]);
     }
 }
+
+/// What has no order is not left in any.
+#[test]
+fn a_comparison_that_fails_or_gives_no_order_ends_a_sort() {
+    let place = Place::new();
+    let runs = "let runs = [#{ loss: 0.7 }, #{ loss: 0.5 }, #{ loss: 0.9 }];\n";
+    place.fails(&format!("{runs}runs.sort(|a, b| b[1] - a[1]);"), &["script.rhai:2"]);
+    place.fails(&format!("{runs}runs.sort(|a, b| a);"), &["sort", "#{ loss: 0.", "must give a number"]);
+    place.fails(&format!("{runs}runs[1].loss = 0.0 / 0.0; runs.sort(|a, b| a.loss - b.loss);"), &["nan", "must give a number"]);
+    place.fails("let mixed = [1, \"a\"]; mixed.sort();", &["sort: cannot compare", "\"a\""]);
+    let sorted = place.works(&format!("{runs}runs.sort(|a, b| a.loss - b.loss);\nprint(runs.map(|run| run.loss));"));
+    assert_eq!(sorted, "[0.5, 0.7, 0.9]\n");
+    assert_eq!(place.works(&format!("{runs}print(runs.order(|a, b| a.loss > b.loss)[0].loss);")), "0.9\n");
+}
+
+/// Words that variables may be called, and functions not.
+#[test]
+fn a_function_with_a_reserved_name_is_told_so() {
+    let place = Place::new();
+    for word in ["go", "new", "eval"] {
+        let message = format!("`{word}` cannot be the name of a function");
+        place.fails(
+            &format!("let ready = true;\nfn {word}(x) {{ x }}"),
+            &[message.as_str(), "choose another name", "script.rhai:2:4"],
+        );
+    }
+}
+
+/// What is neither true nor false is not taken for false.
+#[test]
+fn a_test_of_items_that_gives_no_bool_is_refused() {
+    let place = Place::new();
+    for method in ["filter", "find", "some", "all"] {
+        let script =
+            format!("let runs = [false, 0];\nruns.{method}(|run| if run == 0 {{ run }} else {{ {} }});", method == "all");
+        let message = format!("{method}: the function must give true or false");
+        place.fails(&script, &[message.as_str(), "item 1", "0 (an integer)", "script.rhai:2:"]);
+    }
+    let script = "let a = [3, 4, 5];
+        print([a.filter(|x, i| i > 0), a.find(|x| x > 3), a.find(|x| x > 9), a.some(|x| x > 4), a.all(|x| x > 4), [].all(|x| 1)]);";
+    assert_eq!(place.works(script), "[[4, 5], 4, (), true, false, true]\n");
+    let sums = "let a = 0; let b = 0; [5, 6].for_each(|x| a += x); [5, 6].for_each(|x, i| b += x * i); print([a, b]);";
+    assert_eq!(place.works(sums), "[11, 6]\n");
+}

@@ -92,10 +92,10 @@ fn embeddings_with_repeated_ids() {
     for width in [1, 7, 64, 300] {
         let ids = [4, 0, 4, 4, 9, 0, 3, 4];
         compare(&format!("embedding {width}"), &[&[10, width]], &|p| {
-            let rows = embedding(&ids, &p[0]).unwrap();
+            let rows = embedding(&ids, &p[0], None).unwrap();
             // Twice: what is there is added to.
             backward(&weighed(&rows)).unwrap();
-            backward(&weighed(&embedding(&ids[1..6], &p[0]).unwrap())).unwrap();
+            backward(&weighed(&embedding(&ids[1..6], &p[0], Some(ids[2])).unwrap())).unwrap();
             vec![rows]
         });
     }

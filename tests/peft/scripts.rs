@@ -81,3 +81,17 @@ fn properties_of_constants_and_of_captured_models_can_be_read() {
         print([OUTPUT.loss.item() > 0.0, OUTPUT.logits.shape[1], CONFIG.r, ARGS.learning_rate, EWC.importance]);";
     assert_eq!(printed(script), "[true, [\"default\"], [\"default\"], \"f32\", \"cpu\", \"llama\"]\n[true, 3, 3, 0.5, 2.0]\n");
 }
+
+/// As by PyTorch's `padding_idx`, which PEFT hands on: tiny-random's token of padding is 0.
+#[test]
+fn what_an_adapter_has_for_the_token_of_padding_is_not_trained() {
+    let script = "
+        let adapter = LoraConfig(#{ r: 4, target_modules: [\"embed_tokens\"], init_lora_weights: false });
+        let adapted = get_peft_model(model, adapter);
+        model.forward([5, 0, 7], #{ labels: [5, 0, 7] }).loss.backward();
+        let named = adapted.named_parameters();
+        let prefix = \"base_model.model.model.embed_tokens.lora_embedding_\";
+        let columns = named[prefix + \"A.default\"].grad.abs().sum(0).to_list();
+        print([columns[0], columns[5] > 0.0, columns[7] > 0.0, named[prefix + \"B.default\"].grad.abs().sum().item() > 0.0]);";
+    assert_eq!(printed(script), "[0.0, true, true, true]\n");
+}

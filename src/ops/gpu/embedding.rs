@@ -3,10 +3,12 @@
 use super::cuda::{Argument, Module, Shape, launch, pointer, suffix};
 use super::{given, upload};
 use crate::autograd::Parameter;
+use crate::ops::embedding::padding_mask;
 use candle_core::{Result, Tensor, Var};
 
-/// Looks up `ids`, all of which the vocabulary has; the result is [tokens, hidden] in the weight's dtype.
-pub(crate) fn embedding(ids: &[u32], weight: &Parameter) -> Result<Tensor> {
+/// Looks up `ids`, all of which the vocabulary has; the result is [tokens, hidden] in the weight's dtype. The row of the token `padding`
+/// gets no gradient.
+pub(crate) fn embedding(ids: &[u32], weight: &Parameter, padding: Option<u32>) -> Result<Tensor> {
     let device = weight.device();
     let rows = weight.value().index_select(&upload(ids, ids.len(), &device)?, 0)?;
     if !weight.tracked() {
@@ -16,6 +18,11 @@ pub(crate) fn embedding(ids: &[u32], weight: &Parameter) -> Result<Tensor> {
     let anchor = Var::zeros(1, rows.dtype(), &device)?;
     let (ids, weight) = (ids.to_vec(), weight.clone());
     let backward = move |_: &Tensor, g: &Tensor, _: bool| {
+        let trained = match padding_mask(&ids, padding, g)? {
+            Some(mask) => mask.where_cond(&g.zeros_like()?, g)?,
+            None => g.clone(),
+        };
+        let g = &trained;
         let add = |sum: Option<Tensor>| {
             let sum = match sum {
                 Some(sum) => sum,

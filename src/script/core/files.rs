@@ -41,9 +41,15 @@ mod functions {
             .map_err(|e| {
                 // serde_json ends its message with the place; the place goes in front, as in a compiler's message.
                 let message = e.to_string();
-                let message = match message.split(" at line ").next().unwrap_or(&message) {
-                    "trailing characters" => "another value follows; rows, one a line, are read with load_dataset",
-                    other => other,
+                let message = message.split(" at line ").next().unwrap_or(&message);
+                let line = text.lines().nth(e.line().saturating_sub(1)).unwrap_or_default();
+                let here = line.get(e.column().saturating_sub(1)..).unwrap_or_default();
+                let message = match ["NaN", "Infinity", "-Infinity"].iter().find(|word| here.starts_with(**word)) {
+                    Some(word) => format!("{word}, which Python writes, is not in JSON; write null or a string there"),
+                    None if message == "trailing characters" => {
+                        "another value follows; rows, one a line, are read with load_dataset".into()
+                    }
+                    None => message.to_string(),
                 };
                 Error::Format {
                     path: format!("{}:{}:{}", path.display(), e.line(), e.column()).into(),

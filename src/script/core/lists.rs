@@ -1,4 +1,4 @@
-//! `sum`, `mean`, `min`, `max`, `range`, `enumerate`, `zip`, `sorted` over arrays.
+//! `sum`, `mean`, `std`, `median`, `min`, `max`, `range`, `enumerate`, `zip` over arrays.
 
 use crate::script::display;
 use crate::script::error::ScriptResult;
@@ -28,17 +28,28 @@ fn add_up(items: &[Dynamic]) -> ScriptResult<Dynamic> {
 }
 
 /// Numbers with numbers, strings with strings; anything else has no order.
-fn compare(function: &str, a: &Dynamic, b: &Dynamic) -> ScriptResult<Ordering> {
+pub(super) fn compare(function: &str, a: &Dynamic, b: &Dynamic) -> ScriptResult<Ordering> {
     if let (Ok(a), Ok(b)) = (a.as_int(), b.as_int()) {
         return Ok(a.cmp(&b));
     }
     if let (Ok(a), Ok(b)) = (a.as_immutable_string_ref(), b.as_immutable_string_ref()) {
         return Ok(a.as_str().cmp(b.as_str()));
     }
+    if let (Ok(a), Ok(b)) = (a.as_char(), b.as_char()) {
+        return Ok(a.cmp(&b));
+    }
     match (number(function, a), number(function, b)) {
         (Ok(a), Ok(b)) => Ok(a.total_cmp(&b)),
         _ => Err(format!("{function}: cannot compare {} with {}", display::describe(a), display::describe(b)).into()),
     }
+}
+
+/// The numbers of an array that has some.
+fn numbers(function: &str, items: &[Dynamic]) -> ScriptResult<Vec<f64>> {
+    if items.is_empty() {
+        return Err(format!("{function}: the array is empty").into());
+    }
+    items.iter().map(|item| number(function, item)).collect()
 }
 
 fn extreme(function: &str, items: &[Dynamic], wanted: Ordering) -> ScriptResult<Dynamic> {
@@ -73,14 +84,39 @@ mod functions {
     /// ```
     #[rhai_fn(name = "mean", return_raw, pure)]
     pub fn mean(items: &mut Array) -> ScriptResult<f64> {
-        if items.is_empty() {
-            return Err("mean: the array is empty".into());
+        let numbers = numbers("mean", items)?;
+        Ok(numbers.iter().sum::<f64>() / numbers.len() as f64)
+    }
+
+    /// The standard deviation of an array of numbers with n - 1, as `torch.std` and pandas compute it: how far runs with different seeds are
+    /// apart. Of one number it is NaN.
+    ///
+    /// ```rhai
+    /// std([0.5, 0.5, 2.0]) // => 0.8660254037844386
+    /// ```
+    #[rhai_fn(name = "std", return_raw, pure)]
+    pub fn std_array(items: &mut Array) -> ScriptResult<f64> {
+        let numbers = numbers("std", items)?;
+        let mean = numbers.iter().sum::<f64>() / numbers.len() as f64;
+        let squares: f64 = numbers.iter().map(|number| (number - mean).powi(2)).sum();
+        Ok((squares / (numbers.len() as f64 - 1.0)).sqrt())
+    }
+
+    /// The median of an array of numbers: the one in the middle, or the mean of the two in the middle.
+    ///
+    /// ```rhai
+    /// median([1, 10, 2]) // => 2.0
+    /// median([1, 10, 2, 4]) // => 3.0
+    /// ```
+    #[rhai_fn(name = "median", return_raw, pure)]
+    pub fn median(items: &mut Array) -> ScriptResult<f64> {
+        let mut numbers = numbers("median", items)?;
+        if numbers.iter().any(|number| number.is_nan()) {
+            return Ok(f64::NAN);
         }
-        let mut total = 0.0;
-        for item in items.iter() {
-            total += number("mean", item)?;
-        }
-        Ok(total / items.len() as f64)
+        numbers.sort_by(f64::total_cmp);
+        let middle = numbers.len() / 2;
+        Ok(if numbers.len() % 2 == 1 { numbers[middle] } else { (numbers[middle - 1] + numbers[middle]) / 2.0 })
     }
 
     /// The smallest item of an array of numbers or of strings.
@@ -101,24 +137,6 @@ mod functions {
     #[rhai_fn(name = "max", return_raw, pure)]
     pub fn max_array(items: &mut Array) -> ScriptResult<Dynamic> {
         extreme("max", items, Ordering::Greater)
-    }
-
-    /// A sorted copy of an array of numbers or of strings.
-    ///
-    /// ```rhai
-    /// sorted([3, 1, 2]) // => [1, 2, 3]
-    /// ```
-    #[rhai_fn(name = "sorted", return_raw, pure)]
-    pub fn sorted(items: &mut Array) -> ScriptResult<Array> {
-        let mut failure = None;
-        let mut copy = items.clone();
-        copy.sort_by(|a, b| {
-            compare("sorted", a, b).unwrap_or_else(|error| {
-                failure.get_or_insert(error);
-                Ordering::Equal
-            })
-        });
-        failure.map_or(Ok(copy), Err)
     }
 
     /// The integers from 0 up to, not including, a number.

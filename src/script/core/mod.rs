@@ -1,9 +1,11 @@
 //! The language's own basics: what Python has built in and scripts of the lesson need.
 
+mod choosing;
 mod files;
 mod lists;
 mod numbers;
 mod process;
+mod sorting;
 mod strings;
 mod values;
 
@@ -15,6 +17,8 @@ pub fn register(engine: &mut Registry<'_>) {
     numbers::register(engine);
     strings::register(engine);
     lists::register(engine);
+    sorting::register(engine);
+    choosing::register(engine);
     files::register(engine);
     process::register(engine);
 }

@@ -1,5 +1,6 @@
 //! Rounding and fixed decimals, as Python's `round` and `f"{x:.4f}"`.
 
+use crate::script::error::ScriptResult;
 use crate::script::registry::Registry;
 use rhai::ImmutableString;
 use rhai::plugin::*;
@@ -40,6 +41,55 @@ mod functions {
     #[rhai_fn(name = "log")]
     pub fn log_int(x: i64) -> f64 {
         (x as f64).ln()
+    }
+
+    /// The square root of a number, as Python's `math.sqrt`; of one below 0 it is NaN.
+    ///
+    /// ```rhai
+    /// sqrt(16) // => 4.0
+    /// ```
+    #[rhai_fn(name = "sqrt")]
+    pub fn sqrt_int(x: i64) -> f64 {
+        (x as f64).sqrt()
+    }
+
+    /// The exponential of a number, as Python's `math.exp`.
+    ///
+    /// ```rhai
+    /// exp(0) // => 1.0
+    /// ```
+    #[rhai_fn(name = "exp")]
+    pub fn exp_int(x: i64) -> f64 {
+        (x as f64).exp()
+    }
+
+    /// A number to the power of another, as Python's `pow`: an integer where both are and the exponent is not below 0.
+    ///
+    /// ```rhai
+    /// [pow(2, 10), pow(2, -1), pow(0.5, 2)] // => [1024, 0.5, 0.25]
+    /// ```
+    #[rhai_fn(name = "pow", return_raw)]
+    pub fn pow_int(x: i64, exponent: i64) -> ScriptResult<Dynamic> {
+        if exponent < 0 {
+            return Ok((x as f64).powf(exponent as f64).into());
+        }
+        let power = u32::try_from(exponent).ok().and_then(|exponent| x.checked_pow(exponent));
+        power.map(Dynamic::from).ok_or_else(|| format!("pow: {x} to the power of {exponent} does not fit into an integer").into())
+    }
+
+    #[rhai_fn(name = "pow")]
+    pub fn pow_float(x: f64, exponent: f64) -> f64 {
+        x.powf(exponent)
+    }
+
+    #[rhai_fn(name = "pow")]
+    pub fn pow_float_int(x: f64, exponent: i64) -> f64 {
+        x.powf(exponent as f64)
+    }
+
+    #[rhai_fn(name = "pow")]
+    pub fn pow_int_float(x: i64, exponent: f64) -> f64 {
+        (x as f64).powf(exponent)
     }
 
     /// Rounds to a number of decimals, as Python's `round(x, n)`.

@@ -1,4 +1,5 @@
-//! Python's string methods that the lesson uses; each returns a new value and leaves the string as it is.
+//! Python's string methods that the lesson uses; each returns a new value and leaves the string as it is, but for `replace` and `trim`: Rhai's
+//! change the string and gave nothing, so that `let name = text.replace(..)` was empty. They do both.
 
 use crate::script::registry::Registry;
 use rhai::plugin::*;
@@ -54,6 +55,43 @@ mod functions {
     /// ```
     pub fn strip(text: &str) -> ImmutableString {
         text.trim().into()
+    }
+
+    /// Takes whitespace off both ends of a string, which changes, and gives it; `strip` leaves the string as it is.
+    ///
+    /// ```rhai
+    /// "  text \n".trim() // => text
+    /// ```
+    pub fn trim(text: &mut ImmutableString) -> ImmutableString {
+        *text = text.trim().into();
+        text.clone()
+    }
+
+    /// Puts one text in the place of another wherever that stands in a string, which changes, and gives it.
+    ///
+    /// ```rhai
+    /// let folder = "runs/lora/1".replace("/", "-");
+    /// folder // => runs-lora-1
+    /// ```
+    #[rhai_fn(name = "replace")]
+    pub fn replace(text: &mut ImmutableString, from: &str, to: &str) -> ImmutableString {
+        *text = text.replace(from, to).into();
+        text.clone()
+    }
+
+    #[rhai_fn(name = "replace")]
+    pub fn replace_with_character(text: &mut ImmutableString, from: &str, to: char) -> ImmutableString {
+        replace(text, from, to.encode_utf8(&mut [0; 4]))
+    }
+
+    #[rhai_fn(name = "replace")]
+    pub fn replace_character(text: &mut ImmutableString, from: char, to: &str) -> ImmutableString {
+        replace(text, from.encode_utf8(&mut [0; 4]), to)
+    }
+
+    #[rhai_fn(name = "replace")]
+    pub fn replace_character_with_character(text: &mut ImmutableString, from: char, to: char) -> ImmutableString {
+        replace(text, from.encode_utf8(&mut [0; 4]), to.encode_utf8(&mut [0; 4]))
     }
 
     /// The string in small letters.

@@ -86,6 +86,14 @@ pub(crate) fn describe(
     }
 }
 
+/// The word after `fn`, where the parser stopped at it.
+fn named_function(near: Option<(&str, usize)>) -> Option<&str> {
+    let (line, at) = near?;
+    let word = line.get(at..)?.split(|c: char| !(c.is_alphanumeric() || c == '_')).next()?;
+    let named = line.get(..at)?.trim_end().ends_with("fn") && word.starts_with(char::is_alphabetic);
+    named.then_some(word)
+}
+
 impl<'a> Hints<'a> {
     /// With what scripts have defined, where that is known.
     pub(crate) fn new(engine: &'a Engine, defined: Option<Defined<'a>>) -> Self {
@@ -232,6 +240,10 @@ impl<'a> Hints<'a> {
             ParseErrorType::UnexpectedEOF => ("the script ends in the middle of something".into(), Vec::new()),
             ParseErrorType::VariableUndefined(name) => self.variable(name, None),
             ParseErrorType::ModuleUndefined(name) => self.module(name),
+            ParseErrorType::FnMissingName | ParseErrorType::Reserved(_) if named_function(near).is_some() => {
+                let title = format!("`{}` cannot be the name of a function", named_function(near).unwrap_or_default());
+                (title, vec!["help: Rhai keeps this word for itself; choose another name".into()])
+            }
             ParseErrorType::Reserved(word) if matches!(word.as_str(), "null" | "nil" | "void") => {
                 (format!("`{word}` is not a value here"), vec!["help: nothing is written `()`".into()])
             }
