@@ -324,8 +324,8 @@ fn called(name: &str, entry: &Entry, receiver: Option<Option<&str>>) -> Candidat
         Some(kind) => signature.parameters.first().is_some_and(|(_, first)| first == kind),
         None => true,
     };
-    // The signature that takes most says most.
-    let signature = entry.signatures.iter().filter(fits).max_by_key(|signature| signature.parameters.len());
+    // The signature that takes most says most; of equals the first, which the others vary.
+    let signature = entry.signatures.iter().filter(fits).rev().max_by_key(|signature| signature.parameters.len());
     let Some(signature) = signature else { return plain(name, "") };
     let mut shown = signature.clone();
     if receiver.is_some() && !shown.parameters.is_empty() {

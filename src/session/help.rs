@@ -61,18 +61,17 @@ pub fn about(reference: &Reference, options: &OptionCatalogue, name: &str) -> St
         return render::overview(reference, terminal_width());
     }
     let entries = reference.find(name);
-    if let Some(text) = of_global(name).filter(|_| entries.is_empty()) {
-        return text.to_string();
-    }
+    let global = of_global(name).map(str::to_string);
     if entries.is_empty() {
-        return nothing_called(reference, name);
+        return global.unwrap_or_else(|| nothing_called(reference, name));
     }
     // A module, or a word that several types share: a list says more than all of them in full.
     let in_module = entries.iter().all(|entry| entry.name.starts_with(&format!("{name}::")));
     if in_module {
         return list(&entries);
     }
-    let sections: Vec<String> = entries.iter().map(|entry| one(reference, options, entry)).collect();
+    let described = entries.iter().map(|entry| one(reference, options, entry));
+    let sections: Vec<String> = global.into_iter().chain(described).collect();
     sections.join("\n\n")
 }
 

@@ -251,7 +251,11 @@ pub fn without_mark(text: &str) -> &str {
 pub fn parseable(text: &str) -> Cow<'_, str> {
     let text = without_mark(text);
     match text.strip_prefix("#!") {
-        Some(rest) => Cow::Owned(format!("//{rest}")),
+        // A third slash, or an exclamation mark, would make the comment one that describes what follows.
+        Some(rest) => match rest.strip_prefix(['/', '!']) {
+            Some(rest) => Cow::Owned(format!("// {rest}")),
+            None => Cow::Owned(format!("//{rest}")),
+        },
         None => Cow::Borrowed(text),
     }
 }

@@ -102,7 +102,6 @@ fn errors_show_the_line_a_caret_and_what_was_meant() {
         ("x = 3", vec!["`let x = ..`"]),
         ("let t = (1, 2);", vec!["`[1, 2]`"]),
         ("let t = 1; # the first\n", vec!["a comment is written `// ..`", "test.rhai:1:12"]),
-        ("let t = a @ b;", vec!["`a.matmul(b)`"]),
         ("let t = true ? 1 : 2;", vec!["`if x { a } else { b }`"]),
         ("let t: int = 5;", vec!["`let name = ..`"]),
         ("import torch", vec!["everything is built in"]),

@@ -14,7 +14,7 @@ CELL = """
 print("before");
 sleep(0.1);
 for step in 1..=RECORDS {
-    print(`\\u001eprogress {"task":"train","done":${step},"total":5,"unit":"steps","message":"","loss":${2.5 / step},"finished":${step == 5}}`);
+    print("\\u001e" + `progress {"task":"train","done":${step},"total":5,"unit":"steps","message":"","loss":${2.5 / step},"finished":${step == 5}}`);
     sleep(0.3);
 }
 print("after");
@@ -102,8 +102,8 @@ class Relay(unittest.TestCase):
         if sys.platform != "linux":
             return
         self.start()
-        of_this = os.environ["JUPYTER_RUNTIME_DIR"]
-        [relay] = [p for p in processes("rust-kernel") if p in processes(of_this)]
+        [relay] = processes(self.manager.connection_file)
+        self.assertIn(b"rust-kernel", pathlib.Path(f"/proc/{relay}/cmdline").read_bytes())
         tasks = pathlib.Path(f"/proc/{relay}/task").glob("*/children")
         children = [child for task in tasks for child in task.read_text().split()]
         self.assertEqual(len(children), 1)

@@ -88,7 +88,7 @@ fn what_an_adapter_has_for_the_token_of_padding_is_not_trained() {
     let script = "
         let adapter = LoraConfig(#{ r: 4, target_modules: [\"embed_tokens\"], init_lora_weights: false });
         let adapted = get_peft_model(model, adapter);
-        model.forward([5, 0, 7], #{ labels: [5, 0, 7] }).loss.backward();
+        model.forward([5, 0, 7, 6], #{ labels: [5, 0, 7, 6] }).loss.backward();
         let named = adapted.named_parameters();
         let prefix = \"base_model.model.model.embed_tokens.lora_embedding_\";
         let columns = named[prefix + \"A.default\"].grad.abs().sum(0).to_list();

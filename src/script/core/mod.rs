@@ -1,6 +1,7 @@
 //! The language's own basics: what Python has built in and scripts of the lesson need.
 
 mod choosing;
+mod comparison;
 mod files;
 mod lists;
 mod numbers;
@@ -14,6 +15,7 @@ use crate::script::registry::Registry;
 /// Registers the basics.
 pub fn register(engine: &mut Registry<'_>) {
     values::register(engine);
+    comparison::register(engine);
     numbers::register(engine);
     strings::register(engine);
     lists::register(engine);

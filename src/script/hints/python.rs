@@ -47,8 +47,6 @@ pub(super) fn syntax(line: &str, at: usize) -> Option<String> {
         "a part is taken with `items.extract(0..2)`, of a string with `text.sub_string(0..2)`"
     } else if here.starts_with('#') && !here.starts_with("#{") {
         "a comment is written `// ..`"
-    } else if here.starts_with('@') {
-        "matrices are multiplied with `a.matmul(b)`"
     } else if here.starts_with('?') && here.contains(':') {
         "a choice of values is written `if x { a } else { b }`"
     } else if here.starts_with(':') && starts.starts_with("let ") && !before.contains('=') {
