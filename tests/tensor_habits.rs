@@ -82,7 +82,7 @@ fn a_nan_is_an_extreme() {
         "[1, 1, [1, 2], [0, 0, 0]]"
     );
     assert_eq!(
-        ask("let m = x.max(1); [m.indices.to_list(), m.values[0].item().is_nan(), m.values[1].item() > 1e30]"),
+        ask("let m = x.max(1); [m.indices.to_list(), m.values[0].item().is_nan(), m.values[1].item().is_infinite()]"),
         "[[1, 2], true, true]"
     );
     assert_eq!(
@@ -292,7 +292,10 @@ fn gradients_where_nothing_varies_and_of_equal_extremes() {
         assert_eq!(ask("[1.0, 4.0, 4.0]", "max()"), "[0.0, 0.5, 0.5]");
         assert_eq!(ask("[1.0, 1.0, 4.0, 1.0, 1.0]", "min()"), "[0.25, 0.25, 0.0, 0.25, 0.25]");
     }
-    assert_eq!(run("let x = tensor([1.0, 1.0 / 0.0], #{ dtype: \"f64\", requires_grad: true }); x.max().item() > 1e300"), "true");
+    assert_eq!(
+        run("let x = tensor([1.0, 1.0 / 0.0], #{ dtype: \"f64\", requires_grad: true }); x.max().item().is_infinite()"),
+        "true"
+    );
 }
 
 #[test]

@@ -35,6 +35,29 @@ fn replacing_in_a_string_changes_it_and_gives_it() {
     assert_eq!(value("let row = #{ text: \"a b\" }; row.text.replace(\" \", '_'); row.text"), "a_b");
 }
 
+#[test]
+fn numbers_are_compared_exactly() {
+    let mut session = session();
+    let mut value = |code: &str| session.eval_line(code).unwrap().to_string();
+    let search = "let best = 1.0 / 0.0; for loss in [3.5, 2.5, 3.0] { if loss < best { best = loss; } } best";
+    assert_eq!(value(search), "2.5");
+    assert_eq!(
+        value("let inf = 1.0 / 0.0; [5 < inf, inf > 5.0, inf == inf, -inf < 0, inf >= inf, inf <= 1e300]")
+            .matches("true")
+            .count(),
+        5
+    );
+    assert_eq!(value("let nan = 0.0 / 0.0; [nan == nan, nan < 1, nan >= 1.0, nan != nan]"), "[false, false, false, true]");
+    assert_eq!(
+        value("[1e-20 > 0, 1e-20 == 0.0, 1e-300 > -1e-300, 0.1 + 0.2 == 0.3, 0.1 + 0.2 > 0.3]"),
+        "[true, false, true, false, true]"
+    );
+    assert_eq!(
+        value("[1 == 1.0, 2 < 2.5, 2.5 <= 2, [1.0, 2] == [1, 2.0], 2 in [1.0, 2.0], 1 == \"1\"]"),
+        "[true, true, false, true, true, false]"
+    );
+}
+
 /// Rhai's optimiser took every one of these for the constant of that name, `args` being the arguments of the command line.
 #[test]
 fn names_within_are_not_those_of_constants_without() {
