@@ -26,7 +26,7 @@ fn resume_gives_the_same_bits(options: Value, adapter: Option<&Path>) -> TrainRe
     let args = TrainingArguments {
         max_steps: 12,
         per_device_train_batch_size: 4,
-        save_steps: 7,
+        save_steps: 7.0,
         output_dir: folder.path().into(),
         ..serde_json::from_value(options).unwrap()
     };
@@ -97,7 +97,7 @@ fn every_optimiser_schedule_and_average_is_resumed() {
 
 /// Four steps with a checkpoint every other, and these options on top.
 fn four_steps(folder: &Path, options: Value) -> TrainingArguments {
-    let args = TrainingArguments { max_steps: 4, save_steps: 2, learning_rate: 1e-2, ..TrainingArguments::default() };
+    let args = TrainingArguments { max_steps: 4, save_steps: 2.0, learning_rate: 1e-2, ..TrainingArguments::default() };
     let mut all = serde_json::to_value(TrainingArguments { output_dir: folder.into(), ..args }).unwrap();
     all.as_object_mut().unwrap().extend(options.as_object().unwrap().clone());
     serde_json::from_value(all).unwrap()

@@ -181,7 +181,7 @@ fn a_run_that_nobody_listens_to_gives_the_same_log() {
     let run = tiny_trainer::json("run_a.json");
     let start = || ModelHandle::new(LanguageModel::load("base", &tiny_trainer::golden("base"), None, &device).unwrap());
     let mut args = tiny_trainer::arguments(&run);
-    args.logging_steps = 4;
+    args.logging_steps = 4.0;
     let (heard, unheard) = (start(), start());
     let (with, _) = tiny_trainer::train(&heard, args.clone(), tiny_trainer::rows());
     let trainer =

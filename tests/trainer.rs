@@ -115,8 +115,8 @@ fn evaluation_and_the_trained_model_have_the_averaged_weights() {
         max_steps: 6,
         learning_rate: 1e-2,
         eval_strategy: EvalStrategy::Steps,
-        eval_steps: 6,
-        save_steps: 6,
+        eval_steps: 6.0,
+        save_steps: 6.0,
         ema_decay: 0.75,
         output_dir: folder.path().into(),
         ..TrainingArguments::default()
@@ -124,7 +124,7 @@ fn evaluation_and_the_trained_model_have_the_averaged_weights() {
     let (averaged, plain, watched) = (model(), model(), model());
     let (result, _) = train(&averaged, args.clone(), rows());
     // The same by hand: the average of the weights after each step of a run without one.
-    let without = TrainingArguments { ema_decay: 0.0, save_steps: 0, ..args.clone() };
+    let without = TrainingArguments { ema_decay: 0.0, save_steps: 0.0, ..args.clone() };
     let named = watched.named_parameters();
     let mut ema = Ema::new(named.iter().map(|(_, p)| p.clone()).collect(), 0.75).unwrap();
     let eval: Vec<Encoded> = rows().into_iter().take(8).collect();

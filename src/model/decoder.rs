@@ -14,7 +14,9 @@ use crate::error::{Error, Result};
 use crate::nn::Parameter;
 use crate::ops::attention::AttentionSpec;
 use crate::ops::cache::KvCache;
-use crate::ops::cross_entropy::{Head, IGNORE_INDEX, Loss, capped, cross_entropy, head_cross_entropy, head_loss_and_gradient};
+use crate::ops::cross_entropy::{
+    Head, IGNORE_INDEX, Loss, capped, head_cross_entropy, head_loss_and_gradient, smoothed_cross_entropy,
+};
 use crate::ops::embedding::embedding;
 use crate::ops::matrix::cheap_rows;
 use crate::ops::rope::RopeTable;
@@ -309,7 +311,12 @@ impl Decoder {
 
     /// The head as it is now, without what adapters add to its output.
     pub fn head_weight(&self) -> Head {
-        Head { weight: self.head.weight.current(), softcap: self.logit_softcap() }
+        Head { weight: self.head.weight.current(), softcap: self.logit_softcap(), smoothing: 0.0 }
+    }
+
+    /// The head with the loss that a pass asks for.
+    fn head_for(&self, pass: Pass<'_>) -> Head {
+        Head { smoothing: pass.label_smoothing, ..self.head_weight() }
     }
 
     /// Logits `[rows, vocab]` of hidden states `[rows, hidden]`.
@@ -320,17 +327,18 @@ impl Decoder {
         Ok(capped(self.head.forward(hidden, pass)?, self.logit_softcap())?)
     }
 
-    /// The loss of a batch: the sum of the targets' negative log-likelihoods, in nats, divided by `divisor`; a scalar.
-    /// `targets` are already shifted ([`batch::shifted_targets`]); `pass` is that of the hidden states, for an adapter on the head.
+    /// The loss of a batch: the sum of the targets' negative log-likelihoods, in nats, divided by `divisor`; a scalar, smoothed where
+    /// `pass` asks for it. `targets` are already shifted ([`batch::shifted_targets`]); `pass` is that of the hidden states, for an
+    /// adapter on the head.
     ///
     /// # Errors
     /// A target is outside the vocabulary, or a tensor operation failed.
     pub fn loss(&self, hidden: &Tensor, targets: &[i64], divisor: f64, pass: Pass<'_>) -> Result<Tensor> {
         if self.head.has_delta() {
             // An adapter on the head changes the logits, so they have to exist.
-            return Ok(cross_entropy(&self.logits(hidden, pass)?, targets, divisor)?);
+            return Ok(smoothed_cross_entropy(&self.logits(hidden, pass)?, targets, divisor, pass.label_smoothing)?);
         }
-        Ok(head_cross_entropy(hidden, &self.head_weight(), targets, divisor)?)
+        Ok(head_cross_entropy(hidden, &self.head_for(pass), targets, divisor)?)
     }
 
     /// Forward and backward of a batch; gradients are added to the parameters. Returns the loss, which a device may still be computing. A
@@ -411,7 +419,7 @@ impl Decoder {
     /// The loss and its gradient by the hidden states; adds to the head's gradients.
     fn head_backward(&self, hidden: &Tensor, targets: &[i64], divisor: f64, pass: Pass<'_>) -> Result<(Loss, Tensor)> {
         if !self.head.has_delta() {
-            return Ok(head_loss_and_gradient(hidden, &self.head_weight(), targets, divisor)?);
+            return Ok(head_loss_and_gradient(hidden, &self.head_for(pass), targets, divisor)?);
         }
         let leaf = leaf(Some(hidden.detach()))?;
         let loss = self.loss(&leaf, targets, divisor, pass)?;

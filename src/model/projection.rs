@@ -15,6 +15,8 @@ use std::sync::{Arc, RwLock};
 pub struct Pass<'a> {
     /// The random source of dropout; `None` switches dropout off, as in evaluation.
     pub dropout: Option<&'a RefCell<Random>>,
+    /// The share of every target that the loss spreads over the vocabulary; see [`crate::ops::cross_entropy::Head::smoothing`].
+    pub label_smoothing: f64,
 }
 
 /// A parameter of the base model, and the one that stands in for it while an adapter has its own copy.

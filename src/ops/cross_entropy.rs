@@ -2,7 +2,9 @@
 //!
 //! Rows without a target are skipped. Logits exist a chunk of rows at a time; backward computes them again:
 //! `dz = (softmax(z) - onehot) / divisor`, `dh = dz W`, `dW = dz^T h`. With a soft cap, `z = cap tanh(h W^T / cap)`, and `dz` is
-//! multiplied by `1 - (z / cap)^2`.
+//! multiplied by `1 - (z / cap)^2`. With a smoothing `e` the target counts for `1 - e` and every token of the vocabulary for
+//! `e / vocabulary`: the loss is `logsumexp(z) - (1 - e) z[target] - e mean(z)`, and in `dz` onehot becomes
+//! `(1 - e) onehot + e / vocabulary`.
 
 use super::exp::{exp, tanh, vectorised};
 use super::matrix::{self, Dims, Weight};
@@ -24,6 +26,8 @@ pub struct Head {
     pub weight: Parameter,
     /// Logits are bent to stay within plus and minus this: `cap * tanh(logit / cap)` (Gemma 2).
     pub softcap: Option<f32>,
+    /// The share of a target that all tokens of the vocabulary have alike, from 0 (none) to 1: label_smoothing_factor.
+    pub smoothing: f64,
 }
 
 impl Head {
@@ -38,7 +42,7 @@ impl Head {
 
 impl From<&Parameter> for Head {
     fn from(weight: &Parameter) -> Self {
-        Self { weight: weight.clone(), softcap: None }
+        Self { weight: weight.clone(), softcap: None, smoothing: 0.0 }
     }
 }
 
@@ -52,7 +56,8 @@ impl From<&Parameter> for Head {
 pub fn head_cross_entropy(hidden: &Tensor, head: &Head, targets: &[i64], divisor: f64) -> Result<Tensor> {
     let op = HeadCrossEntropy::new(hidden, head, targets, divisor)?;
     let recorded = (hidden.track_op() || head.weight.requires_grad()) && crate::autograd::grad_enabled();
-    if super::gpu::serves(hidden) && !recorded {
+    // The device's kernel knows no smoothing.
+    if head.smoothing == 0.0 && super::gpu::serves(hidden) && !recorded {
         return super::gpu::loss_and_gradient(hidden, head, targets, divisor, false).map(|(loss, _)| loss);
     }
     if !super::fused_for(hidden) {
@@ -74,7 +79,7 @@ fn check_targets(targets: &[i64], vocabulary: usize) -> Result<()> {
 /// The same by candle's operations.
 fn composed(hidden: &Tensor, head: &Head, targets: &[i64], divisor: f64) -> Result<Tensor> {
     let logits = hidden.matmul(&head.weight.tensor().to_dtype(hidden.dtype())?.t()?)?;
-    cross_entropy(&capped(logits, head.softcap)?, targets, divisor)
+    smoothed_cross_entropy(&capped(logits, head.softcap)?, targets, divisor, head.smoothing)
 }
 
 /// `cap * tanh(logits / cap)`, by candle's operations; the logits themselves without a cap.
@@ -93,6 +98,14 @@ pub fn capped(logits: Tensor, cap: Option<f32>) -> Result<Tensor> {
 /// # Errors
 /// A target is outside the vocabulary, or the shapes do not fit.
 pub fn cross_entropy(logits: &Tensor, targets: &[i64], divisor: f64) -> Result<Tensor> {
+    smoothed_cross_entropy(logits, targets, divisor, 0.0)
+}
+
+/// As [`cross_entropy`], with a share of every target spread over the vocabulary; see [`Head::smoothing`].
+///
+/// # Errors
+/// As [`cross_entropy`].
+pub fn smoothed_cross_entropy(logits: &Tensor, targets: &[i64], divisor: f64, smoothing: f64) -> Result<Tensor> {
     check_targets(targets, logits.dim(D::Minus1)?)?;
     let kept: Vec<u32> = (0..targets.len()).filter(|i| targets[*i] != IGNORE_INDEX).map(|i| i as u32).collect();
     let wanted: Vec<u32> = kept.iter().map(|i| targets[*i as usize] as u32).collect();
@@ -107,12 +120,15 @@ pub fn cross_entropy(logits: &Tensor, targets: &[i64], divisor: f64) -> Result<T
     let largest = logits.max_keepdim(D::Minus1)?.detach();
     let log_sum = (logits.broadcast_sub(&largest)?.exp()?.sum_keepdim(D::Minus1)?.log()? + largest)?;
     let chosen = logits.gather(&Tensor::from_vec(wanted, (kept.len(), 1), device)?, 1)?;
+    let chosen =
+        if smoothing == 0.0 { chosen } else { ((chosen * (1.0 - smoothing))? + (logits.mean_keepdim(D::Minus1)? * smoothing)?)? };
     (log_sum - chosen)?.sum_all()? / divisor
 }
 
 struct HeadCrossEntropy {
     weight: Parameter,
     softcap: Option<f32>,
+    smoothing: f64,
     /// Row of the hidden states, and target.
     rows: Vec<(usize, usize)>,
     divisor: f64,
@@ -120,9 +136,24 @@ struct HeadCrossEntropy {
 }
 
 /// Loss of one row of logits, and its log-sum-exp.
-fn row_loss(logits: &[f32], target: usize) -> (f64, f32) {
+fn row_loss(logits: &[f32], target: usize, smoothing: f64) -> (f64, f32) {
     let log_sum = log_sum_exp(logits);
-    (f64::from(log_sum) - f64::from(logits[target]), log_sum)
+    let of_target = f64::from(log_sum) - f64::from(logits[target]);
+    if smoothing == 0.0 {
+        return (of_target, log_sum);
+    }
+    let of_all = f64::from(log_sum) - sum(logits) / logits.len() as f64;
+    ((1.0 - smoothing) * of_target + smoothing * of_all, log_sum)
+}
+
+vectorised! {
+    fn sum(values: &[f32]) -> f64 {
+        let mut sums = [0f64; 16];
+        let chunks = values.chunks_exact(16);
+        let rest: f64 = chunks.remainder().iter().map(|v| f64::from(*v)).sum();
+        chunks.for_each(|chunk| sums.iter_mut().zip(chunk).for_each(|(s, v)| *s += f64::from(*v)));
+        sums.iter().sum::<f64>() + rest
+    }
 }
 
 vectorised! {
@@ -141,9 +172,9 @@ vectorised! {
 }
 
 vectorised! {
-    /// `factor * exp(logits - log_sum)`, in place.
-    fn exponentials(logits: &mut [f32], log_sum: f32, factor: f32) {
-        logits.iter_mut().for_each(|v| *v = factor * exp(*v - log_sum));
+    /// `factor * (exp(logits - log_sum) - share)`, in place.
+    fn exponentials(logits: &mut [f32], log_sum: f32, share: f32, factor: f32) {
+        logits.iter_mut().for_each(|v| *v = factor * (exp(*v - log_sum) - share));
     }
 }
 
@@ -155,28 +186,30 @@ vectorised! {
 }
 
 vectorised! {
-    /// `factor * exp(logits - log_sum)` times the derivative of the bent logits, in place.
-    fn capped_exponentials(logits: &mut [f32], log_sum: f32, factor: f32, cap: f32) {
+    /// `factor * (exp(logits - log_sum) - share)` times the derivative of the bent logits, in place.
+    fn capped_exponentials(logits: &mut [f32], log_sum: f32, share: f32, factor: f32, cap: f32) {
         let inner = 1.0 / cap;
         for v in logits {
             let t = *v * inner;
-            *v = factor * exp(*v - log_sum) * (1.0 - t * t);
+            *v = factor * (exp(*v - log_sum) - share) * (1.0 - t * t);
         }
     }
 }
 
 /// Turns a row of logits into the gradient by what they were before they were bent: `factor * (softmax - onehot)`, times the
-/// derivative.
-fn gradient_row(logits: &mut [f32], target: usize, log_sum: f32, factor: f32, softcap: Option<f32>) {
+/// derivative; the onehot vector is smoothed.
+fn gradient_row(logits: &mut [f32], target: usize, log_sum: f32, factor: f32, (softcap, smoothing): (Option<f32>, f64)) {
+    // Without smoothing 0 is taken off, and 1 multiplied by, which changes no bit.
+    let (share, rest) = ((smoothing / logits.len() as f64) as f32, (1.0 - smoothing) as f32);
     match softcap {
         None => {
-            exponentials(logits, log_sum, factor);
-            logits[target] -= factor;
+            exponentials(logits, log_sum, share, factor);
+            logits[target] -= factor * rest;
         }
         Some(cap) => {
             let t = logits[target] / cap;
-            capped_exponentials(logits, log_sum, factor, cap);
-            logits[target] -= factor * (1.0 - t * t);
+            capped_exponentials(logits, log_sum, share, factor, cap);
+            logits[target] -= factor * rest * (1.0 - t * t);
         }
     }
 }
@@ -186,8 +219,8 @@ pub(super) fn loss_and_gradient(logits: &mut [f32], target: usize, factor: f32, 
     if let Some(cap) = softcap {
         bend(logits, cap);
     }
-    let (loss, log_sum) = row_loss(logits, target);
-    gradient_row(logits, target, log_sum, factor, softcap);
+    let (loss, log_sum) = row_loss(logits, target, 0.0);
+    gradient_row(logits, target, log_sum, factor, (softcap, 0.0));
     loss
 }
 
@@ -200,8 +233,8 @@ impl HeadCrossEntropy {
         check_targets(targets, dims[0])?;
         let wanted = targets.iter().enumerate().filter(|(_, target)| **target != IGNORE_INDEX);
         let rows = wanted.map(|(row, target)| (row, *target as usize)).collect();
-        let (weight, softcap) = (head.weight.clone(), head.softcap);
-        Ok(Self { weight, softcap, rows, divisor, recording: Recording::default() })
+        let (weight, softcap, smoothing) = (head.weight.clone(), head.softcap, head.smoothing);
+        Ok(Self { weight, softcap, smoothing, rows, divisor, recording: Recording::default() })
     }
 
     /// Calls `work` with chunks of rows, their hidden states and their logits.
@@ -242,7 +275,7 @@ impl CustomOp1 for HeadCrossEntropy {
         let mut losses = Vec::with_capacity(self.rows.len());
         super::layer::with_factor(&self.weight, |weight| {
             self.by_chunk(hidden, weight, |rows, _, logits| {
-                let row = |i: usize| row_loss(&logits[i * vocabulary..(i + 1) * vocabulary], rows[i].1).0;
+                let row = |i: usize| row_loss(&logits[i * vocabulary..(i + 1) * vocabulary], rows[i].1, self.smoothing).0;
                 losses.extend(parallel::map(rows.len(), row));
                 Ok(())
             })
@@ -276,8 +309,8 @@ impl HeadCrossEntropy {
                 let mut losses: Vec<(f64, &mut [f32])> = logits.chunks_exact_mut(vocabulary).map(|z| (0.0, z)).collect();
                 parallel::by_chunks(&mut losses, 1, |first, losses| {
                     for ((loss, z), (_, target)) in losses.iter_mut().zip(&rows[first..]) {
-                        let (row_loss, log_sum) = row_loss(z, *target);
-                        gradient_row(z, *target, log_sum, factor, self.softcap);
+                        let (row_loss, log_sum) = row_loss(z, *target, self.smoothing);
+                        gradient_row(z, *target, log_sum, factor, (self.softcap, self.smoothing));
                         *loss = row_loss;
                     }
                 });
@@ -350,7 +383,7 @@ impl Loss {
 /// # Errors
 /// As [`head_cross_entropy`].
 pub fn head_loss_and_gradient(hidden: &Tensor, head: &Head, targets: &[i64], divisor: f64) -> Result<(Loss, Tensor)> {
-    if super::gpu::serves(hidden) {
+    if head.smoothing == 0.0 && super::gpu::serves(hidden) {
         HeadCrossEntropy::new(hidden, head, targets, divisor)?;
         return match super::gpu::loss_and_gradient(hidden, head, targets, divisor, true)? {
             (loss, Some(gradient)) => Ok((Loss::OnDevice(loss), gradient)),
@@ -377,11 +410,11 @@ mod tests {
     use crate::ops::check::{difference, tensor};
     use crate::ops::with_fused;
 
-    fn run(fused: bool, vocabulary: usize, softcap: Option<f32>, targets: &[i64]) -> Vec<Tensor> {
+    fn run(fused: bool, vocabulary: usize, (softcap, smoothing): (Option<f32>, f64), targets: &[i64]) -> Vec<Tensor> {
         with_fused(fused, || {
             let hidden = Parameter::new(&tensor(&[targets.len(), 6], 1)).unwrap();
             let weight = Parameter::new(&tensor(&[vocabulary, 6], 2)).unwrap();
-            let head = Head { weight: weight.clone(), softcap };
+            let head = Head { weight: weight.clone(), softcap, smoothing };
             let loss = head_cross_entropy(&hidden.tensor(), &head, targets, 2.5).unwrap();
             backward(&(&loss * 3.0).unwrap()).unwrap();
             vec![loss.detach(), hidden.grad().unwrap().unwrap(), weight.grad().unwrap().unwrap()]
@@ -391,11 +424,46 @@ mod tests {
     #[test]
     fn fused_equals_composed_with_ignored_rows() {
         for (vocabulary, targets) in [(3, vec![2]), (37, vec![-100, 5, 0, -100, 36]), (CHUNK_ELEMENTS / 16, (0..20).collect())] {
-            for cap in [None, Some(0.8)] {
-                for (a, b) in run(true, vocabulary, cap, &targets).iter().zip(&run(false, vocabulary, cap, &targets)) {
+            for how in [(None, 0.0), (Some(0.8), 0.0), (None, 0.3), (Some(0.8), 0.3)] {
+                for (a, b) in run(true, vocabulary, how, &targets).iter().zip(&run(false, vocabulary, how, &targets)) {
                     let difference = difference(a, b);
-                    assert!(difference < 1e-5, "{vocabulary} {cap:?} {:?}: {difference}", a.dims());
+                    assert!(difference < 1e-5, "{vocabulary} {how:?} {:?}: {difference}", a.dims());
                 }
+            }
+        }
+    }
+
+    /// At once and in two passes, of the slices and by operations: one loss, one gradient.
+    #[test]
+    fn a_smoothed_loss_has_one_gradient_however_it_is_computed() {
+        let targets = [-100, 5, 0, 36];
+        let at_once = |fused: bool, cap: Option<f32>| {
+            with_fused(fused, || {
+                let weight = Parameter::new(&tensor(&[37, 6], 2)).unwrap();
+                let head = Head { weight: weight.clone(), softcap: cap, smoothing: 0.3 };
+                let (loss, gradient) = head_loss_and_gradient(&tensor(&[4, 6], 1), &head, &targets, 2.5).unwrap();
+                (loss.value().unwrap(), gradient, weight.grad().unwrap().unwrap())
+            })
+        };
+        for cap in [None, Some(0.8)] {
+            let two = run(true, 37, (cap, 0.3), &targets);
+            let loss = f64::from(two[0].to_scalar::<f32>().unwrap());
+            // By definition: the mean over the vocabulary of the negative log-probabilities counts for the share.
+            let logits = Head { weight: Parameter::new(&tensor(&[37, 6], 2)).unwrap(), softcap: cap, smoothing: 0.3 };
+            let logits = logits.logits(&tensor(&[4, 6], 1)).unwrap().to_vec2::<f32>().unwrap();
+            let mut expected = 0.0;
+            for (row, target) in logits.iter().zip(targets).filter(|(_, target)| *target != IGNORE_INDEX) {
+                let log_sum = row.iter().map(|z| f64::from(*z).exp()).sum::<f64>().ln();
+                let negative = |z: &f32| log_sum - f64::from(*z);
+                expected += (0.7 * negative(&row[target as usize]) + 0.3 * row.iter().map(negative).sum::<f64>() / 37.0) / 2.5;
+            }
+            assert!((loss - expected).abs() < 1e-5, "{cap:?}: {loss} {expected}");
+            for fused in [true, false] {
+                let (found, by_hidden, by_weight) = at_once(fused, cap);
+                assert!((found - expected).abs() < 1e-5, "{cap:?} {fused}: {found} {expected}");
+                // The other backward pass began with 3.
+                assert!(difference(&(by_hidden * 3.0).unwrap(), &two[1]) < 1e-5, "{cap:?} {fused}");
+                assert!(difference(&(by_weight * 3.0).unwrap(), &two[2]) < 1e-5, "{cap:?} {fused}");
             }
         }
     }

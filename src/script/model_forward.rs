@@ -190,7 +190,7 @@ pub(super) fn forward(call: &NativeCallContext, model: &ModelHandle, ids: &Dynam
         if let Some(positions) = &positions {
             batch.positions = kept_positions(&rows_of(positions, "forward: position_ids")?, &masks)?;
         }
-        let pass = Pass { dropout: model.model().training().then_some(&session.random) };
+        let pass = Pass { dropout: model.model().training().then_some(&session.random), ..Pass::default() };
         let decoder = model.model().decoder();
         let logits = Logits::of_pass(decoder, decoder.hidden(&batch, pass)?, pass)?;
         let loss = match &labels {

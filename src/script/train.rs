@@ -14,9 +14,11 @@ use crate::error::{Error, Result};
 use crate::model::Tokenizer;
 use crate::script::registry::Registry;
 use crate::train::arguments::Method;
-use crate::train::{Regularizer, StepState, Trainer, TrainingArguments, checkpoint};
+use crate::train::{Progress, Regularizer, StepState, Trainer, TrainingArguments, checkpoint};
 use rhai::plugin::*;
 use rhai::{Array, FnPtr, Map};
+use std::cell::RefCell;
+use std::rc::Rc;
 
 impl Validate for TrainingArguments {
     fn validate(&self) -> Result<()> {
@@ -34,6 +36,8 @@ pub struct TrainerValue {
     tokenizer: Option<Tokenizer>,
     regularizer: Option<EwcValue>,
     callbacks: Vec<FnPtr>,
+    /// How far the last training came, whatever its end; of one trainer, however often a script copies it.
+    progress: Rc<RefCell<Progress>>,
 }
 
 impl TrainerValue {
@@ -92,9 +96,17 @@ mod functions {
     /// `lr_scheduler_type` ("linear"), `lr_scheduler_kwargs` (#{}), `weight_decay` (0), `max_grad_norm` (1), `optim` ("adamw_torch"),
     /// `optim_args` (a map, or a text such as "momentum=0.9"), `ema_decay` (0), `seed` (42),
     /// `data_seed`, `logging_strategy` ("steps"), `logging_steps` (10), `logging_first_step` (false), `save_strategy` ("steps"; "epoch" or
-    /// "no"), `save_steps` (0: no checkpoints), `save_total_limit`, `eval_strategy` ("no"), `eval_steps` (100),
+    /// "no"), `save_steps` (0: no checkpoints), `save_total_limit`, `eval_strategy` ("no"), `eval_steps` (100), `load_best_model_at_end`
+    /// (false), `metric_for_best_model` ("loss"), `greater_is_better` (false), `early_stopping_patience`, `early_stopping_threshold` (0),
+    /// `label_smoothing_factor` (0), `dataloader_drop_last` (false),
     /// `gradient_checkpointing` (false), `bf16` and `tf32` (false: products in f32; see `set_float32_matmul_precision`),
     /// `max_length` (the model's context), `packing` (false), `adam_beta1`, `adam_beta2`, `adam_epsilon`.
+    /// `logging_steps`, `eval_steps` and `save_steps` below 1 are shares of all steps. With `load_best_model_at_end` the model has after
+    /// training the weights of the checkpoint with the lowest loss on `eval_dataset`, for which `save_strategy` must be `eval_strategy`, and
+    /// `save_steps` a multiple of `eval_steps`; `save_total_limit` then keeps it. `early_stopping_patience` ends a training after so many
+    /// evaluations in a row that were not better than the best before them by more than `early_stopping_threshold`, as EarlyStoppingCallback.
+    /// `label_smoothing_factor` is the share of every target that the loss spreads evenly over the vocabulary, in training and evaluation;
+    /// `dataloader_drop_last` leaves out a last batch that is not full, in both.
     /// For LoRA+ there are `loraplus_lr_ratio` (B's learning rate as a multiple of A's) and `loraplus_lr_embedding` (1e-6).
     /// With `packing: true` short rows are laid together into rows of up to `max_length` tokens, which must then be given: a step has
     /// few, full rows, and no row sees another. Steps and `per_device_train_batch_size` then count packed rows.
@@ -178,10 +190,13 @@ mod functions {
         });
         let callbacks = callbacks.collect::<ScriptResult<_>>()?;
         train.check_not_empty("training").script()?;
-        Ok(TrainerValue { model, args, train, eval, tokenizer: processing.or(tokenizer), regularizer, callbacks })
+        let (tokenizer, progress) = (processing.or(tokenizer), Rc::default());
+        Ok(TrainerValue { model, args, train, eval, tokenizer, regularizer, callbacks, progress })
     }
 
-    /// Trains. The result holds `train_loss`, `steps`, `tokens`, `tokens_per_second`, `seconds` and `log_history`. With
+    /// Trains. The result holds `train_loss`, `steps`, `tokens`, `tokens_per_second`, `seconds` and `log_history`, and where evaluations are
+    /// compared (`load_best_model_at_end`, `metric_for_best_model`, `early_stopping_patience`) `best_metric`, `best_step` and, where it was
+    /// saved, `best_model_checkpoint`. What a training that failed has logged is in `trainer.state`. With
     /// `#{ resume_from_checkpoint: true }` (or a folder) it continues from the newest checkpoint as if it had never stopped.
     ///
     /// ```rhai
@@ -224,12 +239,18 @@ mod functions {
                 Ok(true)
             };
             let listens = !trainer.callbacks.is_empty();
-            library.train(&session.control, folder.as_deref(), listens.then_some(&mut callback as _)).script()
+            // A copy: a callback may look at the state meanwhile.
+            let mut progress = trainer.progress.borrow().clone();
+            let outcome =
+                library.train_into(&session.control, folder.as_deref(), listens.then_some(&mut callback as _), &mut progress);
+            *trainer.progress.borrow_mut() = progress;
+            outcome.script()
         })?;
         Ok(from_json(&serde_json::to_value(&result).unwrap_or_default()))
     }
 
-    /// The loss on the evaluation set, or on other rows: a map with `eval_loss` and `perplexity`.
+    /// The loss on the evaluation set, or on other rows: a map with `eval_loss` and `perplexity`, both of the smoothed loss where
+    /// `label_smoothing_factor` is above 0.
     ///
     /// ```rhai
     /// let model = AutoModelForCausalLM::from_pretrained("tiny-random");
@@ -256,6 +277,32 @@ mod functions {
     #[rhai_fn(get = "model", pure)]
     pub fn model_of_trainer(trainer: &mut TrainerValue) -> ModelValue {
         trainer.model.clone()
+    }
+
+    /// How far the last `train()` came, also where it failed or was interrupted: a map of `global_step`, `epoch`, `log_history`,
+    /// `best_metric`, `best_global_step` and `best_model_checkpoint`. The last three are `()` where evaluations are not compared; before
+    /// the first training the step is 0.
+    ///
+    /// ```rhai
+    /// let model = AutoModelForCausalLM::from_pretrained("tiny-random");
+    /// let rows = [#{ text: "on the hill" }];
+    /// let fails = |state| if state.step == 2 { throw "enough" };
+    /// let args = TrainingArguments(#{ max_steps: 4, logging_steps: 1 });
+    /// let trainer = Trainer(#{ model: model, train_dataset: rows, args: args, callbacks: [fails] });
+    /// try { trainer.train(); } catch { }
+    /// [trainer.state.global_step, trainer.state.log_history.len()] // => [2, 2]
+    /// ```
+    #[rhai_fn(get = "state", pure)]
+    pub fn state_of_trainer(trainer: &mut TrainerValue) -> Map {
+        let progress = trainer.progress.borrow();
+        let mut map = Map::new();
+        map.insert("global_step".into(), (progress.step as i64).into());
+        map.insert("epoch".into(), progress.epoch.into());
+        map.insert("log_history".into(), from_json(&serde_json::to_value(&progress.log_history).unwrap_or_default()));
+        map.insert("best_metric".into(), progress.best_metric.map_or(Dynamic::UNIT, Dynamic::from));
+        map.insert("best_global_step".into(), progress.best_global_step.map_or(Dynamic::UNIT, |step| (step as i64).into()));
+        map.insert("best_model_checkpoint".into(), progress.best_model_checkpoint.clone().map_or(Dynamic::UNIT, Dynamic::from));
+        map
     }
 
     /// The trainer's arguments.

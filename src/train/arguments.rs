@@ -1,10 +1,11 @@
 //! `TrainingArguments`: transformers' names, defaults and meanings; and the lesson's rules of thumb as a review of them.
 
+use super::best;
 use super::optimizer::{self, OptimizerArguments};
 use crate::error::{Error, Result};
 use crate::ops::precision::MatmulPrecision;
 use crate::optim::{Schedule, ScheduleOptions};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use std::path::PathBuf;
 
 pub use super::optimizer::OptimizerKind;
@@ -87,20 +88,39 @@ pub struct TrainingArguments {
     pub data_seed: Option<u64>,
     /// When the log gets an entry: "steps" (default), "epoch" or "no".
     pub logging_strategy: Interval,
-    /// Steps between entries of the log with "steps". Default 10.
-    pub logging_steps: u64,
+    /// Steps between entries of the log with "steps"; below 1 a share of all steps. Default 10.
+    #[serde(serialize_with = "whole_as_integer")]
+    pub logging_steps: f64,
     /// With "steps" the first step has an entry of its own. Default false.
     pub logging_first_step: bool,
     /// When checkpoints are saved: "steps" (default), "epoch" or "no".
     pub save_strategy: Interval,
-    /// Steps between checkpoints with "steps"; 0 (default): none.
-    pub save_steps: u64,
-    /// Checkpoints to keep, the newest; default all.
+    /// Steps between checkpoints with "steps"; below 1 a share of all steps; 0 (default): none.
+    #[serde(serialize_with = "whole_as_integer")]
+    pub save_steps: f64,
+    /// Checkpoints to keep, the newest, and with `load_best_model_at_end` the best; default all.
     pub save_total_limit: Option<usize>,
     /// When to evaluate: "no" (default), "steps", "epoch".
     pub eval_strategy: EvalStrategy,
-    /// Steps between evaluations with "steps"; the last step is evaluated in any case. Default 100.
-    pub eval_steps: u64,
+    /// Steps between evaluations with "steps"; below 1 a share of all steps; the last step is evaluated in any case. Default 100.
+    #[serde(serialize_with = "whole_as_integer")]
+    pub eval_steps: f64,
+    /// The model has, when training ends, the weights of the checkpoint with the best evaluation. Checkpoints are then to be saved
+    /// when evaluations are made, or after every so many of them. Default false.
+    pub load_best_model_at_end: bool,
+    /// What the best model is the best by: "loss" or "eval_loss", which are the same. Default: the loss where it is asked for.
+    pub metric_for_best_model: Option<String>,
+    /// Whether more of that metric is better. Default false, since it is a loss.
+    pub greater_is_better: Option<bool>,
+    /// Training ends after so many evaluations in a row that were not better than the best before them; transformers'
+    /// EarlyStoppingCallback. Default: it goes on.
+    pub early_stopping_patience: Option<u64>,
+    /// An evaluation is better only where it is by more than this. Default 0.
+    pub early_stopping_threshold: f64,
+    /// The share of every target that the loss spreads evenly over the vocabulary, in training and evaluation. Default 0.
+    pub label_smoothing_factor: f64,
+    /// Leave out the last batch of an epoch, and of an evaluation, where it has fewer rows than the others. Default false.
+    pub dataloader_drop_last: bool,
     /// Keep only the blocks' inputs and compute each block again in the backward pass: less memory, a third more time.
     pub gradient_checkpointing: bool,
     /// Multiply matrices of f32 rounded to bf16 where this machine does that faster, as `set_float32_matmul_precision("medium")` does,
@@ -146,13 +166,20 @@ impl Default for TrainingArguments {
             seed: 42,
             data_seed: None,
             logging_strategy: Interval::Steps,
-            logging_steps: 10,
+            logging_steps: 10.0,
             logging_first_step: false,
             save_strategy: Interval::Steps,
-            save_steps: 0,
+            save_steps: 0.0,
             save_total_limit: None,
             eval_strategy: EvalStrategy::No,
-            eval_steps: 100,
+            eval_steps: 100.0,
+            load_best_model_at_end: false,
+            metric_for_best_model: None,
+            greater_is_better: None,
+            early_stopping_patience: None,
+            early_stopping_threshold: 0.0,
+            label_smoothing_factor: 0.0,
+            dataloader_drop_last: false,
             gradient_checkpointing: false,
             bf16: false,
             tf32: false,
@@ -162,6 +189,16 @@ impl Default for TrainingArguments {
             loraplus_lr_embedding: 1e-6,
         }
     }
+}
+
+/// A number of steps is an integer, as it was given; a share of them is none.
+fn whole_as_integer<S: Serializer>(steps: &f64, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    if steps.fract() == 0.0 { serializer.serialize_u64(*steps as u64) } else { serializer.serialize_f64(*steps) }
+}
+
+/// The steps between two events in a run of `total` steps: `given`, or below 1 that share of all, rounded up.
+fn every(given: f64, total: u64) -> u64 {
+    if given < 1.0 { (total as f64 * given).ceil() as u64 } else { given as u64 }
 }
 
 /// What kind of training the rules of thumb are for.
@@ -204,6 +241,7 @@ impl TrainingArguments {
             ("warmup_steps", self.warmup_steps),
             ("loraplus_lr_ratio", self.loraplus_lr_ratio.unwrap_or(0.0)),
             ("loraplus_lr_embedding", self.loraplus_lr_embedding),
+            ("early_stopping_threshold", self.early_stopping_threshold),
         ];
         for (field, value) in finite {
             if !value.is_finite() || value < 0.0 {
@@ -216,8 +254,18 @@ impl TrainingArguments {
                 return refuse(field, &value, "at least 0 and below 1");
             }
         }
-        if !(0.0..=1.0).contains(&self.warmup_ratio) {
-            return refuse("warmup_ratio", &self.warmup_ratio, "between 0 and 1");
+        for (field, value) in [("warmup_ratio", self.warmup_ratio), ("label_smoothing_factor", self.label_smoothing_factor)] {
+            if !(0.0..=1.0).contains(&value) {
+                return refuse(field, &value, "between 0 and 1");
+            }
+        }
+        let steps = [("logging_steps", self.logging_steps), ("eval_steps", self.eval_steps), ("save_steps", self.save_steps)];
+        for (field, value) in steps {
+            let none = value == 0.0 && field == "save_steps";
+            let number = value >= 1.0 && value.fract() == 0.0 && value <= i64::MAX as f64;
+            if !(none || number || (value > 0.0 && value < 1.0)) {
+                return refuse(field, &value, "a whole number of at least 1, or above 0 and below 1 for a share of all steps");
+            }
         }
         if !self.num_train_epochs.is_finite() || (self.num_train_epochs <= 0.0 && self.max_steps <= 0) {
             return refuse("num_train_epochs", &self.num_train_epochs, "a finite number above 0");
@@ -233,10 +281,9 @@ impl TrainingArguments {
             ("per_device_train_batch_size", self.per_device_train_batch_size),
             ("per_device_eval_batch_size", self.per_device_eval_batch_size),
             ("gradient_accumulation_steps", self.gradient_accumulation_steps),
-            ("logging_steps", self.logging_steps as usize),
-            ("eval_steps", self.eval_steps as usize),
             ("max_length", self.max_length.unwrap_or(1)),
             ("save_total_limit", self.save_total_limit.unwrap_or(1)),
+            ("early_stopping_patience", self.early_stopping_patience.unwrap_or(1) as usize),
         ];
         if let Some((field, _)) = counts.iter().find(|(_, count)| *count == 0) {
             return refuse(field, &0, "at least 1");
@@ -244,6 +291,7 @@ impl TrainingArguments {
         if self.ema_decay > 0.0 && self.optim == OptimizerKind::ScheduleFreeAdamw {
             return refuse("ema_decay", &self.ema_decay, "0 with \"schedule_free_adamw\", which averages the weights itself");
         }
+        best::check(self)?;
         optimizer::check(self)?;
         let schedule = self.lr_scheduler_kwargs.check(self.lr_scheduler_type, self.learning_rate);
         schedule.map_err(|error| Error::Argument(format!("TrainingArguments: {error}")))?;
@@ -261,7 +309,7 @@ impl TrainingArguments {
     pub fn saves(&self, step: u64, epoch: f64, total: u64) -> bool {
         match self.save_strategy {
             Interval::No => false,
-            Interval::Steps => self.save_steps > 0 && (step.is_multiple_of(self.save_steps) || step == total),
+            Interval::Steps => self.save_steps > 0.0 && (step.is_multiple_of(every(self.save_steps, total)) || step == total),
             Interval::Epoch => epoch.fract() == 0.0 || step == total,
         }
     }
@@ -270,8 +318,19 @@ impl TrainingArguments {
     pub fn logs(&self, step: u64, epoch: f64, total: u64) -> bool {
         match self.logging_strategy {
             Interval::No => false,
-            Interval::Steps => step.is_multiple_of(self.logging_steps) || step == total || (self.logging_first_step && step == 1),
+            Interval::Steps => {
+                step.is_multiple_of(every(self.logging_steps, total)) || step == total || (self.logging_first_step && step == 1)
+            }
             Interval::Epoch => epoch.fract() == 0.0 || step == total,
+        }
+    }
+
+    /// Whether an evaluation is due after a step, `epoch` passes over the data into a run of `total` steps.
+    pub fn evaluates(&self, step: u64, epoch: f64, total: u64) -> bool {
+        match self.eval_strategy {
+            EvalStrategy::No => false,
+            EvalStrategy::Steps => step.is_multiple_of(every(self.eval_steps, total)) || step == total,
+            EvalStrategy::Epoch => epoch.fract() == 0.0 || step == total,
         }
     }
 
@@ -289,10 +348,16 @@ impl TrainingArguments {
         self.max_length.unwrap_or(context).min(context)
     }
 
+    /// Micro batches of an epoch over this many rows (packed ones with `packing`).
+    pub fn batches_per_epoch(&self, rows: usize) -> usize {
+        let batch = self.per_device_train_batch_size;
+        if self.dataloader_drop_last { rows / batch } else { rows.div_ceil(batch) }
+    }
+
     /// Optimiser steps of an epoch over this many rows (packed ones with `packing`); the last micro batches of an epoch make a
     /// step of their own.
     pub fn steps_per_epoch(&self, rows: usize) -> u64 {
-        rows.div_ceil(self.per_device_train_batch_size).div_ceil(self.gradient_accumulation_steps) as u64
+        self.batches_per_epoch(rows).div_ceil(self.gradient_accumulation_steps) as u64
     }
 
     /// Optimiser steps of the whole run, with this many rows an epoch (packed ones with `packing`).
@@ -390,6 +455,28 @@ mod tests {
             ..TrainingArguments::default()
         };
         assert_eq!((args.steps_per_epoch(37), args.total_steps(37), args.warmup(8)), (5, 8, 2));
+    }
+
+    /// By transformers' `compute_steps`: 0.25, 0.3 and 0.4 of 11 steps are 3, 4 and 5.
+    #[test]
+    fn a_share_of_all_steps_is_rounded_up() {
+        let args = TrainingArguments {
+            logging_steps: 0.25,
+            eval_strategy: EvalStrategy::Steps,
+            eval_steps: 0.3,
+            save_steps: 0.4,
+            ..TrainingArguments::default()
+        };
+        let due = |of: &dyn Fn(u64) -> bool| (1..=11).filter(|step| of(*step)).collect::<Vec<u64>>();
+        assert_eq!(due(&|step| args.logs(step, 0.5, 11)), [3, 6, 9, 11]);
+        assert_eq!(due(&|step| args.evaluates(step, 0.5, 11)), [4, 8, 11]);
+        assert_eq!(due(&|step| args.saves(step, 0.5, 11)), [5, 10, 11]);
+        assert!(args.validate().is_ok());
+        for wrong in [1.5, -1.0, f64::NAN, f64::INFINITY] {
+            let error = TrainingArguments { save_steps: wrong, ..args.clone() }.validate().unwrap_err().to_string();
+            assert!(error.contains("save_steps"), "{error}");
+        }
+        assert!(TrainingArguments { eval_steps: 0.0, ..args }.validate().is_err());
     }
 
     #[test]

@@ -25,6 +25,26 @@ pub struct Progress {
     pub window: Vec<f64>,
     /// The log.
     pub log_history: Vec<LogEntry>,
+    /// The best evaluation's loss, where evaluations are compared.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub best_metric: Option<f64>,
+    /// The step after which it was evaluated.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub best_global_step: Option<u64>,
+    /// The folder of the best checkpoint: that of this step, or where it has none that of the best one before it that has.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub best_model_checkpoint: Option<String>,
+    /// Evaluations in a row that were not better, where they are counted.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub early_stopping_patience_counter: u64,
+    /// Passes over the data done, known when the training has ended; a checkpoint's are those of its steps.
+    #[serde(skip)]
+    pub epoch: f64,
+}
+
+/// Files of runs that count nothing do not have the field.
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 const STATE: &str = "trainer_state.json";
@@ -33,35 +53,64 @@ const UNFINISHED: &str = ".checkpoint-";
 /// Nobody writes a checkpoint without a file changing for so long.
 const ABANDONED: Duration = Duration::from_secs(3600);
 
-/// Writes `output_dir/checkpoint-STEP`, and removes the oldest where there are more than `save_total_limit`.
+/// What the checkpoint of a step is called.
+pub(super) fn name(step: u64) -> String {
+    format!("checkpoint-{step}")
+}
+
+/// Writes `output_dir/checkpoint-STEP`, and removes the oldest where there are more than `save_total_limit`; the one that was just
+/// written and the best always stay.
 ///
 /// # Errors
 /// The folder cannot be written; no half-written checkpoint is left.
-pub fn save(args: &TrainingArguments, progress: &Progress, model: &ModelHandle, updater: &mut Updater) -> Result<()> {
+pub fn save(args: &TrainingArguments, progress: &mut Progress, model: &ModelHandle, updater: &mut Updater) -> Result<()> {
     let root = &args.output_dir;
     files::create_folder(root)?;
     remove_abandoned(root);
     let folder = tempfile::Builder::new().prefix(UNFINISHED).tempdir_in(root).map_err(|e| Error::io("write into", root, e))?;
     updater.save(folder.path(), || model.save_pretrained(folder.path()))?;
-    let text = serde_json::to_string_pretty(progress).map_err(|e| Error::argument(e.to_string()))?;
+    let target = root.join(name(progress.step));
+    let is_best = progress.best_global_step == Some(progress.step);
+    let best = if is_best { Some(target.display().to_string()) } else { progress.best_model_checkpoint.clone() };
+    let state = Progress { best_model_checkpoint: best, ..progress.clone() };
+    let text = serde_json::to_string_pretty(&state).map_err(|e| Error::argument(e.to_string()))?;
     files::write_text(&folder.path().join(STATE), &text)?;
     let text = serde_json::to_string_pretty(args).map_err(|e| Error::argument(e.to_string()))?;
     files::write_text(&folder.path().join("training_args.json"), &text)?;
-    let target = root.join(format!("checkpoint-{}", progress.step));
     if target.exists() {
         std::fs::remove_dir_all(&target).map_err(|e| Error::io("replace", &target, e))?;
     }
     std::fs::rename(folder.path(), &target).map_err(|e| Error::io("write", &target, e))?;
     // Under its new name it is no temporary folder any more.
     let _ = folder.keep();
+    progress.best_model_checkpoint = state.best_model_checkpoint;
     if let Some(limit) = args.save_total_limit {
         // Checkpoints of an earlier, longer run may have higher numbers: the one just written stays.
         let mut others = list(root)?;
         others.retain(|(_, path)| *path != target);
         let surplus = (others.len() + 1).saturating_sub(limit);
+        if let Some(best) = &progress.best_model_checkpoint {
+            others.retain(|(_, path)| !same(path, Path::new(best)));
+        }
         for (_, oldest) in others.into_iter().take(surplus) {
             std::fs::remove_dir_all(&oldest).map_err(|e| Error::io("remove", &oldest, e))?;
         }
+    }
+    Ok(())
+}
+
+/// Whether two paths lead to one folder that is there.
+fn same(a: &Path, b: &Path) -> bool {
+    a == b || matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
+/// Removes all checkpoints of a folder but one.
+///
+/// # Errors
+/// One cannot be removed.
+pub(super) fn remove_others(root: &Path, kept: &Path) -> Result<()> {
+    for (_, path) in list(root)?.into_iter().filter(|(_, path)| !same(path, kept)) {
+        std::fs::remove_dir_all(&path).map_err(|e| Error::io("remove", &path, e))?;
     }
     Ok(())
 }
@@ -124,6 +173,15 @@ pub fn resume(folder: &Path, model: &ModelHandle, updater: &mut Updater, args: &
         serde_json::from_str(&text).map_err(|e| Error::format(folder.join("training_args.json"), e.to_string()))?;
     check_same_run(folder, &saved, args)?;
     updater.load(folder)?;
+    restore_weights(folder, model)?;
+    Ok(progress)
+}
+
+/// Puts a checkpoint's weights into the model, or into its adapters; all of them fit before the first is changed.
+///
+/// # Errors
+/// A file is missing or damaged, or belongs to another model.
+pub(super) fn restore_weights(folder: &Path, model: &ModelHandle) -> Result<()> {
     if model.has_adapter() {
         model.restore_adapters(folder)?;
     } else {
@@ -142,7 +200,7 @@ pub fn resume(folder: &Path, model: &ModelHandle, updater: &mut Updater, args: &
             parameter.set(value.as_tensor())?;
         }
     }
-    Ok(progress)
+    Ok(())
 }
 
 /// Refuses to resume with arguments under which what was saved would be taken for something else, or other rows would come next.
@@ -150,10 +208,12 @@ fn check_same_run(folder: &Path, saved: &TrainingArguments, args: &TrainingArgum
     let refuse = |made: String| Err(Error::argument(format!("{} was made with {made}", folder.display())));
     let order = |a: &TrainingArguments| {
         let packed = a.packing.then_some(a.max_length);
-        (a.seed, a.data_seed.unwrap_or(a.seed), a.per_device_train_batch_size, a.gradient_accumulation_steps, packed)
+        let batches = (a.per_device_train_batch_size, a.gradient_accumulation_steps, a.dataloader_drop_last);
+        (a.seed, a.data_seed.unwrap_or(a.seed), batches, packed)
     };
     if order(saved) != order(args) {
-        return refuse("another seed, batch size, gradient_accumulation_steps or packing; resume with the same ones".to_string());
+        let given = "another seed, batch size, gradient_accumulation_steps, packing or dataloader_drop_last";
+        return refuse(format!("{given}; resume with the same ones"));
     }
     if saved.optim != args.optim {
         return refuse(format!("optim \"{}\", not \"{}\"; resume with the same", saved.optim.name(), args.optim.name()));

@@ -45,13 +45,22 @@ impl<'a> Feed<'a> {
             (Some(_), Some(longest)) if !rows.is_stream() => Layout::Packed(pack(&rows.lengths(control)?, longest)?),
             _ => Layout::Stream { length: None, packing },
         };
-        if matches!(layout, Layout::Stream { length: None, .. }) && args.max_steps <= 0 {
+        let feed = Self { rows, args, layout };
+        if matches!(feed.layout, Layout::Stream { length: None, .. }) && args.max_steps <= 0 {
             return Err(Error::argument(
                 "train_dataset is a stream, and how many rows it has is not known: give TrainingArguments max_steps, the number of \
                  optimiser steps",
             ));
         }
-        Ok(Self { rows, args, layout })
+        if let Some(length) = feed.len().filter(|length| args.batches_per_epoch(*length) == 0) {
+            return Err(Error::argument(format!(
+                "train_dataset has {length} {}rows, which make no whole batch of per_device_train_batch_size {}, and dataloader_drop_last \
+                 leaves out any other",
+                if args.packing { "packed " } else { "" },
+                args.per_device_train_batch_size
+            )));
+        }
+        Ok(feed)
     }
 
     fn len(&self) -> Option<usize> {
@@ -89,9 +98,23 @@ impl<'a> Feed<'a> {
     /// The share of an epoch that its first `steps` optimiser steps are: that of its micro batches, as transformers counts it.
     pub(super) fn share(&self, steps: u64) -> f64 {
         let Some(length) = self.len() else { return steps as f64 / self.steps_per_epoch() as f64 };
-        let batches = length.div_ceil(self.args.per_device_train_batch_size) as u64;
+        let batches = self.args.batches_per_epoch(length) as u64;
         let trained = steps.saturating_mul(self.args.gradient_accumulation_steps as u64).min(batches);
         trained as f64 / batches as f64
+    }
+
+    /// The passes over the data that so many optimiser steps are.
+    pub(super) fn passes(&self, steps: u64) -> f64 {
+        let Some(before) = steps.checked_sub(1) else { return 0.0 };
+        let each = self.steps_per_epoch();
+        (before / each) as f64 + self.share(before % each + 1)
+    }
+
+    /// Leaves out the last of these rows where they make no whole batch and are not wanted.
+    fn whole_batches<T>(&self, rows: &mut Vec<T>) {
+        if self.args.dataloader_drop_last {
+            rows.truncate(rows.len() - rows.len() % self.args.per_device_train_batch_size);
+        }
     }
 
     /// The steps of an epoch without the first `skip`. Of a stream of unknown length all passes make one epoch.
@@ -102,7 +125,9 @@ impl<'a> Feed<'a> {
         let Some(length) = self.len().filter(|_| !self.rows.is_stream()) else {
             return Box::new(StreamSteps::new(self, epoch).skip(skip));
         };
-        let order = shuffled_order(length, seed, epoch);
+        let mut order = shuffled_order(length, seed, epoch);
+        self.whole_batches(&mut order);
+        let length = order.len();
         Box::new((skip..length.div_ceil(size)).map(move |step| {
             let rows = &order[step * size..length.min((step + 1).saturating_mul(size))];
             let micro = |batch: &[u32]| batch.iter().flat_map(|row| self.members(*row)).map(|row| self.rows.get(row)).collect();
@@ -142,6 +167,7 @@ impl<'a> StreamSteps<'a> {
         let size = batch.saturating_mul(self.feed.args.gradient_accumulation_steps);
         loop {
             let mut taken: Vec<Unit<'a>> = self.units.by_ref().take(size).collect::<Result<_>>()?;
+            self.feed.whole_batches(&mut taken);
             if !taken.is_empty() {
                 self.fed = true;
                 let mut step = Vec::new();
@@ -155,7 +181,9 @@ impl<'a> StreamSteps<'a> {
                 return Ok(None);
             }
             if !self.fed {
-                return Err(Error::argument("train_dataset is a stream that gives no rows; look at its filters and at skip"));
+                let dropped = if self.feed.args.dataloader_drop_last { " that make a whole batch" } else { "" };
+                let advice = "look at its filters and at skip";
+                return Err(Error::argument(format!("train_dataset is a stream that gives no rows{dropped}; {advice}")));
             }
             self.pass += 1;
             (self.units, self.fed) = (units(self.feed, self.pass), false);

@@ -1,6 +1,7 @@
 //! The training loop: micro batches, backward, clipping, one optimiser step, the next learning rate.
 
-use super::arguments::{EvalStrategy, TrainingArguments};
+use super::arguments::TrainingArguments;
+use super::best;
 use super::checkpoint::{self, Progress};
 use super::feed::Feed;
 use super::memory;
@@ -21,7 +22,7 @@ use crate::model::{Decoder, TokenBatch};
 use crate::nn::Parameter;
 use crate::ops::cross_entropy::{IGNORE_INDEX, Loss};
 use crate::ops::{precision, team};
-use crate::optim::{Schedule, check_gradients, clip_to_norm, grad_norm};
+use crate::optim::{check_gradients, clip_to_norm, grad_norm};
 use crate::random::Random;
 use candle_core::DType;
 use serde::{Deserialize, Serialize};
@@ -94,6 +95,15 @@ pub struct TrainResult {
     pub seconds: f64,
     /// The log.
     pub log_history: Vec<LogEntry>,
+    /// The best evaluation's loss, where evaluations are compared: for `load_best_model_at_end` or `early_stopping_patience`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub best_metric: Option<f64>,
+    /// The step after which it was evaluated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub best_step: Option<u64>,
+    /// The best checkpoint's folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub best_model_checkpoint: Option<String>,
 }
 
 /// Called after every step; `false` ends the training. Without one, a GPU is not waited for after every step.
@@ -131,6 +141,21 @@ impl Trainer<'_> {
     /// there is, a row too long to be packed, a missing or non-finite gradient, a loss that is not finite (the parameters are then those after the last step, which the
     /// message says), a checkpoint that cannot be written or read, Ctrl-C.
     pub fn train(&self, control: &Control, resume: Option<&Path>, callback: Callback<'_>) -> Result<TrainResult> {
+        self.train_into(control, resume, callback, &mut Progress::default())
+    }
+
+    /// As [`Self::train`], and leaves in `progress` how far the training came, and its log, even where it failed or was interrupted. What
+    /// is in there before is replaced when the first step begins.
+    ///
+    /// # Errors
+    /// As [`Self::train`].
+    pub fn train_into(
+        &self,
+        control: &Control,
+        resume: Option<&Path>,
+        callback: Callback<'_>,
+        progress: &mut Progress,
+    ) -> Result<TrainResult> {
         self.args.validate()?;
         self.check_settings()?;
         let _allowed = precision::allow(self.args.precision());
@@ -142,10 +167,15 @@ impl Trainer<'_> {
         let (steps_per_epoch, total) = (feed.steps_per_epoch(), feed.total_steps());
         self.warn_of_settings(total, control);
         let mut updater = Updater::new(&self.args, &trainable, total)?;
-        let mut progress = match resume {
+        *progress = match resume {
             Some(folder) => checkpoint::resume(folder, &self.model, &mut updater, &self.args)?,
             None => Progress::default(),
         };
+        if let Some(folder) = progress.best_model_checkpoint.take_if(|folder| !Path::new(&*folder).is_dir()) {
+            control.warn(format!(
+                "{folder}, the best checkpoint of the run that is resumed, is not there any more, and is left out"
+            ));
+        }
         if resume.is_some() && progress.step >= total {
             control.warn(format!(
                 "the checkpoint is of step {} of {total}: nothing is left to train. For more, raise num_train_epochs or max_steps",
@@ -153,8 +183,8 @@ impl Trainer<'_> {
             ));
         }
         let mut run = Run { trainable, parameters, steps_per_epoch, total, tokens: 0, start: Instant::now() };
-        let outcome =
-            updater.begin().and_then(|()| self.run_steps(&feed, &mut run, &mut updater, &mut progress, control, callback));
+        let outcome = updater.begin().and_then(|()| self.run_steps(&feed, &mut run, &mut updater, progress, control, callback));
+        progress.epoch = feed.passes(progress.step);
         // A stopped step leaves gradients behind that belong to nothing.
         run.parameters.iter().for_each(Parameter::drop_grad);
         // Activations are not needed any more, whatever the outcome.
@@ -162,6 +192,7 @@ impl Trainer<'_> {
         let finished = updater.finish();
         let averaged = self.args.ema_decay > 0.0 || self.args.optim == OptimizerKind::ScheduleFreeAdamw;
         outcome.map_err(|error| stopped(error, progress.step, averaged, &run.parameters)).and(finished)?;
+        best::restore(&self.args, progress, &self.model, &mut updater, control)?;
         let seconds = run.start.elapsed().as_secs_f64();
         Ok(TrainResult {
             train_loss: if progress.step == 0 { 0.0 } else { progress.loss_sum / progress.step as f64 },
@@ -169,52 +200,11 @@ impl Trainer<'_> {
             tokens: run.tokens,
             tokens_per_second: run.tokens as f64 / seconds.max(1e-9),
             seconds,
-            log_history: progress.log_history,
+            log_history: progress.log_history.clone(),
+            best_metric: progress.best_metric,
+            best_step: progress.best_global_step,
+            best_model_checkpoint: progress.best_model_checkpoint.clone(),
         })
-    }
-
-    /// Refuses arguments that do not suit the model or the data.
-    fn check_settings(&self) -> Result<()> {
-        if let Some(regularizer) = self.regularizer {
-            regularizer.check_model(&self.model)?;
-        }
-        if self.args.eval_strategy != EvalStrategy::No && self.eval.known_len() == Some(0) {
-            let by_loss = match self.args.lr_scheduler_type {
-                Schedule::ReduceLrOnPlateau => ", whose loss lr_scheduler_type \"reduce_lr_on_plateau\" follows",
-                _ => "; give one, or set eval_strategy: \"no\"",
-            };
-            return Err(Error::argument(format!("eval_strategy needs an eval_dataset{by_loss}")));
-        }
-        if self.args.loraplus_lr_ratio.is_some() && !self.model.has_adapter() {
-            return Err(Error::argument(
-                "loraplus_lr_ratio is for a LoRA adapter, and the model has none; put one on with get_peft_model, or leave it out",
-            ));
-        }
-        Ok(())
-    }
-
-    /// Says which arguments will not do what they seem to, in a run of so many steps.
-    fn warn_of_settings(&self, total: u64, control: &Control) {
-        let (schedule, warmup) = (self.args.lr_scheduler_type, self.args.warmup(total));
-        let schedule_free = self.args.optim == OptimizerKind::ScheduleFreeAdamw;
-        if schedule_free && schedule != Schedule::Constant {
-            control.warn(format!(
-                "schedule_free_adamw does without a schedule and has a warm-up of its own; lr_scheduler_type \"{}\" lowers its learning \
-                 rate too. Set lr_scheduler_type: \"constant\"",
-                schedule.name()
-            ));
-        }
-        if warmup > 0 && !schedule_free && matches!(schedule, Schedule::Constant | Schedule::ReduceLrOnPlateau) {
-            control.warn(format!(
-                "lr_scheduler_type \"{}\" has no warm-up, so that warmup_steps and warmup_ratio count for nothing",
-                schedule.name()
-            ));
-        } else if warmup > total {
-            control.warn(format!(
-                "the warm-up of {warmup} steps is longer than the training of {total}: the learning rate stays below {}",
-                self.args.learning_rate
-            ));
-        }
     }
 
     /// The steps that are left, epoch by epoch.
@@ -261,10 +251,11 @@ impl Trainer<'_> {
                     self.record(progress, &step, total);
                     measured.push(step);
                 }
-                let mut eval_loss = None;
+                let (mut eval_loss, mut ends) = (None, false);
                 if evaluates {
                     let loss = updater.evaluate(|| self.evaluate(control))?;
                     eval_loss = Some(loss);
+                    ends = best::compare(&self.args, progress, loss);
                     progress.log_history.push(LogEntry { eval_loss: Some(loss), ..LogEntry::of(progress.step, epoch) });
                 }
                 if saves {
@@ -290,6 +281,9 @@ impl Trainer<'_> {
                     {
                         return Ok(());
                     }
+                }
+                if ends {
+                    return Ok(());
                 }
             }
         }
@@ -335,10 +329,15 @@ impl Trainer<'_> {
     /// No evaluation rows, none with a target, or Ctrl-C.
     pub fn evaluate(&self, control: &Control) -> Result<f64> {
         let decoder = self.model.model().decoder();
-        let (mut sum, mut rows_done, mut rows_scored) = (0.0, 0, 0);
-        for rows in groups(self.eval.pass(0), self.args.per_device_eval_batch_size) {
+        let (mut sum, mut rows_done, mut rows_scored, mut rows_dropped) = (0.0, 0, 0, 0);
+        let size = self.args.per_device_eval_batch_size;
+        for rows in groups(self.eval.pass(0), size) {
             control.check()?;
             let rows = rows?;
+            if self.args.dataloader_drop_last && rows.len() < size {
+                rows_dropped = rows.len();
+                continue;
+            }
             rows_done += rows.len();
             let (batch, targets) = tokens_and_targets(&rows);
             let count = targets.iter().filter(|t| **t != IGNORE_INDEX).count();
@@ -346,7 +345,7 @@ impl Trainer<'_> {
                 continue;
             }
             let loss = crate::nn::no_grad(|| -> Result<f32> {
-                let pass = Pass::default();
+                let pass = Pass { label_smoothing: self.args.label_smoothing_factor, ..Pass::default() };
                 let loss = decoder.loss(&decoder.hidden(&batch, pass)?, &targets, count as f64, pass)?;
                 Ok(loss.to_dtype(DType::F32)?.to_scalar::<f32>()?)
             })?;
@@ -354,6 +353,10 @@ impl Trainer<'_> {
             rows_scored += rows.len();
         }
         match (rows_done, rows_scored) {
+            (0, _) if rows_dropped > 0 => Err(Error::argument(format!(
+                "eval_dataset has {rows_dropped} rows, which make no whole batch of per_device_eval_batch_size {size}, and \
+                 dataloader_drop_last leaves out any other"
+            ))),
             (0, _) => Err(Error::argument("there is no eval_dataset to evaluate on")),
             (rows, 0) => Err(Error::argument(format!(
                 "none of the {rows} rows of eval_dataset has a token to score; raise max_length, or look whether the answers are \
@@ -369,7 +372,7 @@ impl Trainer<'_> {
         let decoder: &Decoder = self.model.model().decoder();
         // One generator a step: a run that is resumed draws what it would have drawn.
         let random = RefCell::new(Random::new(self.args.seed.wrapping_mul(1_000_003).wrapping_add(step)));
-        let pass = Pass { dropout: Some(&random) };
+        let pass = Pass { dropout: Some(&random), label_smoothing: self.args.label_smoothing_factor };
         let batches: Vec<(TokenBatch, Vec<i64>)> = group.iter().map(|examples| tokens_and_targets(examples)).collect();
         let count = batches.iter().flat_map(|(_, t)| t).filter(|t| **t != IGNORE_INDEX).count();
         let (mut loss, mut tokens) = (Loss::Known(0.0), 0);
@@ -397,12 +400,7 @@ impl Trainer<'_> {
 
     /// Whether an evaluation is due after a step.
     fn evaluates(&self, step: u64, epoch: f64, total: u64) -> bool {
-        let due = match self.args.eval_strategy {
-            EvalStrategy::No => false,
-            EvalStrategy::Steps => step.is_multiple_of(self.args.eval_steps) || step == total,
-            EvalStrategy::Epoch => epoch.fract() == 0.0 || step == total,
-        };
-        due && self.eval.known_len() != Some(0)
+        self.args.evaluates(step, epoch, total) && self.eval.known_len() != Some(0)
     }
 
     /// Adds a step to the run's progress, and to its log where that is due.

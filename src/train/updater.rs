@@ -105,6 +105,18 @@ impl Updater {
         self.ema.as_ref().map_or(Ok(()), Ema::copy_to)
     }
 
+    /// Leaves the average of a checkpoint in the parameters, into which the checkpoint's weights have been put, where there is one: it is
+    /// what was evaluated.
+    ///
+    /// # Errors
+    /// A file is missing or damaged, or belongs to another run.
+    pub fn restore_average(&mut self, folder: &Path) -> Result<()> {
+        let Some(ema) = &mut self.ema else { return Ok(()) };
+        let state = read(folder, EMA)?;
+        ema.load_state_dict(&state).map_err(|error| Error::format(folder.join(EMA), error.to_string()))?;
+        ema.copy_to()
+    }
+
     /// Writes its state into a checkpoint's folder. `save_model` writes the model meanwhile: the weights that an average is taken
     /// of, but those that a schedule-free optimiser means to be saved.
     ///

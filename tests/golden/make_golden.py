@@ -9,6 +9,7 @@ usage: python tests/golden/make_golden.py SECTION... [--model DIR] [--gemma FILE
   peft         peft/                 variants of LoRA, LoRA+, several adapters at once (needs families/)
   adapter      adapter/              LoRA adapters written by PEFT (needs tiny/; print_trainable needs --model)
   trainer      trainer/              20-step runs of transformers' Trainer (pip install schedulefree bitsandbytes)
+  trainer_options  trainer_options/  the best model, early stopping, smoothed labels, dropped batches (needs trainer/)
   torch        torch_rng.json, python_random.json, tiny_model.json, tensor_ops.json
   optimizers   optimizers.safetensors, optimizers.json        (pip install schedulefree lion-pytorch bitsandbytes)
   ewc          ewc.safetensors, ewc.json         (needs tiny/)
@@ -25,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 SECTIONS = {
     "tiny": "golden_tiny", "smollm2": "golden_smollm2", "tokens": "golden_tokens", "adapter": "golden_adapter",
-    "trainer": "golden_trainer", "torch": "golden_torch", "optimizers": "golden_optimizers", "ewc": "golden_ewc", "stats": "golden_stats",
+    "trainer": "golden_trainer", "trainer_options": "golden_trainer_options", "torch": "golden_torch", "optimizers": "golden_optimizers", "ewc": "golden_ewc", "stats": "golden_stats",
     "families": "golden_families", "peft": "golden_peft", "gguf": "golden_gguf",
 }
 

@@ -253,7 +253,7 @@ fn lora_with_dropout_has_the_gradient_of_its_loss() {
     let (batch, targets) = batch_of(&[13, 6]);
     let loss = |seed: u64, checkpointing: bool| {
         let random = RefCell::new(Random::new(seed));
-        let pass = Pass { dropout: Some(&random) };
+        let pass = Pass { dropout: Some(&random), ..Pass::default() };
         let decoder = model.model().decoder();
         decoder.loss_backward(&batch, &targets, count(&targets), pass, checkpointing).unwrap().value().unwrap()
     };

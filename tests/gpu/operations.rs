@@ -109,7 +109,7 @@ fn losses_of_a_head() {
         for softcap in [None, Some(0.8)] {
             let what = format!("head of {vocabulary} with cap {softcap:?}");
             compare(&what, &[&[targets.len(), 24], &[vocabulary, 24]], &|p| {
-                let head = Head { weight: p[1].clone(), softcap };
+                let head = Head { weight: p[1].clone(), softcap, smoothing: 0.0 };
                 let hidden = p[0].value();
                 let alone = ftrepl::nn::no_grad(|| head_cross_entropy(&hidden, &head, &targets, 2.5).unwrap());
                 let (loss, gradient) = head_loss_and_gradient(&hidden, &head, &targets, 2.5).unwrap();

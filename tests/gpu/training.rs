@@ -82,7 +82,7 @@ fn a_run_that_goes_wrong_leaves_the_weights_alone() {
     head.set(&Tensor::full(f32::INFINITY, head.dims(), &card).unwrap()).unwrap();
     let before = tiny_trainer::values(&model);
     let mut args = tiny_trainer::arguments(&tiny_trainer::json("run_a.json"));
-    args.logging_steps = 3;
+    args.logging_steps = 3.0;
     let mut trainer = tiny_trainer::trainer(&model, args, tiny_trainer::rows());
     trainer.eval = vec![].into();
     let error = trainer.train(&Control::default(), None, None).unwrap_err().to_string();

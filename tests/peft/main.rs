@@ -235,7 +235,7 @@ fn dropout_before_a_magnitude_is_the_same_fused_and_composed() {
                 }
             }
             let random = std::cell::RefCell::new(Random::new(5));
-            let pass = Pass { dropout: Some(&random) };
+            let pass = Pass { dropout: Some(&random), ..Pass::default() };
             let loss = decoder.loss_backward(&batch.tokens, &batch.targets, 8.0, pass, false).unwrap().value().unwrap();
             let gradients: Vec<_> = adapter.own_parameters().iter().map(|(_, p)| p.grad().unwrap().unwrap()).collect();
             (loss, gradients)

@@ -83,7 +83,7 @@ mod tests {
     fn chunks_on_tensors_give_the_loss_and_the_gradients_of_the_slices() {
         for (targets, cap) in [(vec![2i64], None), (vec![-100, 5, 0, -100, 36], None), (vec![1, 2, 3, 4, 5, 6, 7], Some(0.8))] {
             let hidden = tensor(&[targets.len(), 6], 1);
-            let head = |seed| Head { weight: Parameter::new(&tensor(&[37, 6], seed)).unwrap(), softcap: cap };
+            let head = |seed| Head { weight: Parameter::new(&tensor(&[37, 6], seed)).unwrap(), softcap: cap, smoothing: 0.0 };
             let (expected, found) = (head(2), head(2));
             let (loss, gradient) = head_loss_and_gradient(&hidden, &expected, &targets, 2.5).unwrap();
             // Two rows at once.
@@ -94,7 +94,7 @@ mod tests {
             let (alone, none) = in_chunks(&hidden, &found, &targets, 2.5, false, 80).unwrap();
             assert!(none.is_none() && (alone.to_scalar::<f32>().unwrap() - loss.value().unwrap() as f32).abs() < 1e-5);
         }
-        let head = Head { weight: Parameter::new(&tensor(&[3, 6], 2)).unwrap(), softcap: None };
+        let head = Head { weight: Parameter::new(&tensor(&[3, 6], 2)).unwrap(), softcap: None, smoothing: 0.0 };
         let (loss, gradient) = in_chunks(&tensor(&[2, 6], 1), &head, &[-100, -100], 1.0, true, 80).unwrap();
         assert!(
             loss.to_scalar::<f32>().unwrap() == 0.0
