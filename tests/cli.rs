@@ -359,7 +359,10 @@ fn deep_recursion_is_an_error_and_200_levels_are_none() {
     assert_eq!(out(&run(&["-e", code])), "200\n");
     let output = run(&["-e", "fn f(n) { f(n + 1) } f(0)"]);
     assert_eq!(output.status.code(), Some(1));
-    has(&err(&output), &["functions call each other too deeply"]);
+    has(&err(&output), &["functions call each other too deeply", "at most 256 levels"]);
+    let caught = run(&["-e", "fn f() { f() } try { f() } catch { print(1) }"]);
+    assert_eq!((caught.status.code(), out(&caught).as_str()), (Some(1), ""));
+    has(&err(&caught), &["`try` does not catch this"]);
 }
 
 #[cfg(unix)]
