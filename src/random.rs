@@ -20,6 +20,11 @@ pub struct Random {
     kept: Option<f64>,
 }
 
+/// A seed from text, as PyTorch takes it: from -2^63 to 2^64 - 1; a negative one wraps around.
+pub fn seed_of(text: &str) -> Option<u64> {
+    text.parse::<u64>().ok().or_else(|| text.parse::<i64>().ok().map(|seed| seed as u64))
+}
+
 impl Random {
     /// A generator that starts as `torch.manual_seed(seed)` does (the low 32 bits count).
     pub fn new(seed: u64) -> Self {

@@ -345,6 +345,12 @@ fn completions_doctor_and_lessons() {
 #[test]
 fn the_seed_and_negative_numbers_are_taken() {
     assert_eq!(out(&run(&["--seed", "-3", "-e", "1"])), "1\n");
+    let drawn = |seed: &str| out(&run(&["--seed", seed, "-e", "rand([2])"]));
+    assert!(drawn("18446744073709551615").starts_with("tensor("));
+    assert_eq!(drawn("18446744073709551615"), drawn("-1"));
+    let beyond = run(&["--seed", "18446744073709551616", "-e", "1"]);
+    assert_eq!(beyond.status.code(), Some(2));
+    has(&err(&beyond), &["from -2^63 to 2^64 - 1"]);
 }
 
 #[test]
@@ -353,7 +359,10 @@ fn deep_recursion_is_an_error_and_200_levels_are_none() {
     assert_eq!(out(&run(&["-e", code])), "200\n");
     let output = run(&["-e", "fn f(n) { f(n + 1) } f(0)"]);
     assert_eq!(output.status.code(), Some(1));
-    has(&err(&output), &["functions call each other too deeply"]);
+    has(&err(&output), &["functions call each other too deeply", "at most 256 levels"]);
+    let caught = run(&["-e", "fn f() { f() } try { f() } catch { print(1) }"]);
+    assert_eq!((caught.status.code(), out(&caught).as_str()), (Some(1), ""));
+    has(&err(&caught), &["`try` does not catch this"]);
 }
 
 #[cfg(unix)]
@@ -449,6 +458,14 @@ fn scripts_become_notebooks_and_come_back() {
     let twice = command(folder.path()).args(["convert", "a.ipynb", "--to", "ipynb", "-o", "b.ipynb"]).output().unwrap();
     assert_eq!(twice.status.code(), Some(1));
     has(&err(&twice), &["a.ipynb", "is a notebook already", "--to rhai"]);
+    let below = |arguments: &[&str]| {
+        let output =
+            command(folder.path()).args(["convert", "a.ipynb", "--to", "rhai", "--out", "made"]).args(arguments).output();
+        out(&output.unwrap())
+    };
+    assert_eq!(below(&[]), "a.ipynb -> made/a.rhai\n");
+    assert_eq!(below(&["-o", "b.rhai"]), "a.ipynb -> made/b.rhai\n");
+    assert_eq!(std::fs::read_to_string(folder.path().join("made/a.rhai")).unwrap(), script);
     std::fs::write(folder.path().join("bad.ipynb"), "{").unwrap();
     let bad = command(folder.path()).args(["convert", "bad.ipynb", "--to", "rhai"]).output().unwrap();
     assert_eq!(bad.status.code(), Some(1));

@@ -372,11 +372,14 @@ fn what_has_one_split_and_no_configurations_refuses_others() {
 fn options_of_other_formats_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("x.jsonl"), "{\"n\": 1}\n").unwrap();
+    std::fs::write(folder.path().join("x.csv"), "n\n1\n").unwrap();
     for (options, words) in [
         ("delimiter: \";\"", "delimiter belongs to CSV files"),
         ("sample_by: \"document\", streaming: true", "sample_by belongs to text files"),
+        ("field: \"data\"", "field belongs to JSON files"),
     ] {
-        for name in ["x.jsonl", "drug_qa"] {
+        let file = if options.starts_with("field") { "x.csv" } else { "x.jsonl" };
+        for name in [file, "drug_qa"] {
             let words = if name == "drug_qa" { &words[..words.find(" to ").unwrap()] } else { words };
             let got = eval_in(folder.path(), &format!("load_dataset(\"{name}\", #{{ {options} }})")).0;
             assert!(got.contains(words), "{name}, {options}: {got}");

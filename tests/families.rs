@@ -205,6 +205,14 @@ fn rotary_embeddings_in_gguf_files_are_kept_or_refused() {
         let error = write("llama_yarn", &yarn(more.clone())).unwrap_err().to_string();
         assert!(error.contains("rope_scaling \"yarn\"") && error.contains("beta_fast 32"), "{more}: {error}");
     }
+    let llama3 = |low: f64, original: u32| {
+        json!({ "rope_scaling": { "rope_type": "llama3", "factor": 8.0, "low_freq_factor": low, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": original } })
+    };
+    for (low, original) in [(1.0, 8192), (1.0, 16), (1.3, 100)] {
+        let (kept, found) = write("llama_yarn", &llama3(low, original)).unwrap();
+        assert_eq!(found, kept, "{low} {original}");
+    }
     let factors = |first: f64| (0..8).map(|i| first + f64::from(i)).collect::<Vec<_>>();
     let long = json!({ "rope_scaling": { "rope_type": "longrope", "short_factor": factors(1.0), "long_factor": factors(2.0),
         "original_max_position_embeddings": 32, "attention_factor": 1.25 } });

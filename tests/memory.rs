@@ -267,6 +267,12 @@ fn a_configuration_alone_is_enough_to_plan_with() {
     }
     let shown = script(folder.path(), "model_info(\".\", #{ dtype: \"q4\" }).memory.rows.map(|row| row.work)", None);
     assert_eq!(document(&shown), json!(["inference", "LoRA, AdamW", "LoRA, AdamW"]));
+    let info = |targets: &str| command(folder.path()).args(["model", "info", ".", "--targets", targets]).output().unwrap();
+    let wrong = info("bogus,q_proj,lm_head");
+    assert_eq!(wrong.status.code(), Some(1), "{wrong:?}");
+    let said = String::from_utf8_lossy(&wrong.stderr).to_string();
+    assert!(said.contains("\"bogus\", \"lm_head\" match no projection") && said.contains("o_proj, q_proj, up_proj"), "{said}");
+    assert!(info("all-linear").status.success() && info("self_attn.q_proj,v_proj").status.success());
     let unknown = command(folder.path()).args(["model", "info", "nobody/nothing"]).output().unwrap();
     assert!(String::from_utf8_lossy(&unknown.stdout).contains("HF_HUB_OFFLINE"), "{unknown:?}");
 }

@@ -92,6 +92,12 @@ fn hard_figures_do_not_break() {
     assert_eq!(eval("plot([tensor(1.0), tensor(2.0)]).svg()"), eval("plot([1.0, 2.0]).svg()"));
     let svg = eval("scatter([#{x: 1, y: 1, label: \"<&>\"}], #{title: \"a \\\"b\\\"\"}).svg()");
     assert!(svg.contains("&lt;&amp;&gt;") && svg.contains("&quot;b&quot;") && !svg.contains("NaN"));
+    for code in ["plot([1e308, -1e308])", "plot([[-1e308, 0], [1e308, 1]])", "bars(#{a: 1e308, b: -1e308})"] {
+        let svg = eval(&format!("{code}.svg()"));
+        assert!(!svg.contains("NaN") && !svg.contains("inf"), "{code}: {svg}");
+        let drawn = eval(code).chars().filter(|c| ('\u{2801}'..='\u{28ff}').contains(c) || *c == '█').count();
+        assert!(drawn > 20, "{code}: {drawn}");
+    }
     for width in [1, 10, 20, 40, 300] {
         let figure = Figure::new(Plot::Lines(vec![Series::of_values("a", vec![1.0, 2.0, f64::NAN, 4.0])]));
         assert!(figure.text(width, true).lines().count() > 10);
@@ -192,4 +198,11 @@ fn training_history() {
     let result = r#"#{log_history: [#{step: 10, loss: 2.5, learning_rate: 0.001}, #{step: 20, loss: 1.5, learning_rate: 0.0}, #{step: 20, eval_loss: 1.7}]}"#;
     assert!(eval(&format!("history({result})")).contains("A loss   B eval_loss"));
     assert!(eval(&format!("history({result}, #{{value: \"learning_rate\"}}).svg()")).contains("learning_rate"));
+    // Entries without a loss, or with one that is no number, are on the axis of both plots.
+    let gaps = r#"#{log_history: [#{step: 1, learning_rate: 0.001}, #{step: 10, loss: 2.5, learning_rate: 0.0008},
+        #{step: 20, loss: 1.5, learning_rate: 0.0006}, #{step: 40, loss: 0.0 / 0.0, learning_rate: 0.0}]}"#;
+    let text = eval(&format!("history({gaps})"));
+    let lines: Vec<&str> = text.lines().collect();
+    let axes: Vec<&str> = (1..lines.len()).filter(|i| lines[i - 1].contains('└')).map(|i| lines[i]).collect();
+    assert!(axes.len() == 2 && axes[0] == axes[1] && axes[0].contains("40"), "{text}");
 }

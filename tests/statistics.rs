@@ -78,6 +78,8 @@ fn from_scripts() {
     assert_eq!(map["p_value"].as_float().unwrap(), 1.0);
     let adjusted: Array = engine.eval("holm([0.02, 1])").unwrap();
     assert_eq!(adjusted[1].as_float().unwrap(), 1.0);
+    let many: Map = engine.eval("mcnemar(4000000000000000000, 4000000000000000001)").unwrap();
+    assert_eq!(many["p_value"].as_float().unwrap(), 1.0);
     let error = engine.eval::<Map>("wilson_interval(-1, 3)").unwrap_err().to_string();
     assert!(error.contains("k counts items"), "{error}");
 }

@@ -29,8 +29,8 @@ pub struct Common {
     #[arg(long, global = true)]
     pub json: bool,
     /// Start of the random numbers.
-    #[arg(long, global = true, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
-    pub seed: i64,
+    #[arg(long, global = true, value_name = "N", default_value = "0", allow_negative_numbers = true, value_parser = seed)]
+    pub seed: u64,
     /// auto, cpu, cuda, cuda:N or metal.
     #[arg(long, global = true, default_value = "auto")]
     pub device: String,
@@ -40,7 +40,7 @@ pub struct Common {
     /// No progress.
     #[arg(long, global = true)]
     pub quiet: bool,
-    /// Folder for the files that scripts write.
+    /// Folder for the files that scripts and `convert` write.
     #[arg(long, global = true, value_name = "DIR", default_value = ".")]
     pub out: PathBuf,
     /// Value that `param("KEY", default)` finds in the script; may be given several times.
@@ -128,7 +128,7 @@ pub enum Command {
         /// For which kernel a notebook is made.
         #[arg(long, value_enum, default_value_t = NotebookKernel::Ftrepl)]
         kernel: NotebookKernel,
-        /// The file to write; beside the given one unless said.
+        /// The file to write, below --out if that is given; otherwise one with the given one's name, in --out or beside it.
         #[arg(long, short = 'o', value_name = "FILE")]
         output: Option<PathBuf>,
     },
@@ -218,6 +218,10 @@ fn key_and_value(text: &str) -> Result<(String, String), String> {
         Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_string(), value.to_string())),
         _ => Err("must be KEY=VALUE".into()),
     }
+}
+
+fn seed(text: &str) -> Result<u64, String> {
+    crate::random::seed_of(text).ok_or_else(|| "must be a whole number from -2^63 to 2^64 - 1".into())
 }
 
 fn threads(text: &str) -> Result<usize, String> {

@@ -1,7 +1,7 @@
 //! `ftrepl convert`: a script in cells as a notebook, and back. One source, the script; the notebook is made from it.
 
 use super::Status;
-use super::arguments::{NotebookFormat, NotebookKernel};
+use super::arguments::{Common, NotebookFormat, NotebookKernel};
 use super::output::Output;
 use crate::error::{Error, Result};
 use crate::session::notebook::{self, Language};
@@ -9,12 +9,24 @@ use serde_json::{Value, json};
 use std::path::Path;
 
 /// Runs the command.
-pub(super) fn run(file: &Path, to: NotebookFormat, kernel: NotebookKernel, target: Option<&Path>, output: &Output) -> Status {
+pub(super) fn run(
+    file: &Path,
+    (to, kernel): (NotebookFormat, NotebookKernel),
+    target: Option<&Path>,
+    common: &Common,
+    output: &Output,
+) -> Status {
     let suffix = match to {
         NotebookFormat::Ipynb => "ipynb",
         NotebookFormat::Rhai => "rhai",
     };
-    let target = target.map_or_else(|| file.with_extension(suffix), Path::to_path_buf);
+    let out = (common.out != Path::new(".")).then_some(&common.out);
+    let target = match (target, out) {
+        (Some(target), Some(out)) => out.join(target),
+        (Some(target), None) => target.to_path_buf(),
+        (None, Some(out)) => out.join(file.with_extension(suffix).file_name().unwrap_or_default()),
+        (None, None) => file.with_extension(suffix),
+    };
     if target == file && !file.is_dir() {
         return output.usage(&format!("{} is a .{suffix} file already; name another with --output", file.display()));
     }

@@ -84,7 +84,7 @@ pub(super) fn serve(connection: &Path, common: &Common, output: &Output) -> Stat
         libc::signal(libc::SIGINT, libc::SIG_IGN);
     }
     let mut builder = Session::builder()
-        .seed(common.seed as u64)
+        .seed(common.seed)
         .device(&common.device)
         .out(&common.out)
         .parameters(common.parameters.iter().cloned())

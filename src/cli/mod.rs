@@ -117,7 +117,9 @@ fn run_command(command: Command, common: &Common, output: &Output) -> Status {
         }
         Command::Kernel { connection } => jupyter::serve(&connection, common, output),
         Command::RustKernel { command } => jupyter::start_rust(&command, output),
-        Command::Convert { file, to, kernel, output: target } => convert::run(&file, to, kernel, target.as_deref(), output),
+        Command::Convert { file, to, kernel, output: target } => {
+            convert::run(&file, (to, kernel), target.as_deref(), common, output)
+        }
         Command::Doctor => doctor::run(common, output),
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -150,7 +152,7 @@ fn start_repl(common: &Common, output: &Output) -> Status {
         printed,
         restart: Box::new(make),
         clear_progress: Box::new(move || bars.clear()),
-        seed: common.seed as u64,
+        seed: common.seed,
         colour,
     };
     match crate::repl::run(setup) {

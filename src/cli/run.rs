@@ -32,8 +32,7 @@ pub(super) fn recorded_session(common: &Common, output: &Output, printed: &Rc<Re
 fn session_with(common: &Common, arguments: Vec<String>, output: &Output, print: impl Fn(&str) + 'static) -> Result<Session> {
     let bars = output.bars();
     let mut builder = Session::builder()
-        // A negative seed wraps around, as it does in PyTorch.
-        .seed(common.seed as u64)
+        .seed(common.seed)
         .device(&common.device)
         .out(&common.out)
         .parameters(common.parameters.iter().cloned())

@@ -207,25 +207,45 @@ impl Dataset {
     /// # Errors
     /// One of the parts would be empty.
     pub fn train_test_split(&self, size: TestSize, random: Option<&mut Random>) -> Result<(Self, Self)> {
+        self.split(None, Some(size), random)
+    }
+
+    /// As [`Dataset::train_test_split`] with the size of either part, as scikit-learn has it: a size that is not given is what the other
+    /// leaves, and a quarter is tested where neither is. A share of training rows is rounded down.
+    ///
+    /// # Errors
+    /// One of the parts would be empty, or there are not as many rows.
+    pub fn split(&self, train: Option<TestSize>, test: Option<TestSize>, random: Option<&mut Random>) -> Result<(Self, Self)> {
         let n = self.non_empty("train_test_split")?.len();
-        let test = match size {
-            TestSize::Fraction(share) if share > 0.0 && share < 1.0 => (share * n as f64).ceil() as usize,
+        let count = |name: &str, size: TestSize, round: fn(f64) -> f64| match size {
+            TestSize::Fraction(share) if share > 0.0 && share < 1.0 => Ok(round(share * n as f64) as usize),
             TestSize::Fraction(share) => {
                 let hint = "a fraction lies between 0 and 1 and a number of rows is a whole number of at least 1";
-                return Err(Error::argument(format!("test_size is {share}: {hint}")));
+                Err(Error::argument(format!("{name} is {share}: {hint}")))
             }
-            TestSize::Count(count) => count,
+            TestSize::Count(count) => Ok(count),
         };
-        if test == 0 || test >= n {
-            let message = format!("a test part of {test} rows leaves {} for training", n.saturating_sub(test));
+        let given = train.map(|size| count("train_size", size, f64::floor)).transpose()?;
+        let test = match (test, given) {
+            (Some(size), _) => count("test_size", size, f64::ceil)?,
+            (None, Some(train)) => n.saturating_sub(train),
+            (None, None) => count("test_size", TestSize::Fraction(0.25), f64::ceil)?,
+        };
+        let train = given.unwrap_or(n.saturating_sub(test));
+        if test == 0 || train == 0 || train.saturating_add(test) > n {
+            let message = match given {
+                None => format!("a test part of {test} rows leaves {train} for training"),
+                Some(train) => format!("there cannot be {train} rows for training and {test} for the test"),
+            };
             return Err(Error::argument(format!("{message}: the data set has {n} rows, and both parts need at least one")));
         }
         match random {
             Some(random) => {
                 let order = random.randperm(n);
-                Ok((self.gather(order[test..].iter().copied()), self.gather(order[..test].iter().copied())))
+                let part = |range: std::ops::Range<usize>| self.gather(order[range].iter().copied());
+                Ok((part(test..test + train), part(0..test)))
             }
-            None => Ok((self.slice(0, n - test)?, self.slice(n - test, n)?)),
+            None => Ok((self.slice(0, train)?, self.slice(train, train + test)?)),
         }
     }
 

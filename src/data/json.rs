@@ -23,6 +23,39 @@ pub(super) fn rows(path: &Path) -> Result<FileRows> {
     })
 }
 
+/// Rows that one field of a file, which is a JSON object, holds as an array. The file is in memory as a whole.
+pub(super) fn rows_of_field(path: &Path, field: &str) -> Result<FileRows> {
+    let mut text = Vec::new();
+    input::open(path)?.read_to_end(&mut text).map_err(|e| Error::io("read", path, e))?;
+    let wrong = |message: String| Error::format(path, message);
+    let document: Value = serde_json::from_slice(&text).map_err(|e| {
+        let expected = format!("expected one JSON object with the field \"{field}\"");
+        wrong(format!("line {}, column {}: {}; {expected}", e.line(), e.column(), reason(&e)))
+    })?;
+    let mut document = match document {
+        Value::Object(document) => document,
+        other => return Err(wrong(format!("the file is {}, which has no field \"{field}\"", kind(&other)))),
+    };
+    let rows = match document.remove(field) {
+        Some(Value::Array(rows)) => rows,
+        Some(other) => {
+            return Err(wrong(format!("the field \"{field}\" is {}, but it must be an array of objects", kind(&other))));
+        }
+        None => {
+            let names: Vec<&str> = document.keys().map(String::as_str).collect();
+            return Err(wrong(format!("there is no field \"{field}\"; there are: {}", names.join(", "))));
+        }
+    };
+    let (path, field) = (path.to_path_buf(), field.to_string());
+    Ok(Box::new(rows.into_iter().enumerate().map(move |(i, row)| match row {
+        Value::Object(row) => Ok(FileRow { row, line: 0 }),
+        other => {
+            let message = format!("item {i} of the field \"{field}\" is {}, but every row must be an object", kind(&other));
+            Err(Error::format(&path, message))
+        }
+    })))
+}
+
 /// Whether a file is a JSON array rather than JSON Lines.
 pub(super) fn is_array(path: &Path) -> Result<bool> {
     begins_array(path, &mut input::open(path)?)
@@ -104,7 +137,8 @@ impl Iterator for JsonLines {
 
 fn spread(path: &Path) -> Error {
     let message = "the first JSON object goes over several lines, but JSON Lines has one object a line";
-    Error::format(path, format!("{message}; for several rows write an array: [{{..}}, {{..}}]"))
+    let inside = "rows inside an object are read with the option field";
+    Error::format(path, format!("{message}; for several rows write an array: [{{..}}, {{..}}]; {inside}"))
 }
 
 fn line_row(path: &Path, line: &[u8], number: u64) -> Result<Row> {

@@ -69,6 +69,8 @@ pub struct ReadOptions {
     pub delimiter: Option<u8>,
     /// What one row of a text file is.
     pub sample_by: SampleBy,
+    /// Of JSON files that are one object: the field that holds the rows.
+    pub field: Option<String>,
     /// The interrupt flag and progress.
     pub control: Control,
 }
@@ -105,7 +107,8 @@ pub(super) fn no_rows(path: &Path) -> Error {
 
 fn read_file(format: FileFormat, path: &Path, options: &ReadOptions) -> Result<Dataset> {
     let size = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?.len();
-    if format == FileFormat::Json && size >= INDEXED && !input::is_compressed(path)? && !json::is_array(path)? {
+    let lines = format == FileFormat::Json && options.field.is_none();
+    if lines && size >= INDEXED && !input::is_compressed(path)? && !json::is_array(path)? {
         let origin = Origin { path: path.to_path_buf(), lines: Lines::Counted };
         return Ok(Dataset::of_table(Table::of_lines(LineFile::index(path, &options.control)?).read_from(origin)));
     }
@@ -123,7 +126,10 @@ fn read_file(format: FileFormat, path: &Path, options: &ReadOptions) -> Result<D
 /// The rows of one file, read as they are asked for.
 pub(super) fn file_rows(format: FileFormat, path: &Path, options: &ReadOptions) -> Result<FileRows> {
     match format {
-        FileFormat::Json => json::rows(path),
+        FileFormat::Json => match &options.field {
+            Some(field) => json::rows_of_field(path, field),
+            None => json::rows(path),
+        },
         FileFormat::Csv => delimited::rows(path, options.delimiter.unwrap_or_else(|| delimiter_of(path)), &options.control),
         FileFormat::Parquet => parquet::rows(path),
         FileFormat::Text => text::rows(path, options.sample_by),

@@ -10,12 +10,12 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-/// What a function makes of a row.
-pub type RowMap = Rc<dyn Fn(&Row) -> Result<Row>>;
+/// What a function makes of a row and its number among those that reach it, counted from 0.
+pub type RowMap = Rc<dyn Fn(usize, &Row) -> Result<Row>>;
 /// Where the file of this number is, which may have to be fetched first.
 pub type FileFetch = Rc<dyn Fn(usize) -> Result<PathBuf>>;
-/// Whether a row is kept.
-pub type RowTest = Rc<dyn Fn(&Row) -> Result<bool>>;
+/// Whether a row is kept, by its number and itself.
+pub type RowTest = Rc<dyn Fn(usize, &Row) -> Result<bool>>;
 
 /// Rows in the order in which they are read, and what happens to them on the way. Cheap to copy; nothing is read before rows
 /// are asked for.
@@ -221,16 +221,16 @@ impl Stage {
         match self {
             Self::Map(change) => {
                 let change = change.clone();
-                Box::new(rows.map(move |row| {
+                Box::new(rows.enumerate().map(move |(number, row)| {
                     let found = row?;
-                    let row = change(&found.row).map_err(|e| at("map", &found.place, e))?;
+                    let row = change(number, &found.row).map_err(|e| at("map", &found.place, e))?;
                     Ok(StreamedRow { row, ..found })
                 }))
             }
             Self::Filter(test) => {
                 let test = test.clone();
-                Box::new(rows.filter_map(move |row| match row {
-                    Ok(found) => match test(&found.row) {
+                Box::new(rows.enumerate().filter_map(move |(number, row)| match row {
+                    Ok(found) => match test(number, &found.row) {
                         Ok(true) => Some(Ok(found)),
                         Ok(false) => None,
                         Err(e) => Some(Err(at("filter", &found.place, e))),

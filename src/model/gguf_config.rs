@@ -250,7 +250,7 @@ fn floats(keys: &Keys<'_>, bytes: &[u8], name: &str) -> Result<Option<Vec<f32>>>
 /// The change of the rotary frequencies.
 ///
 /// GGUF files have no fields for Llama 3.1's rule but the factors that come of it, in the tensor `rope_freqs.weight`. The published
-/// models have two settings; the one that gives the same factors is written down, any other is refused.
+/// models have two settings; the one that gives the same factors is written down. Files of ours say which; any other is refused.
 fn rope_scaling(keys: &Keys<'_>, bytes: &[u8], dims: usize, theta: f64) -> Result<Json> {
     let original = keys.integer("rope.scaling.original_context_length")?;
     // On cosines and sines, beside what a rule has of its own.
@@ -326,15 +326,21 @@ fn rope_scaling(keys: &Keys<'_>, bytes: &[u8], dims: usize, theta: f64) -> Resul
     }
     let frequencies = |scaling| Rope { theta, dims, scaling }.inverse_frequencies(1);
     let plain = frequencies(RopeScaling::Default);
-    for factor in [8.0, 32.0] {
-        let rule =
-            RopeScaling::Llama3 { factor, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_position_embeddings: 8192.0 };
-        let scaled = frequencies(rule);
+    // What we write ourselves beside the factors, then the two settings; where they give others, they are not the rule.
+    let own = keys.metadata.floats(&keys.key("rope.scaling.llama3"))?.and_then(|rule| <[f32; 4]>::try_from(rule).ok());
+    // 1.3 as 32 bits is not 1.2999999523162842.
+    let exact = |number: f32| number.to_string().parse().unwrap_or(f64::from(number));
+    let own = own.map(|rule| rule.map(exact)).filter(|rule| rule.iter().all(|number| number.is_finite() && *number > 0.0));
+    for rule in own.into_iter().chain([8.0, 32.0].map(|factor| [factor, 1.0, 4.0, 8192.0])) {
+        let [factor, low_freq_factor, high_freq_factor, original_max_position_embeddings] = rule;
+        let scaled =
+            frequencies(RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings });
         let same = factors.iter().zip(plain.iter().zip(&scaled)).all(|(&f, (&a, &b))| (a / b - f).abs() <= 1e-3 * f);
         if same {
+            let original = original_max_position_embeddings;
             return Ok(json!({
-                "rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-                "original_max_position_embeddings": 8192,
+                "rope_type": "llama3", "factor": factor, "low_freq_factor": low_freq_factor, "high_freq_factor": high_freq_factor,
+                "original_max_position_embeddings": if original.fract() == 0.0 { json!(original as u64) } else { json!(original) },
             }));
         }
     }

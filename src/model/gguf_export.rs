@@ -118,7 +118,10 @@ fn rope_scaling(family: Family, rope: &Rope, factors: &mut Factors) -> Result<Fi
             factors.push(("rope_factors_long.weight".into(), narrow(long_factor)));
             factors.push(("rope_factors_short.weight".into(), narrow(short_factor)));
         }
-        RopeScaling::Llama3 { .. } => {
+        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
+            // llama.cpp takes the tensor alone; from this key, which it passes over, we know again which rule it comes from.
+            let rule = [factor, low_freq_factor, high_freq_factor, original_max_position_embeddings];
+            add("llama3", Field::Floats(rule.map(|number| *number as f32).to_vec()));
             let plain = Rope { scaling: RopeScaling::Default, ..rope.clone() }.inverse_frequencies(1);
             let pairs = plain.iter().zip(rope.inverse_frequencies(1));
             factors.push(("rope_freqs.weight".into(), pairs.map(|(plain, scaled)| plain / scaled).collect()));

@@ -293,13 +293,13 @@ fn device(repl: &mut Repl, name: &str) -> Next {
 }
 
 fn seed(repl: &mut Repl, number: &str) -> Next {
-    match (number, number.parse::<i64>()) {
+    match (number, crate::random::seed_of(number)) {
         ("", _) => say(&repl.seed.to_string()),
-        (_, Ok(seed)) => {
-            repl.seed = seed as u64;
+        (_, Some(seed)) => {
+            repl.seed = seed;
             *repl.session.borrow().context().random.borrow_mut() = crate::random::Random::new(repl.seed);
         }
-        (text, Err(_)) => say(&format!("a seed is an integer, but this is `{text}`")),
+        (text, None) => say(&format!("a seed is an integer from -2^63 to 2^64 - 1, but this is `{text}`")),
     }
     Next::Go
 }

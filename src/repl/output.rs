@@ -29,7 +29,7 @@ pub(super) fn shown(value: &Dynamic, mode: Mode, colour: bool) -> String {
                 };
                 blocks.into_iter().map(text).collect::<Vec<_>>().join("\n")
             }
-            None => display::repr(value),
+            None => display::brief(value),
         },
         Mode::Json => format!("{:#}", display::json(value)),
         Mode::Csv => csv(&table_of(value)),
@@ -118,6 +118,13 @@ mod tests {
         assert!(shown(&long, Mode::Table, false).lines().count() <= 8);
         assert!(shown(&long, Mode::Csv, false).len() > 1000);
         assert_eq!(shown(&value("[1, 2]"), Mode::Csv, false), "value\n1\n2");
+        let many =
+            value("let a = []; let m = #{}; for i in 0..100000 { a.push(i); m[`k${i}`] = i; } [a, m]").into_array().unwrap();
+        assert_eq!(shown(&many[0], Mode::Table, false), "[0, 1, 2, ... 99994 more ..., 99997, 99998, 99999]");
+        let map = shown(&many[1], Mode::Table, false);
+        assert!(map.lines().count() < 30 && map.contains("99980 more") && map.contains("20 of 100000 keys"), "{map}");
+        assert!(many.iter().all(|whole| shown(whole, Mode::Json, false).lines().count() == 100_002));
+        assert_eq!(shown(&many[1], Mode::Csv, false).lines().count(), 100_001);
         assert_eq!(shown(&value("\"x\""), Mode::Table, false), "\"x\"");
         assert_eq!(shown(&value("\"x\""), Mode::Json, false), "\"x\"");
         assert_eq!(shown(&value("1.5"), Mode::Markdown, false), "| value |\n| ---: |\n| 1.5 |");

@@ -26,8 +26,8 @@ pub fn register(engine: &mut Registry<'_>) {
         .options::<EachRowOptions>(&["map", "filter"], &[])
         .options::<SplitOptions>(
             &["train_test_split"],
-            // A fraction or a number of rows.
-            &[("test_size", "float | int = 0.25")],
+            // Fractions or numbers of rows.
+            &[("test_size", "float | int = 0.25"), ("train_size", "float | int")],
         );
     engine.register_type_with_name::<Dataset>("Dataset");
     display::register_with_html::<Dataset>(
@@ -301,7 +301,8 @@ mod dataset_functions {
     }
 
     /// Splits the rows into `train` and `test` after shuffling. Options: `test_size` (a fraction, or a number of rows; 0.25),
-    /// `seed` (the session's), `shuffle` (true; false keeps the order, and the last rows are the test part).
+    /// `train_size` (the same; what `test_size` leaves), `seed` (the session's), `shuffle` (true; false keeps the order, and the test
+    /// rows are those behind the training rows).
     ///
     /// ```rhai
     /// let ds = load_dataset("general_text").select(0..10);
@@ -311,11 +312,11 @@ mod dataset_functions {
     #[rhai_fn(global, return_raw, pure)]
     pub fn train_test_split(call: NativeCallContext, dataset: &mut Dataset, options: Map) -> ScriptResult<Map> {
         let given: SplitOptions = parse("train_test_split", options)?;
-        let size = given.size().script()?;
+        let (train, test) = given.sizes().script()?;
         let (train, test) = match (given.shuffle, given.seed) {
-            (false, _) => dataset.train_test_split(size, None),
-            (true, Some(seed)) => dataset.train_test_split(size, Some(&mut Random::new(seed))),
-            (true, None) => dataset.train_test_split(size, Some(&mut context(&call)?.random.borrow_mut())),
+            (false, _) => dataset.split(train, test, None),
+            (true, Some(seed)) => dataset.split(train, test, Some(&mut Random::new(seed))),
+            (true, None) => dataset.split(train, test, Some(&mut context(&call)?.random.borrow_mut())),
         }
         .script()?;
         Ok(Map::from_iter([("train".into(), Dynamic::from(train)), ("test".into(), Dynamic::from(test))]))

@@ -71,6 +71,9 @@ impl Files {
         if given.sample_by != SampleBy::Line && format != FileFormat::Text {
             return Err("load_dataset: sample_by belongs to text files, which these are not".into());
         }
+        if given.field.is_some() && format != FileFormat::Json {
+            return Err("load_dataset: field belongs to JSON files, which these are not".into());
+        }
         Ok(ReadOptions { delimiter: given.delimiter.or(self.delimiter), ..given.clone() })
     }
 

@@ -101,7 +101,11 @@ impl Wanted {
 
     /// Refuses what says how files are read, where there are none.
     fn check_bundled(&self, what: &str) -> ScriptResult<()> {
-        let given = [("delimiter", self.read.delimiter.is_some()), ("sample_by", self.read.sample_by != SampleBy::Line)];
+        let given = [
+            ("delimiter", self.read.delimiter.is_some()),
+            ("sample_by", self.read.sample_by != SampleBy::Line),
+            ("field", self.read.field.is_some()),
+        ];
         match given.iter().find(|(_, given)| *given) {
             Some((option, _)) => Err(format!("load_dataset: {option} belongs to files; \"{what}\" is bundled").into()),
             None => Ok(()),
@@ -159,7 +163,8 @@ fn load_split(call: &NativeCallContext, kind: &str, map: Map) -> ScriptResult<Dy
     let options: LoadOptions = map.parse()?;
     let split = options.split.as_deref().map(Split::parse).transpose().script()?;
     let delimiter = options.delimiter_byte().script()?;
-    let read = ReadOptions { delimiter, sample_by: options.sample_by, control: session.control.clone() };
+    let (sample_by, field) = (options.sample_by, options.field.clone());
+    let read = ReadOptions { delimiter, sample_by, field, control: session.control.clone() };
     let wanted = Wanted { options, read, split, columns };
     if let Some(format) = FileFormat::from_name(kind) {
         let Some(files) = files else {
@@ -231,7 +236,8 @@ fn old_and_new(columns: &Dynamic) -> ScriptResult<Vec<(String, String)>> {
 mod loading_functions {
     /// A data set from files, from the hub or from the program itself. The first argument is
     /// - "json" (JSON Lines or an array), "csv", "parquet" or "text" with `data_files`: a path, a pattern such as "data/*.jsonl", an
-    ///   array of these, or a map of split names to these, which gives a map of data sets. Files of gzip are decompressed;
+    ///   array of these, or a map of split names to these, which gives a map of data sets. Files of gzip are decompressed; of a JSON
+    ///   file that is one object, `field` names the field that holds the rows;
     /// - the path of a file whose suffix says what it is, or of a folder of such files;
     /// - a data set of the Hugging Face hub, "org/name": its Parquet, JSON, CSV or text files. Without `split` it gives a map of data
     ///   sets. `name` chooses among several configurations, `revision` a branch, tag or commit. `HF_HOME`, `HF_TOKEN`, `HF_ENDPOINT`

@@ -86,8 +86,10 @@ impl Validate for DescribeOptions {
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SplitOptions {
-    /// A fraction of the rows (0.2) or a number of rows (20); default 0.25.
-    pub test_size: serde_json::Number,
+    /// A fraction of the rows (0.2) or a number of rows (20); default: what `train_size` leaves, without that 0.25.
+    pub test_size: Option<serde_json::Number>,
+    /// A fraction of the rows (0.8) or a number of rows (80); default: what `test_size` leaves. With both some rows may be in no part.
+    pub train_size: Option<serde_json::Number>,
     /// What the order depends on; default: the session's random source.
     pub seed: Option<u64>,
     /// Whether rows are shuffled first; default true.
@@ -96,24 +98,28 @@ pub struct SplitOptions {
 
 impl Default for SplitOptions {
     fn default() -> Self {
-        let test_size = serde_json::Number::from_f64(0.25).unwrap_or_else(|| 1.into());
-        Self { test_size, seed: None, shuffle: true }
+        Self { test_size: None, train_size: None, seed: None, shuffle: true }
     }
 }
 
 impl SplitOptions {
-    /// The size as a fraction (a number with a point) or a count (a whole number).
+    /// The size of the training and of the test part, each as a fraction (a number with a point) or a count (a whole number).
     ///
     /// # Errors
     /// A negative count.
-    pub fn size(&self) -> Result<TestSize> {
-        if self.test_size.is_f64() {
-            return Ok(TestSize::Fraction(self.test_size.as_f64().unwrap_or(f64::NAN)));
-        }
-        let count = self.test_size.as_u64().and_then(|n| usize::try_from(n).ok());
-        count.map(TestSize::Count).ok_or_else(|| {
-            Error::argument(format!("test_size is {}: give a fraction such as 0.2 or a number of rows", self.test_size))
-        })
+    pub fn sizes(&self) -> Result<(Option<TestSize>, Option<TestSize>)> {
+        let size = |name: &str, given: &serde_json::Number| {
+            if given.is_f64() {
+                return Ok(TestSize::Fraction(given.as_f64().unwrap_or(f64::NAN)));
+            }
+            let count = given.as_u64().and_then(|n| usize::try_from(n).ok());
+            count
+                .map(TestSize::Count)
+                .ok_or_else(|| Error::argument(format!("{name} is {given}: give a fraction such as 0.2 or a number of rows")))
+        };
+        let train = self.train_size.as_ref().map(|given| size("train_size", given)).transpose()?;
+        let test = self.test_size.as_ref().map(|given| size("test_size", given)).transpose()?;
+        Ok((train, test))
     }
 }
 
@@ -129,6 +135,8 @@ pub struct LoadOptions {
     pub delimiter: Option<String>,
     /// One row a "line", "paragraph" or "document" of a text file.
     pub sample_by: SampleBy,
+    /// Of JSON files that are one object: the field that holds the rows, `"data"`; default: the file holds the rows.
+    pub field: Option<String>,
     /// Whether rows are read as they are asked for and never held; default false.
     pub streaming: bool,
     /// What the rows are for training; default: each row is what its own fields say.

@@ -3,7 +3,7 @@
 use super::context::{Context, context};
 use super::convert::from_row;
 use super::data::{inner_message, made_row, to_dataset};
-use super::data_options::ShuffleOptions;
+use super::data_options::{EachRowOptions, ShuffleOptions};
 use super::display;
 use super::error::{IntoScript, ScriptResult, into_library};
 use super::options::options as parse;
@@ -94,20 +94,24 @@ struct Later {
     #[allow(deprecated, reason = "marked so by Rhai only to say that it may change")]
     call: rhai::NativeCallContextStore,
     function: FnPtr,
+    options: EachRowOptions,
 }
 
 impl Later {
-    fn new(call: &NativeCallContext, function: FnPtr) -> ScriptResult<Self> {
+    fn new(call: &NativeCallContext, function: FnPtr, options: EachRowOptions) -> ScriptResult<Self> {
         #[allow(deprecated, reason = "marked so by Rhai only to say that it may change")]
-        Ok(Self { session: context(call)?, call: call.store_data(), function })
+        Ok(Self { session: context(call)?, call: call.store_data(), function, options })
     }
 
-    fn call(&self, row: &Row) -> Result<Dynamic> {
+    fn call(&self, number: usize, row: &Row) -> Result<Dynamic> {
         self.session.control.check()?;
         let engine = self.session.engine()?;
         #[allow(deprecated, reason = "marked so by Rhai only to say that it may change")]
         let call = self.call.create_context(&engine);
-        let answer = self.function.call_within_context::<Dynamic>(&call, (from_row(row),));
+        let answer = match self.options.with_indices {
+            true => self.function.call_within_context::<Dynamic>(&call, (from_row(row), number as INT)),
+            false => self.function.call_within_context::<Dynamic>(&call, (from_row(row),)),
+        };
         answer.map_err(|error| into_library("the function failed", &error, &engine))
     }
 }
@@ -137,7 +141,8 @@ mod stream_functions {
         IterableDataset::of_dataset(dataset.clone())
     }
 
-    /// A stream of what the closure makes of each row, when it is asked for.
+    /// A stream of what the closure makes of each row, when it is asked for. With `#{ with_indices: true }` the closure also gets the
+    /// row's number among those that reach it, counted from 0.
     ///
     /// ```rhai
     /// let stream = Dataset::from_list([#{ q: "2 + 2?", a: "4" }]).to_iterable_dataset();
@@ -145,14 +150,25 @@ mod stream_functions {
     /// ```
     #[rhai_fn(global, name = "map", return_raw, pure)]
     pub fn map_stream(call: NativeCallContext, stream: &mut IterableDataset, change: FnPtr) -> ScriptResult<IterableDataset> {
-        let later = Later::new(&call, change)?;
-        Ok(stream.map(Rc::new(move |row| {
-            let made = later.call(row)?;
+        map_stream_with(call, stream, change, Map::new())
+    }
+
+    #[rhai_fn(global, name = "map", return_raw, pure)]
+    pub fn map_stream_with(
+        call: NativeCallContext,
+        stream: &mut IterableDataset,
+        change: FnPtr,
+        options: Map,
+    ) -> ScriptResult<IterableDataset> {
+        let later = Later::new(&call, change, parse("map", options)?)?;
+        Ok(stream.map(Rc::new(move |number, row| {
+            let made = later.call(number, row)?;
             made_row(&made, row, &"it").map_err(|e| Error::Callback(inner_message(&e)))
         })))
     }
 
-    /// A stream of the rows for which the closure returns true.
+    /// A stream of the rows for which the closure returns true. With `#{ with_indices: true }` the closure also gets the row's number
+    /// among those that reach it, counted from 0.
     ///
     /// ```rhai
     /// let stream = Dataset::from_list([#{ n: 1 }, #{ n: 2 }]).to_iterable_dataset();
@@ -160,9 +176,19 @@ mod stream_functions {
     /// ```
     #[rhai_fn(global, name = "filter", return_raw, pure)]
     pub fn filter_stream(call: NativeCallContext, stream: &mut IterableDataset, keep: FnPtr) -> ScriptResult<IterableDataset> {
-        let later = Later::new(&call, keep)?;
-        Ok(stream.filter(Rc::new(move |row| {
-            let answer = later.call(row)?;
+        filter_stream_with(call, stream, keep, Map::new())
+    }
+
+    #[rhai_fn(global, name = "filter", return_raw, pure)]
+    pub fn filter_stream_with(
+        call: NativeCallContext,
+        stream: &mut IterableDataset,
+        keep: FnPtr,
+        options: Map,
+    ) -> ScriptResult<IterableDataset> {
+        let later = Later::new(&call, keep, parse("filter", options)?)?;
+        Ok(stream.filter(Rc::new(move |number, row| {
+            let answer = later.call(number, row)?;
             answer
                 .as_bool()
                 .map_err(|_| Error::Callback(format!("the closure must return true or false, but it returned {}", kind(&answer))))

@@ -2,7 +2,7 @@
 //!
 //! Plain values are handled here; a binding makes its own types known with [`register`].
 
-use rhai::{Dynamic, FnPtr};
+use rhai::{Dynamic, FnPtr, Identifier};
 use serde_json::Value;
 use std::any::TypeId;
 use std::cell::RefCell;
@@ -55,13 +55,47 @@ fn faces(value: &Dynamic) -> Option<Faces> {
 pub fn text(value: &Dynamic) -> String {
     match value.as_immutable_string_ref() {
         Ok(string) => string.to_string(),
-        Err(_) => nested(value),
+        Err(_) => nested(value, false),
     }
 }
 
-/// The text of a value as a REPL shows a result: as [`text`], but strings in quotes.
+/// The text of a value as [`text`], but strings in quotes.
 pub fn repr(value: &Dynamic) -> String {
-    nested(value)
+    nested(value, false)
+}
+
+/// The text of a value as a REPL and a notebook show a result: as [`repr`], but of lists and maps that hold many values in all the first
+/// and last items and the number of those between.
+pub fn brief(value: &Dynamic) -> String {
+    nested(value, values(value, MOST_VALUES + 1) > MOST_VALUES)
+}
+
+/// The most values that lists and maps are shown whole with, and the items at either end of longer ones, as NumPy has it.
+pub const MOST_VALUES: usize = 1000;
+const EDGE: usize = 3;
+
+/// How many values lists and maps hold in all, counted up to `most`.
+fn values(value: &Dynamic, most: usize) -> usize {
+    let add = |count: usize, item: &Dynamic| if count < most { count + values(item, most - count) } else { count };
+    if let Ok(items) = value.as_array_ref() {
+        return items.iter().fold(0, add).max(1);
+    }
+    value.as_map_ref().map_or(1, |map| map.values().fold(0, add).max(1))
+}
+
+/// The texts of items behind each other; `brief` those of the first and last alone.
+fn joined<T>(items: impl ExactSizeIterator<Item = T>, brief: bool, text: impl Fn(T) -> String) -> String {
+    let count = items.len();
+    let left = if brief { count.saturating_sub(2 * EDGE) } else { 0 };
+    let mut texts = Vec::new();
+    for (i, item) in items.enumerate() {
+        if left == 0 || i < EDGE || i >= count - EDGE {
+            texts.push(text(item));
+        } else if i == EDGE {
+            texts.push(format!("... {left} more ..."));
+        }
+    }
+    texts.join(", ")
 }
 
 /// The HTML of a value, where its type has one.
@@ -70,7 +104,7 @@ pub fn html(value: &Dynamic) -> Option<String> {
 }
 
 /// The text of a value inside an array or a map: strings in quotes.
-fn nested(value: &Dynamic) -> String {
+fn nested(value: &Dynamic, brief: bool) -> String {
     if let Ok(string) = value.as_immutable_string_ref() {
         return Value::String(string.to_string()).to_string();
     }
@@ -78,14 +112,14 @@ fn nested(value: &Dynamic) -> String {
         return float(number);
     }
     if let Ok(items) = value.as_array_ref() {
-        return format!("[{}]", items.iter().map(nested).collect::<Vec<_>>().join(", "));
+        return format!("[{}]", joined(items.iter(), brief, |item| nested(item, brief)));
     }
     if let Ok(map) = value.as_map_ref() {
         if map.is_empty() {
             return "#{}".into();
         }
-        let entries = map.iter().map(|(name, value)| format!("{}: {}", key(name), nested(value)));
-        return format!("#{{ {} }}", entries.collect::<Vec<_>>().join(", "));
+        let entry = |(name, value): (&Identifier, &Dynamic)| format!("{}: {}", key(name), nested(value, brief));
+        return format!("#{{ {} }}", joined(map.iter(), brief, entry));
     }
     if let Some(function) = value.read_lock::<FnPtr>() {
         return if function.is_anonymous() { "closure".into() } else { format!("function {}", function.fn_name()) };
@@ -167,7 +201,7 @@ pub fn from_json(value: &Value) -> Dynamic {
 
 /// A value for an error message: its text, cut short, with its type where the text does not show it.
 pub fn describe(value: &Dynamic) -> String {
-    let mut shown = nested(value);
+    let mut shown = nested(value, false);
     if shown.chars().count() > 60 {
         shown = shown.chars().take(57).chain("...".chars()).collect();
     }
@@ -201,6 +235,22 @@ mod tests {
         ] {
             assert_eq!(float(number), text);
         }
+    }
+
+    #[test]
+    fn long_lists_are_shown_by_their_ends() {
+        let list = |count: i64| Dynamic::from_array((0..count).map(Dynamic::from).collect());
+        assert_eq!(brief(&list(1000)), repr(&list(1000)));
+        assert_eq!(brief(&list(1001)), "[0, 1, 2, ... 995 more ..., 998, 999, 1000]");
+        let rows = Dynamic::from_array(vec![list(101); 10]);
+        assert!(brief(&rows).starts_with("[[0, 1, 2, ... 95 more ..., 98, 99, 100], [0"), "{}", brief(&rows));
+        assert!(brief(&rows).contains("100], ... 4 more ..., [0"), "{}", brief(&rows));
+        let map = (0..2000i64).map(|i| (format!("k{i:04}").into(), Dynamic::from(i))).collect();
+        assert_eq!(
+            brief(&Dynamic::from_map(map)),
+            "#{ k0000: 0, k0001: 1, k0002: 2, ... 1994 more ..., k1997: 1997, k1998: 1998, k1999: 1999 }"
+        );
+        assert_eq!(text(&list(1001)).matches(',').count(), 1000);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! verdict in front, a model as a tree. Anything else is shown as `print` shows it.
 
 use super::convert::to_number;
-use super::display::{json, repr};
+use super::display::{MOST_VALUES, brief, json};
 use super::model::ModelValue;
 use super::model_tree::tree;
 use super::module::ModuleValue;
@@ -78,8 +78,15 @@ pub fn tabular(value: &Dynamic, rows: usize) -> Option<Table> {
         });
         return records(&named.collect::<Array>(), rows);
     }
-    for (name, value) in map.iter() {
-        table.push(vec![Value::String(name.to_string()), cell(value)]);
+    // As of any long list, the first and the last.
+    let left = if rows < map.len() && map.len() > MOST_VALUES { map.len().saturating_sub(2 * (rows / 2)) } else { 0 };
+    for (i, (name, value)) in map.iter().enumerate() {
+        if left == 0 || i < rows / 2 || i >= map.len() - rows / 2 {
+            table.push(vec![Value::String(name.to_string()), cell(value)]);
+        } else if i == rows / 2 {
+            table.push(vec![Value::String("...".into()), Value::String(format!("{left} more"))]);
+            table.note = format!("{} of {} keys", map.len() - left, map.len());
+        }
     }
     Some(table)
 }
@@ -113,7 +120,7 @@ fn cell(value: &Dynamic) -> Value {
     if to_number(value).is_some() || value.is_bool() || value.is_string() {
         return json(value);
     }
-    let text = repr(value).replace('\n', " ");
+    let text = brief(value).replace('\n', " ");
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     Value::String(crate::show::shorten(&text, LONGEST_CELL))
 }

@@ -24,7 +24,7 @@ impl Faces {
     pub fn of(value: &Dynamic) -> Self {
         match blocks(value) {
             Some(blocks) => Self::of_blocks(&blocks),
-            None => Self { svg: None, html: display::html(value), text: display::repr(value) },
+            None => Self { svg: None, html: display::html(value), text: display::brief(value) },
         }
     }
 
@@ -73,6 +73,8 @@ mod tests {
                 .is_some_and(|html| html.contains("train_loss 2.5000") && html.contains("<img src=\"data:image/svg+xml,%3Csvg"))
         );
         assert!(faces.text.starts_with("train_loss 2.5000"));
+        let long = session.eval_line("let a = []; for i in 0..5000 { a.push(i); } a").unwrap();
+        assert_eq!(Faces::of(&long).text, "[0, 1, 2, ... 4994 more ..., 4997, 4998, 4999]");
         assert_eq!(Faces::of(&2i64.into()).bundle(), [("text/plain", "2".to_string())]);
     }
 }

@@ -7,28 +7,36 @@ use crate::script::hints::{Defined, Hints, describe, split_message};
 use rhai::{EvalAltResult, ParseError, Position};
 use snippet::{Report, Site};
 
+/// Rhai's function that runs a text, which is then in no file: places inside it cannot be shown.
+const EVAL: &str = "eval";
+
 /// Puts an error into words. `name` is that of the script that was run.
 pub fn render(session: &Session, error: &EvalAltResult, name: &str, color: bool) -> String {
     let mut calls = Vec::new();
-    let mut file = name.to_string();
+    // None: the text that `eval` runs.
+    let mut file = Some(name.to_string());
     let mut error = error;
     // From the outside in: each call's own position lies in the text of the function around it.
     loop {
         match error {
+            EvalAltResult::ErrorInFunctionCall(function, _, inner, position) if function == EVAL => {
+                calls.push((Some(EVAL), file.take(), *position));
+                error = inner;
+            }
             EvalAltResult::ErrorInFunctionCall(function, source, inner, position) => {
                 calls.push((Some(function.as_str()), file.clone(), *position));
                 file = match session.sources().of_function(function) {
                     // A script may have a function of the same name as one that it imports.
-                    _ if session.sources().is_imported(source) => source.clone(),
-                    Some(known) => known.to_string(),
+                    _ if session.sources().is_imported(source) => Some(source.clone()),
+                    Some(known) => Some(known.to_string()),
                     None if source.is_empty() => file,
-                    None => source.clone(),
+                    None => Some(source.clone()),
                 };
                 error = inner;
             }
             EvalAltResult::ErrorInModule(module, inner, position) => {
                 calls.push((None, file.clone(), *position));
-                file = module.clone();
+                file = Some(module.clone());
                 error = inner;
             }
             other => {
@@ -37,14 +45,26 @@ pub fn render(session: &Session, error: &EvalAltResult, name: &str, color: bool)
             }
         }
     }
-    let inside = calls.last().and_then(|(function, ..)| *function);
+    // What `eval` runs sees the variables around it.
+    let inside = calls.iter().rev().find(|(function, ..)| *function != Some(EVAL)).and_then(|(function, ..)| *function);
     let position = error.position();
-    let near = session.sources().text(&file).and_then(|source| line_at(source, position));
-    let (title, notes) = describe(error, &hints(session), inside, near);
+    let near = file.as_deref().and_then(|file| session.sources().text(file)).and_then(|source| line_at(source, position));
+    let (title, mut notes) = describe(error, &hints(session), inside, near);
+    let (shown, mut told) = match file {
+        Some(file) => ((file, position), (String::new(), position)),
+        None => {
+            if let (Some(line), Some(column)) = (position.line(), position.position()) {
+                notes.push(format!("in line {line}, column {column} of the text that `eval` runs"));
+            }
+            let eval = calls.iter().rev().find_map(|(_, file, position)| file.clone().map(|file| (file, *position)));
+            let eval = eval.unwrap_or_else(|| (name.to_string(), Position::NONE));
+            (eval.clone(), eval)
+        }
+    };
     let mut report = Report::new(title, notes);
-    report.site(site(session, &file, position, ""));
-    let mut told = (String::new(), position);
+    report.site(site(session, &shown.0, shown.1, ""));
     for (function, file, position) in calls.iter().rev() {
+        let Some(file) = file else { continue };
         // A closure is called at the place of the function that was given it; one of the two is enough.
         if function.is_some_and(anonymous) || (file.as_str(), *position) == (told.0.as_str(), told.1) {
             continue;

@@ -102,6 +102,27 @@ fn errors_are_catchable() {
     assert_eq!(session.eval_line(code).unwrap().to_string(), "caught assertion failed: no");
 }
 
+/// The text of `eval` is in no file: the caret is at its call, and a note says where in the text.
+#[test]
+fn errors_in_the_text_of_eval_point_at_its_call() {
+    for (code, words) in [
+        (
+            "let a = 1;\nprint(\"hello\");\neval(\"let b = 2;\\nb + nosuch\");",
+            vec!["no variable is called `nosuch`", "test.rhai:3:6", "in line 2, column 5 of the text that `eval` runs"],
+        ),
+        ("let x = 5;\neval(\"1 +\")", vec!["ends in the middle", "test.rhai:2:6", "of the text that `eval` runs"]),
+        ("fn f(x) { x.nosuch() }\n\neval(\"f(3)\")", vec!["`nosuch`", "test.rhai:1:13", "`eval` is called here"]),
+        ("let learning = 1;\neval(\"lerning\")", vec!["did you mean `learning`?"]),
+        ("eval(\" \\n eval(\\\"nosuch\\\")\")", vec!["test.rhai:1:6", "line 1, column 1 of the text"]),
+    ] {
+        let text = failing(code);
+        for word in words {
+            assert!(text.contains(word), "{text}\nlacks {word:?}");
+        }
+        assert!(!text.contains("`f` is called here"), "{text}");
+    }
+}
+
 #[test]
 fn errors_show_the_line_a_caret_and_what_was_meant() {
     for (code, words) in [

@@ -2,7 +2,7 @@
 
 use super::figure::{BarSeries, Figure};
 use super::frame::{Frame, GREY, PALETTE, text_width};
-use super::number::{short, ticks};
+use super::number::{share, short, ticks};
 use super::{escape, shorten};
 
 /// Longest name of a category.
@@ -23,7 +23,7 @@ pub(super) fn text(figure: &Figure, categories: &[String], series: &[BarSeries],
     let kind_width = kinds.iter().map(|kind| kind.chars().count()).max().unwrap_or(0);
     let values = series.iter().flat_map(|s| (0..categories.len()).map(|i| tail(s, i).chars().count())).max().unwrap_or(0);
     let room = width.min(120).saturating_sub(name_width + kind_width + values + 4).max(8);
-    let column = |x: f64| ((x - range.0) / (range.1 - range.0)).clamp(0.0, 1.0) * room as f64;
+    let column = |x: f64| share(x, range).clamp(0.0, 1.0) * room as f64;
     let mut out = Vec::new();
     if !figure.title.is_empty() {
         out.push(figure.title.clone());

@@ -24,6 +24,9 @@ pub struct Figure {
     /// Least room left of the plot, in characters and in pixels: figures one under the other begin at the same place.
     #[serde(skip)]
     pub margin: (usize, f64),
+    /// The shown range of horizontal positions, by default that of the data: figures one under the other have the same.
+    #[serde(skip)]
+    pub xlim: Option<(f64, f64)>,
     /// What is shown.
     #[serde(flatten)]
     pub plot: Plot,
@@ -96,7 +99,7 @@ impl Figure {
     /// A figure without title and axis names.
     pub fn new(plot: Plot) -> Self {
         let (title, xlabel, ylabel) = Default::default();
-        Self { title, xlabel, ylabel, ylim: None, below: None, low: false, margin: (0, 0.0), plot }
+        Self { title, xlabel, ylabel, ylim: None, below: None, low: false, margin: (0, 0.0), xlim: None, plot }
     }
 
     /// With another figure under it, at a third of the height.
@@ -118,13 +121,17 @@ impl Figure {
         }
     }
 
-    /// This figure and the one below, with the same room at their left.
+    /// This figure and the one below, with the same room at their left and the same horizontal axis.
     fn aligned(&self) -> Option<(Self, Self)> {
         let below = self.below.as_deref()?;
         let room = |figure: &Self| (text::margin(figure), frame::left_margin(figure));
         let (one, other) = (room(self), room(below));
         let margin = (one.0.max(other.0), one.1.max(other.1));
-        Some((Self { below: None, margin, ..self.clone() }, Self { margin, ..below.clone() }))
+        let xlim = match (self.data_ranges().0, below.data_ranges().0) {
+            (Some(one), Some(other)) => Some((one.0.min(other.0), one.1.max(other.1))),
+            (one, other) => one.or(other),
+        };
+        Some((Self { below: None, margin, xlim, ..self.clone() }, Self { margin, xlim, ..below.clone() }))
     }
 
     /// A whole SVG document, readable on light and dark ground, without outside resources.
@@ -177,11 +184,15 @@ impl Figure {
         }
     }
 
-    /// Ranges of both axes with a little room; 0 to 1 where there is nothing to show.
-    pub(super) fn ranges(&self) -> ((f64, f64), (f64, f64)) {
-        let pad = |(low, high): (f64, f64), share: f64| (low - (high - low) * share, high + (high - low) * share);
+    /// Ranges of the data with a little room; none where there is nothing to show.
+    fn data_ranges(&self) -> (Option<(f64, f64)>, Option<(f64, f64)>) {
+        let pad = |(low, high): (f64, f64), share: f64| {
+            // Half the span is a number even where the span is beyond the largest one.
+            let room = (0.5 * high - 0.5 * low) * (2.0 * share);
+            ((low - room).max(f64::MIN), (high + room).min(f64::MAX))
+        };
         let limits = |interval: Option<(f64, f64)>| interval.into_iter().flat_map(|(low, high)| [low, high]);
-        let (x, y) = match &self.plot {
+        match &self.plot {
             Plot::Lines(series) => (
                 number::range(series.iter().flat_map(|s| s.x.iter().zip(&s.y)).filter(|(_, y)| y.is_finite()).map(|(x, _)| *x)),
                 number::range(series.iter().flat_map(|s| s.y.iter().copied())).map(|range| pad(range, 0.05)),
@@ -196,7 +207,13 @@ impl Figure {
                 (number::range(ends.chain([0.0])).map(|(low, high)| (low.min(0.0), high.max(0.0))), None)
             }
             Plot::Heat(_) => (None, None),
-        };
+        }
+    }
+
+    /// Ranges of both axes; 0 to 1 where there is nothing to show.
+    pub(super) fn ranges(&self) -> ((f64, f64), (f64, f64)) {
+        let (x, y) = self.data_ranges();
+        let x = self.xlim.or(x);
         let wanted = self.ylim.filter(|(low, high)| low < high);
         match self.plot {
             Plot::Bars { .. } => (wanted.or(x).unwrap_or((0.0, 1.0)), (0.0, 1.0)),

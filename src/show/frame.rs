@@ -2,7 +2,7 @@
 
 use super::escape;
 use super::figure::Figure;
-use super::number::{ticks, whole_ticks};
+use super::number::{share, ticks, whole_ticks};
 
 /// Okabe and Ito's palette, told apart by colour-blind people; those that vanish on white or on black are left out or last.
 pub(super) const PALETTE: [&str; 7] = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#B8A900"];
@@ -111,8 +111,7 @@ impl Frame {
 
     /// Where a value is drawn.
     pub fn place(&self, x: f64, y: f64) -> (f64, f64) {
-        let across = (x - self.x.0) / (self.x.1 - self.x.0);
-        let up = (y - self.y.0) / (self.y.1 - self.y.0);
+        let (across, up) = (share(x, self.x), share(y, self.y));
         (self.left + across * (self.right - self.left), self.bottom - up * (self.bottom - self.top))
     }
 

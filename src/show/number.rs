@@ -59,11 +59,12 @@ pub fn value(value: &Value) -> String {
 
 /// Round marks between `low` and `high`, about `count` of them, with their texts.
 pub fn ticks(low: f64, high: f64, count: usize) -> Vec<(f64, String)> {
-    let span = high - low;
-    if !(span > 0.0 && span.is_finite()) {
+    // The span itself may be beyond the largest number.
+    let count = count.max(1) as f64;
+    let raw = if (high - low).is_finite() { (high - low) / count } else { high / count - low / count };
+    if !(raw > 0.0 && raw.is_finite()) {
         return vec![(low, short(low))];
     }
-    let raw = span / count.max(1) as f64;
     let power = 10f64.powf(raw.log10().floor());
     let step = [1.0, 2.0, 2.5, 5.0, 10.0].into_iter().find(|m| m * power >= raw * 0.999).unwrap_or(10.0) * power;
     let first = (low / step - 1e-9).ceil() as i64;
@@ -94,7 +95,7 @@ pub fn ticks(low: f64, high: f64, count: usize) -> Vec<(f64, String)> {
             format!("{x:.digits$e}")
         }
     };
-    let marks: Vec<f64> = (first..=last).map(|i| i as f64 * step).collect();
+    let marks: Vec<f64> = (first..=last).map(|i| i as f64 * step).filter(|x| x.is_finite()).collect();
     let told = |x: &f64| text(*x).parse::<f64>().is_ok_and(|read| (read - x).abs() < 0.01 * step);
     let short_enough = marks.iter().all(told);
     marks.into_iter().map(|x| (x, if short_enough { text(x) } else { exact(x) })).collect()
@@ -121,8 +122,14 @@ pub fn range(numbers: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
             return (low, high);
         }
         let half = if low == 0.0 { 1.0 } else { low.abs() * 0.1 };
-        (low - half, high + half)
+        ((low - half).max(f64::MIN), (high + half).min(f64::MAX))
     })
+}
+
+/// How far a number lies between `low` (0) and `high` (1).
+pub fn share(number: f64, (low, high): (f64, f64)) -> f64 {
+    let span = high - low;
+    if span.is_finite() { (number - low) / span } else { (0.5 * number - 0.5 * low) / (0.5 * high - 0.5 * low) }
 }
 
 #[cfg(test)]
@@ -152,6 +159,15 @@ mod tests {
         assert_eq!(texts(0.0, 2e-5).len(), 5);
         assert_eq!(texts(0.0, 2e-7)[..2], ["0", "5e-8"]);
         assert_eq!(texts(1_000_000.0, 1_000_004.0)[1], "1000001");
+    }
+
+    #[test]
+    fn spans_beyond_the_largest_number() {
+        let texts: Vec<String> = ticks(-1e308, 1e308, 5).into_iter().map(|(_, text)| text).collect();
+        assert_eq!(texts, ["-1e308", "-5e307", "0", "5e307", "1e308"]);
+        assert_eq!([-1e308, 0.0, 1e308].map(|x| share(x, (-1e308, 1e308))), [0.0, 0.5, 1.0]);
+        assert!(ticks(f64::MIN, f64::MAX, 5).iter().all(|(x, _)| x.is_finite()));
+        assert_eq!(range([f64::MAX].into_iter()).unwrap().1, f64::MAX);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::braille::Canvas;
 use super::figure::{Figure, Point, Series};
-use super::number::{short, ticks, whole_ticks};
+use super::number::{share, short, ticks, whole_ticks};
 use super::{alone, shorten};
 
 /// Rows of the plot, and of one under another.
@@ -133,7 +133,7 @@ impl<'a> Frame<'a> {
 
     /// Shares of width and height.
     fn place(&self, x: f64, y: f64) -> (f64, f64) {
-        ((x - self.x.0) / (self.x.1 - self.x.0), (y - self.y.0) / (self.y.1 - self.y.0))
+        (share(x, self.x), share(y, self.y))
     }
 
     fn render(&self, body: &[String], legend: &[String]) -> String {

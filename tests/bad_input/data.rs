@@ -59,3 +59,68 @@ fn rows_that_training_cannot_take() {
     place.fails(&with_model("Trainer(#{ model: model });"), &["train_dataset", "missing"]);
     place.fails("Trainer(#{ model: 5, train_dataset: [] });", &["Trainer", "\"model\" must be a model", "5"]);
 }
+
+#[test]
+fn rows_in_a_field_of_a_json_file() {
+    let place = Place::new();
+    place.write("squad.json", "{\n  \"version\": 1,\n  \"data\": [{\"n\": 1}, {\"n\": 2}],\n  \"mixed\": [{\"n\": 1}, 2]\n}\n");
+    let load = |options: &str| format!("print(load_dataset(\"json\", #{{ data_files: \"squad.json\", {options} }})");
+    assert_eq!(place.works(&format!("{}.column(\"n\"));", load("field: \"data\""))), "[1, 2]\n");
+    assert_eq!(place.works(&format!("{}.to_list().len());", load("field: \"data\", streaming: true"))), "2\n");
+    let cases: &[(&str, &[&str])] = &[
+        ("field: \"rows\"", &["squad.json", "there is no field \"rows\"; there are: version, data, mixed"]),
+        ("field: \"version\"", &["the field \"version\" is a number, but it must be an array of objects"]),
+        ("field: \"mixed\"", &["item 1 of the field \"mixed\" is a number, but every row must be an object"]),
+        ("", &["several lines", "the option field"]),
+    ];
+    for (options, words) in cases {
+        place.fails(&format!("{});", load(options)), words);
+    }
+    place.write("squad.json", "{\"data\": [{\"n\": 1},]}");
+    place.fails(
+        &format!("{});", load("field: \"data\"")),
+        &["line 1, column 20", "expected one JSON object with the field \"data\""],
+    );
+}
+
+#[test]
+fn the_training_part_of_a_split_has_a_size_too() {
+    let place = Place::new();
+    let ds = "let ds = load_dataset(\"general_text\").select(0..10);\n";
+    let sizes =
+        |options: &str| format!("{ds}let p = ds.train_test_split(#{{ {options} }}); print([p.train.len(), p.test.len()]);");
+    for (options, expected) in [
+        ("train_size: 0.75", "[7, 3]\n"),
+        ("train_size: 6", "[6, 4]\n"),
+        ("train_size: 4, test_size: 3", "[4, 3]\n"),
+        ("train_size: 0.55, test_size: 0.15", "[5, 2]\n"),
+        ("shuffle: false", "[7, 3]\n"),
+    ] {
+        assert_eq!(place.works(&sizes(options)), expected, "{options}");
+    }
+    let ordered = "let p = ds.train_test_split(#{ train_size: 2, test_size: 1, shuffle: false }); print(p.test[0] == ds[2]);";
+    assert_eq!(place.works(&format!("{ds}{ordered}")), "true\n");
+    for (options, words) in [
+        ("train_size: 10", "10 rows for training and 0 for the test: the data set has 10 rows"),
+        ("train_size: 8, test_size: 0.5", "8 rows for training and 5 for the test"),
+        ("train_size: 1.5", "train_size is 1.5: a fraction lies between 0 and 1"),
+        ("train_size: -3", "train_size is -3"),
+    ] {
+        place.fails(&sizes(options), &[words]);
+    }
+}
+
+#[test]
+fn a_stream_numbers_the_rows_for_its_functions() {
+    let place = Place::new();
+    let stream = "let s = Dataset::from_list([#{ n: 5 }, #{ n: 6 }, #{ n: 7 }, #{ n: 8 }]).to_iterable_dataset();\n\
+        let t = s.filter(|row, i| i != 1, #{ with_indices: true }).map(|row, i| #{ n: row.n * 10 + i }, #{ with_indices: true });\n";
+    // Every pass counts from 0.
+    let code = format!("{stream}for i in 0..2 {{ print(t.to_list().map(|row| row.n)); }}");
+    assert_eq!(place.works(&code), "[50, 71, 82]\n[50, 71, 82]\n");
+    place.fails(
+        &format!("{stream}s.map(|row| row, #{{ with_indices: true }}).to_list();"),
+        &["map: row 0", "must take 2 argument(s)"],
+    );
+    place.fails(&format!("{stream}s.filter(|row| true, #{{ with_indicies: true }});"), &["did you mean \"with_indices\"?"]);
+}

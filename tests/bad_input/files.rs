@@ -74,3 +74,19 @@ fn numbers_of_pythons_json_are_named() {
     }
     place.fails("Dataset::from_list([#{ loss: 0.0 / 0.0 }]);", &["row.loss is NaN", "give () or a string instead"]);
 }
+
+#[test]
+fn what_json_cannot_hold_is_refused_or_warned_of() {
+    let place = Place::new();
+    place.write("old.json", "[]");
+    place.fails("save_json(#{ a: [1, |x| x] }, \"old.json\");", &["value.a[1] is a function", "script.rhai:1:1"]);
+    let stream = "Dataset::from_list([#{ n: 1 }]).to_iterable_dataset()";
+    place.fails(&format!("save_json([{stream}], \"old.json\");"), &["value[0] is a stream", "to_list()"]);
+    assert_eq!(std::fs::read_to_string(place.path().join("old.json")).unwrap(), "[]");
+    let output = place.run(
+        "save_json(#{ loss: [1.5, 0.0 / 0.0], t: tensor([1.0, -1.0]).log() }, \"nan.json\"); print(load_json(\"nan.json\"));",
+    );
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "#{ loss: [1.5, ()], t: [0.0, ()] }\n");
+    let warned = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(warned.contains("nan.json: value.loss[1] is nan, and 1 more such numbers"), "{warned}");
+}

@@ -125,3 +125,18 @@ fn a_test_of_items_that_gives_no_bool_is_refused() {
     let sums = "let a = 0; let b = 0; [5, 6].for_each(|x| a += x); [5, 6].for_each(|x, i| b += x * i); print([a, b]);";
     assert_eq!(place.works(sums), "[11, 6]\n");
 }
+
+#[test]
+fn options_of_functions_in_the_language() {
+    let place = Place::new();
+    let cases: &[(&str, &[&str])] = &[
+        ("with_defaults(\"f\", 3, #{});", &["f: options are given as a map, such as #{}"]),
+        ("with_defaults(\"f\", 3, #{ rate: 1.0 });", &["f: options are given as a map, such as #{ rate: .. }"]),
+        ("with_defaults(\"f\", #{ a: 1 }, #{});", &["f: unknown option \"a\"; there are no options"]),
+        ("with_defaults(\"f\", #{ a: 1 }, 3);", &["with_defaults: defaults must be a map"]),
+    ];
+    for (script, words) in cases {
+        place.fails(script, words);
+    }
+    assert_eq!(place.works("print(with_defaults(\"f\", #{}, #{}));"), "#{}\n");
+}

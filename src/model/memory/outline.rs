@@ -87,6 +87,18 @@ impl OutlinedParameter {
     }
 }
 
+/// The name of a projection in a block, which an adapter can be put on.
+pub(super) fn adaptable(shape: &ParameterShape) -> Option<&str> {
+    let projection = matches!(shape.place, Place::Block(..)) && shape.dims.len() == 2;
+    shape.name.strip_suffix(".weight").filter(|_| projection)
+}
+
+/// Whether a target is a projection's name, or its end after a point.
+pub(super) fn is_target(module: &str, target: &str) -> bool {
+    let ends = || module.strip_suffix(target).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+    target == "all-linear" || ends()
+}
+
 impl<'a> Outline<'a> {
     /// A model that is not loaded: by its files where there are some, else by its configuration.
     ///
@@ -101,9 +113,9 @@ impl<'a> Outline<'a> {
             Trained::Adapter { rank, targets } => (*rank, targets.clone()),
             _ => (0, Vec::new()),
         };
-        let adapted = |shape: &ParameterShape| match (shape.place, shape.name.strip_suffix(".weight")) {
-            (Place::Block(block, _), Some(module)) if rank > 0 && shape.dims.len() == 2 => {
-                let meant = |target: &String| target == "all-linear" || module.ends_with(&format!(".{target}"));
+        let adapted = |shape: &ParameterShape| match (shape.place, adaptable(shape)) {
+            (Place::Block(block, _), Some(module)) if rank > 0 => {
+                let meant = |target: &String| is_target(module, target);
                 let adapter = OutlinedAdapter { block: Some(block), inputs: shape.dims[1], outputs: shape.dims[0], rank };
                 targets.iter().any(meant).then_some(adapter)
             }

@@ -1,5 +1,6 @@
 //! The memory of every kind of work and dtype side by side.
 
+use super::outline::{adaptable, is_target};
 use super::{Estimate, Outline, Plan, Trained, TrainingWork, Work, estimate};
 use crate::error::{Error, Result};
 use crate::machine::{available_memory, readable_size};
@@ -111,6 +112,7 @@ const PRECISIONS: [Precision; 4] =
 /// variable that says how much memory may be used and cannot be read.
 pub fn memory_table(config: &ModelConfig, source: Option<&Source>, options: &MemoryOptions) -> Result<MemoryTable> {
     options.validate()?;
+    check_targets(config, &options.target_modules)?;
     let precisions = options.precision()?.map_or(PRECISIONS.to_vec(), |precision| vec![precision]);
     let lora = Trained::Adapter { rank: options.r, targets: options.target_modules.clone() };
     let adamw = |checkpointing| Work::Training(TrainingWork { checkpointing, ..TrainingWork::default() });
@@ -146,9 +148,6 @@ pub fn memory_table(config: &ModelConfig, source: Option<&Source>, options: &Mem
         }
     }
     let outline = Outline::new(config, source, precisions[0], &lora)?;
-    if outline.adapters.is_empty() {
-        return Err(Error::Argument(format!("target_modules {:?} match no module of this model", options.target_modules)));
-    }
     Ok(MemoryTable {
         batch_size: options.batch_size,
         max_length: options.max_length,
@@ -158,6 +157,26 @@ pub fn memory_table(config: &ModelConfig, source: Option<&Source>, options: &Mem
         available,
         rows,
     })
+}
+
+/// Refuses names of which the model has no projection: left out without a word they would make the adapter smaller than was asked for.
+fn check_targets(config: &ModelConfig, targets: &[String]) -> Result<()> {
+    let shapes = config.parameter_shapes();
+    let modules: Vec<&str> = shapes.iter().filter_map(adaptable).collect();
+    let missing = |target: &&String| !modules.iter().any(|module| is_target(module, target));
+    let missing: Vec<String> = targets.iter().filter(missing).map(|name| format!("\"{name}\"")).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let mut kinds: Vec<&str> = modules.iter().map(|module| module.rsplit('.').next().unwrap_or(module)).collect();
+    kinds.sort_unstable();
+    kinds.dedup();
+    Err(Error::Argument(format!(
+        "target_modules: {} {} no projection in this model's blocks; there are {} (or \"all-linear\")",
+        missing.join(", "),
+        if missing.len() == 1 { "matches" } else { "match" },
+        kinds.join(", ")
+    )))
 }
 
 impl MemoryTable {

@@ -66,8 +66,10 @@ pub(crate) fn describe(
             (format!("expected {}, got {}", hints.type_name(wanted), hints.type_name(given)), Vec::new())
         }
         EvalAltResult::ErrorStackOverflow(_) => {
-            let note = "a function that calls itself without end? Loops have no such limit";
-            ("functions call each other too deeply".into(), vec![note.into()])
+            let levels = hints.engine.max_call_levels();
+            let note = format!("at most {levels} levels; a function that calls itself without end? Loops have no such limit");
+            // Rhai counts it among the errors of the machine, which a script cannot handle.
+            ("functions call each other too deeply".into(), vec![note, "`try` does not catch this: it ends the script".into()])
         }
         EvalAltResult::ErrorIndexingType(kind, _) => (format!("cannot be indexed: {}", hints.signature_types(kind)), Vec::new()),
         EvalAltResult::ErrorFor(_) => ("`for` needs an array, a range, a map's keys() or a string's chars()".into(), Vec::new()),
