@@ -269,3 +269,100 @@ fn a_step_of_a_large_parameter_is_quick() {
     assert!(nn::grad_enabled());
     assert_eq!(run("1 + 1"), "2");
 }
+
+/// What three steps on a small problem make of the parameters p and q.
+fn after_three_steps(optimizer: &str) -> Vec<f64> {
+    let script = format!(
+        "let p = tensor([1.0, -2.0], #{{ requires_grad: true }}); let q = tensor([0.5], #{{ requires_grad: true }});
+         let o = {optimizer};
+         for step in 0..3 {{ o.zero_grad(); ((p * p).sum() * 0.5 + (q * 3).sum() + (q * q).sum()).backward(); o.step(); }}
+         [p.to_list(), q.to_list()]"
+    );
+    script_numbers(&engine().eval::<Dynamic>(&script).unwrap_or_else(|error| panic!("{error}\n{script}")))
+}
+
+#[test]
+fn groups_have_settings_of_their_own_and_gradients_can_be_gone_up() {
+    // Expected: torch 2.14.
+    for (optimizer, expected) in [
+        (
+            "optim::Adam([#{ params: [p], betas: [0.5, 0.7], eps: 0.1 }, #{ params: [q], lr: 0.2 }], #{ lr: 0.1 })",
+            [0.7315745, -1.7160972, -0.0968274],
+        ),
+        (
+            "optim::AdamW([#{ params: [p], betas: [0.5, 0.7] }, #{ params: [q], eps: 0.5 }], #{ lr: 0.1, maximize: true, weight_decay: 0.1 })",
+            [1.2692596, -2.238591, 0.7500424],
+        ),
+        ("optim::SGD([#{ params: [p], momentum: 0.5 }, #{ params: [q] }], #{ lr: 0.1, momentum: 0.9 })", [0.614, -1.228, -1.376]),
+        (
+            "optim::SGD([#{ params: [p], momentum: 0.5 }, #{ params: [q], momentum: 0 }], #{ lr: 0.1, maximize: true, weight_decay: 0.1 })",
+            [1.415629, -2.8312581, 1.9244094],
+        ),
+        ("optim::Adam([p, q], #{ lr: 0.1, maximize: true, weight_decay: 0.1 })", [1.30049, -2.3003523, 0.8003433]),
+    ] {
+        let found = after_three_steps(optimizer);
+        for (found, expected) in found.iter().zip(expected) {
+            assert!((found - expected).abs() < 3e-6, "{optimizer}: {found} {expected}");
+        }
+    }
+    let refused = |group: &str, optimizer: &str| {
+        fails(&format!("optim::{optimizer}([#{{ params: [tensor(1.0, #{{ requires_grad: true }})], {group} }}], #{{ lr: 0.1 }})"))
+    };
+    assert!(refused("betas: [0.5, 1.0]", "AdamW").contains("betas[1] of a group"));
+    assert!(refused("betas: 0.5", "AdamW").contains("two numbers"));
+    assert!(refused("momentum: 0.5", "AdamW").contains("there are params, lr, weight_decay, betas, eps"));
+    assert!(refused("betas: [0.5, 0.5]", "SGD").contains("there are params, lr, weight_decay, momentum"));
+    assert!(refused("momentum: 1.5", "SGD").contains("momentum of a group"));
+}
+
+#[test]
+fn gradients_are_clipped_by_other_norms() {
+    let data = "let a = tensor([3.0, -4.0], #{ requires_grad: true }); let b = tensor([1.0, 0.0], #{ requires_grad: true });
+        ((a * a).sum() / 2 + (b * b).sum() / 2).backward();";
+    for (order, norm, clipped) in [
+        ("1", 8.0, [0.375, -0.5, 0.125, 0.0]),
+        ("3", 4.514357566833496, [0.664546251, -0.886061668, 0.221515417, 0.0]),
+        ("0.5", 22.392305374145508, [0.133974582, -0.178632781, 0.044658195, 0.0]),
+        ("\"inf\"", 4.0, [0.75, -1.0, 0.25, 0.0]),
+        ("1.0 / 0.0", 4.0, [0.75, -1.0, 0.25, 0.0]),
+        ("\"-inf\"", 0.0, [3.0, -4.0, 1.0, 0.0]),
+        ("0", 2.0, [1.5, -2.0, 0.5, 0.0]),
+        ("#{ norm_type: 1 }", 8.0, [0.375, -0.5, 0.125, 0.0]),
+        ("2.0", 5.099019527435303, [0.588348329, -0.784464419, 0.196116105, 0.0]),
+    ] {
+        let script = format!("{data} [clip_grad_norm_([a, b], 1.0, {order}), a.grad.to_list(), b.grad.to_list()]");
+        let found = script_numbers(&engine().eval::<Dynamic>(&script).unwrap_or_else(|error| panic!("{error}\n{script}")));
+        for (found, expected) in found.iter().zip(std::iter::once(norm).chain(clipped)) {
+            assert!((found - expected).abs() < 2e-6 * expected.abs().max(1.0), "{order}: {found} {expected}");
+        }
+    }
+    let broken = format!("{data} a.grad = tensor([1.0 / 0.0, 0.0]);");
+    assert!(
+        fails(&format!("{broken} clip_grad_norm([a], 1.0, #{{ error_if_nonfinite: true }})"))
+            .contains("norm of the gradients is inf")
+    );
+    assert_eq!(run(&format!("{broken} clip_grad_norm([a], 1.0) == 1.0 / 0.0")), "true");
+    assert!(fails("clip_grad_norm([], 1.0, \"nuc\")").contains("\"inf\""));
+}
+
+#[test]
+fn schedules_are_saved_and_continued_by_scripts() {
+    let start = "let w = tensor(1.0, #{ requires_grad: true });
+        let made = || { let o = optim::SGD([#{ params: [w] }], #{ lr: 0.8 }); [o, get_scheduler(\"linear\", o, #{ num_training_steps: 8 })] };
+        let first = made.call(); for step in 0..3 { first[1].step(); }
+        let second = made.call();";
+    assert_eq!(
+        run(&format!(
+            "{start} second[1].load_state_dict(first[1].state_dict()); second[1].step(); [second[0].lr, second[1].get_last_lr()]"
+        )),
+        "[0.4, [0.4]]"
+    );
+    assert_eq!(run(&format!("{start} second[1].load_state_dict(#{{ last_epoch: 6 }}); second[0].lr")), "0.2");
+    assert_eq!(run(&format!("{start} first[1].state_dict().last_epoch == 3")), "true");
+    assert!(fails(&format!("{start} second[1].load_state_dict(#{{ epoch: 6 }})")).contains("lacks \"last_epoch\""));
+    // Each group has its own rate.
+    let groups = "let a = tensor(1.0, #{ requires_grad: true }); let b = tensor(1.0, #{ requires_grad: true });
+        let o = optim::AdamW([#{ params: [a] }, #{ params: [b], lr: 0.2 }], #{ lr: 0.4 });
+        let s = get_scheduler(\"linear\", o, #{ num_training_steps: 4 }); s.step(); s.step(); s.get_last_lr()";
+    assert_eq!(run(groups), "[0.2, 0.1]");
+}

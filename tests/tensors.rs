@@ -184,10 +184,20 @@ fn autograd_has_pytorchs_habits() {
         run("let w = tensor([[1.0,2.0]], #{ requires_grad: true }); (w.t().matmul(w)).sum().backward(); w.grad.to_list()"),
         "[[6.0, 6.0]]"
     );
-    assert_eq!(
-        run("let w = tensor([1.0,-1.0], #{ requires_grad: true }); w.clamp(-0.5, 1.0).sum().backward(); w.grad.to_list()"),
-        "[1.0, 0.0]"
-    );
+    // No gradient on the bounds, as PyTorch has had it since 2.14: before, it passed there.
+    for (bounds, expected) in [
+        ("0.0, 1.0", "[0.0, 0.0, 1.0, 0.0, 0.0, 0.0]"),
+        ("(), 1.0", "[1.0, 1.0, 1.0, 0.0, 0.0, 0.0]"),
+        ("0.0, ()", "[0.0, 0.0, 1.0, 1.0, 1.0, 0.0]"),
+        ("2, 1", "[0.0, 0.0, 0.0, 0.0, 0.0, 0.0]"),
+    ] {
+        let script = format!(
+            "let w = tensor([-1.0, 0.0, 0.5, 1.0, 2.0, 0.0 / 0.0], #{{ requires_grad: true }});
+             w.clamp({bounds}).sum().backward(); w.grad.to_list()"
+        );
+        assert_eq!(run(&script), expected, "{bounds}");
+    }
+    assert_eq!(run("[tensor([1, 5]).clamp(2, 1).to_list(), tensor([1, 5]).clamp(1.5, ()).to_list()]"), "[[1, 1], [1.5, 5.0]]");
     assert_eq!(run("let w = tensor([1.0,3.0], #{ requires_grad: true }); w[-1].backward(); w.grad.to_list()"), "[0.0, 1.0]");
     assert_eq!(
         run("let w = tensor([1.0,3.0], #{ requires_grad: true }); w.to(\"bf16\").sum().backward(); w.grad.to_list()"),

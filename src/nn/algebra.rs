@@ -99,7 +99,8 @@ pub fn broadcast_shape(a: &Tensor, b: &Tensor) -> Result<Shape> {
     Ok(broadcast_dims(a.dims(), b.dims())?.into())
 }
 
-fn broadcast_dims(a: &[usize], b: &[usize]) -> Result<Vec<usize>> {
+/// As [`broadcast_shape`], of sizes.
+pub(super) fn broadcast_dims(a: &[usize], b: &[usize]) -> Result<Vec<usize>> {
     let rank = a.len().max(b.len());
     let at = |dims: &[usize], dim: usize| if dim + dims.len() < rank { 1 } else { dims[dim + dims.len() - rank] };
     let mut dims = Vec::with_capacity(rank);

@@ -80,34 +80,37 @@ impl CustomOp2 for SquaredError {
 /// # Errors
 /// The logits are integers, the shapes do not fit, or a target is no class.
 pub fn cross_entropy(logits: &Tensor, targets: &Tensor, ignore_index: i64, reduction: Reduction) -> Result<Tensor> {
-    smoothed_cross_entropy(logits, targets, ignore_index, reduction, 0.0)
+    weighted_cross_entropy(logits, targets, ignore_index, reduction, 0.0, None)
 }
 
-/// As [`cross_entropy`], with a share `smoothing` of each target spread over all classes (Szegedy et al. 2016).
+/// As [`cross_entropy`], with a share `smoothing` of each target spread over all classes (Szegedy et al. 2016), and with a `weight`
+/// `[classes]` that says how much each class counts; the mean is then over the weights of the targets.
 ///
 /// # Errors
-/// As [`cross_entropy`].
-pub fn smoothed_cross_entropy(
+/// As [`cross_entropy`], or there is not one weight for each class.
+pub fn weighted_cross_entropy(
     logits: &Tensor,
     targets: &Tensor,
     ignore_index: i64,
     reduction: Reduction,
     smoothing: f64,
+    weight: Option<&Tensor>,
 ) -> Result<Tensor> {
     if !logits.dtype().is_float() {
         return Err(algebra::not_floating("cross_entropy", logits));
     }
     if logits.rank() == 1 && targets.rank() == 0 {
         let (logits, targets) = (logits.unsqueeze(0)?, targets.unsqueeze(0)?);
-        let loss = smoothed_cross_entropy(&logits, &targets, ignore_index, reduction, smoothing)?;
+        let loss = weighted_cross_entropy(&logits, &targets, ignore_index, reduction, smoothing, weight)?;
         return if reduction == Reduction::None { Ok(loss.squeeze(0)?) } else { Ok(loss) };
     }
     if targets.dtype().is_float() && targets.dims() == logits.dims() && logits.rank() >= 1 {
-        return soft_cross_entropy(logits, targets, reduction, smoothing);
+        return soft_cross_entropy(logits, targets, reduction, smoothing, weight);
     }
     if logits.rank() > 2 && logits.elem_count() > 0 && targets.dims() == without_classes(logits.dims()) {
         let rows = classes_last(logits)?.contiguous()?.reshape(((), logits.dims()[1]))?;
-        let losses = smoothed_cross_entropy(&rows, &targets.flatten_all()?, ignore_index, reduction, smoothing)?;
+        let targets_of_rows = targets.flatten_all()?;
+        let losses = weighted_cross_entropy(&rows, &targets_of_rows, ignore_index, reduction, smoothing, weight)?;
         return Ok(if reduction == Reduction::None { losses.reshape(targets.dims())? } else { losses });
     }
     if logits.rank() != 2 || targets.dims() != &logits.dims()[..1] {
@@ -134,6 +137,9 @@ pub fn smoothed_cross_entropy(
         )));
     }
     let labels: Vec<Option<usize>> = labels.into_iter().map(|label| (label != ignore_index).then_some(label as usize)).collect();
+    if let Some(weight) = weight {
+        return of_weighted_rows(logits, &labels, &class_weights(weight, classes, logits)?, reduction, smoothing);
+    }
     // The sum of nothing divided by nothing is NaN, as in PyTorch.
     let counted = labels.iter().flatten().count() as f64;
     let spread = if smoothing > 0.0 {
@@ -167,6 +173,54 @@ pub fn smoothed_cross_entropy(
     Ok(losses.to_dtype(logits.dtype())?)
 }
 
+/// One weight for each class, in f32 and where the logits are.
+fn class_weights(weight: &Tensor, classes: usize, logits: &Tensor) -> Result<Tensor> {
+    if weight.dims() != [classes] {
+        return Err(Error::argument(format!(
+            "cross_entropy: weight needs one number for each of the {classes} classes, its shape is {:?}",
+            weight.dims()
+        )));
+    }
+    Ok(weight.detach().to_dtype(DType::F32)?.to_device(logits.device())?)
+}
+
+/// The cross entropy of rows whose classes count unequally: each row is a sum of the log-probabilities, each times what it
+/// counts, with the sign of the loss.
+fn of_weighted_rows(
+    logits: &Tensor,
+    labels: &[Option<usize>],
+    weight: &Tensor,
+    reduction: Reduction,
+    smoothing: f64,
+) -> Result<Tensor> {
+    let (rows, classes) = logits.dims2()?;
+    let weight: Vec<f32> = weight.to_vec1()?;
+    let mut counts = vec![0f32; rows * classes];
+    for (row, label) in counts.chunks_exact_mut(classes.max(1)).zip(labels) {
+        let Some(label) = *label else { continue };
+        for (count, weight) in row.iter_mut().zip(&weight) {
+            *count = -(smoothing / classes as f64) as f32 * weight;
+        }
+        row[label] -= (1.0 - smoothing) as f32 * weight[label];
+    }
+    let counts = Tensor::from_vec(counts, (rows, classes), logits.device())?;
+    let log_probabilities = log_softmax(&logits.to_dtype(DType::F32)?, 1)?;
+    // A class that counts nothing may be impossible: 0 times infinity is no number.
+    let nothing = counts.zeros_like()?;
+    let log_probabilities = counts.ne(&nothing)?.where_cond(&log_probabilities, &nothing)?;
+    let losses = reduce::sum(&algebra::binary(&log_probabilities, &counts, Binary::Mul)?, &[1], false)?;
+    let losses = match reduction {
+        Reduction::None => losses,
+        Reduction::Sum => reduce::sum(&losses, &[], false)?,
+        Reduction::Mean => {
+            let counted: f64 = labels.iter().flatten().map(|label| f64::from(weight[*label])).sum();
+            // Nothing divided by nothing is NaN, as in PyTorch; the sum of no numbers is -0.
+            (reduce::sum(&losses, &[], false)? / (counted + 0.0))?
+        }
+    };
+    Ok(losses.to_dtype(logits.dtype())?)
+}
+
 /// The shape of the targets of logits `[rows, classes, ..]`.
 fn without_classes(dims: &[usize]) -> Vec<usize> {
     dims.iter().enumerate().filter(|(at, _)| *at != 1).map(|(_, size)| *size).collect()
@@ -178,10 +232,25 @@ fn classes_last(logits: &Tensor) -> Result<Tensor> {
 }
 
 /// Targets that are probabilities; the classes are the second dimension, as in PyTorch, or the only one.
-fn soft_cross_entropy(logits: &Tensor, targets: &Tensor, reduction: Reduction, smoothing: f64) -> Result<Tensor> {
+fn soft_cross_entropy(
+    logits: &Tensor,
+    targets: &Tensor,
+    reduction: Reduction,
+    smoothing: f64,
+    weight: Option<&Tensor>,
+) -> Result<Tensor> {
     let dim = (logits.rank() - 1).min(1);
     let classes = logits.dims()[dim].max(1) as f64;
     let smoothed = if smoothing > 0.0 { targets.affine(1.0 - smoothing, smoothing / classes)? } else { targets.clone() };
+    let smoothed = match weight {
+        None => smoothed,
+        Some(weight) => {
+            let mut along = vec![1; logits.rank()];
+            along[dim] = logits.dims()[dim];
+            let weight = class_weights(weight, along[dim], logits)?.to_dtype(smoothed.dtype())?;
+            algebra::binary(&smoothed, &weight.reshape(along)?, Binary::Mul)?
+        }
+    };
     let products = algebra::binary(&smoothed, &log_softmax(logits, dim)?, Binary::Mul)?;
     let losses = reduce::sum(&products, &[dim], false)?.neg()?;
     match reduction {

@@ -7,8 +7,10 @@ pub mod layers;
 pub mod linear;
 pub mod losses;
 pub mod module;
+pub mod norms;
 pub mod power;
 pub mod reduce;
+pub mod select;
 
 pub use crate::autograd::{Parameter, backward, grad_enabled, no_grad};
 pub use layers::{Dropout, Embedding, LayerNorm, RMSNorm};

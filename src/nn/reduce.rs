@@ -22,7 +22,8 @@ pub fn sum(x: &Tensor, dims: &[usize], keepdim: bool) -> Result<Tensor> {
     Ok(if keepdim { x.sum_keepdim(dims)? } else { x.sum(dims)? })
 }
 
-fn reduced_shape(x: &Tensor, dims: &[usize], keepdim: bool) -> Vec<usize> {
+/// The shape without the dimensions `dims`, or with a 1 in their places.
+pub(super) fn reduced_shape(x: &Tensor, dims: &[usize], keepdim: bool) -> Vec<usize> {
     let sizes = x.dims().iter().enumerate();
     sizes.filter_map(|(at, size)| if !dims.contains(&at) { Some(*size) } else { keepdim.then_some(1) }).collect()
 }

@@ -27,11 +27,13 @@ pub struct AdamWOptions {
     pub eps: f64,
     /// The share of a parameter, times the learning rate, by which a step shrinks it. Default 0.01.
     pub weight_decay: f64,
+    /// Whether to go up the gradient instead of down. Default false.
+    pub maximize: bool,
 }
 
 impl Default for AdamWOptions {
     fn default() -> Self {
-        Self { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.01 }
+        Self { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.01, maximize: false }
     }
 }
 
@@ -47,11 +49,13 @@ pub struct AdamOptions {
     pub eps: f64,
     /// Added to the gradient, times the parameter (L2 penalty). Default 0.
     pub weight_decay: f64,
+    /// Whether to go up the gradient instead of down. Default false.
+    pub maximize: bool,
 }
 
 impl Default for AdamOptions {
     fn default() -> Self {
-        Self { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0 }
+        Self { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0, maximize: false }
     }
 }
 
@@ -81,8 +85,8 @@ impl AdamOptions {
 
 impl From<AdamOptions> for AdamWOptions {
     fn from(options: AdamOptions) -> Self {
-        let AdamOptions { lr, betas, eps, weight_decay } = options;
-        Self { lr, betas, eps, weight_decay }
+        let AdamOptions { lr, betas, eps, weight_decay, maximize } = options;
+        Self { lr, betas, eps, weight_decay, maximize }
     }
 }
 
@@ -137,13 +141,18 @@ impl Optimizer for Adam {
         let mut slots = self.slots.iter_mut();
         for group in &self.groups {
             let (lr, decay) = (lr * group.lr_scale, group.weight_decay.unwrap_or(weight_decay));
+            let options = AdamWOptions {
+                betas: group.betas.unwrap_or(self.options.betas),
+                eps: group.eps.unwrap_or(self.options.eps),
+                ..self.options.clone()
+            };
             for (parameter, slot) in group.parameters.iter().zip(&mut slots) {
                 if !parameter.has_grad() {
                     continue;
                 }
                 slot.prepare(parameter, 2)?;
                 slot.step += 1;
-                let kernel = Update::new(&self.options, lr, decay, self.decoupled, slot.step);
+                let kernel = Update::new(&options, lr, decay, self.decoupled, slot.step);
                 slot.update(parameter, &kernel)?;
             }
         }
@@ -152,11 +161,16 @@ impl Optimizer for Adam {
 
     #[cfg(feature = "cuda")]
     fn step_on_device(&mut self, max_norm: f64) -> Result<Option<DeviceNorm>> {
-        let AdamWOptions { lr, weight_decay, eps, betas: [beta1, beta2] } = self.options;
+        let AdamWOptions { lr, weight_decay, maximize, .. } = self.options;
+        if maximize {
+            return Ok(None);
+        }
         let mut batches: Vec<(Numbers, Vec<Entry>)> = Vec::new();
         let (mut slots, mut count) = (self.slots.iter_mut(), 0);
         for group in &self.groups {
             let (lr, decay) = (lr * group.lr_scale, group.weight_decay.unwrap_or(weight_decay));
+            let [beta1, beta2] = group.betas.unwrap_or(self.options.betas);
+            let eps = group.eps.unwrap_or(self.options.eps);
             for (parameter, slot) in group.parameters.iter().zip(&mut slots) {
                 let Some(gradient) = parameter.grad_on_device()? else { return Ok(None) };
                 let value = parameter.value();
@@ -208,8 +222,9 @@ impl Optimizer for Adam {
     host::state_in_slots!(NAMES, 2);
 }
 
-/// p *= shrink;  g += decay p;  m += enter1 (g - m);  v = beta2 v + enter2 g^2;  p -= step_size m / (sqrt(v) / root_correction + eps).
+/// g *= sign;  p *= shrink;  g += decay p;  m += enter1 (g - m);  v = beta2 v + enter2 g^2;  p -= step_size m / (sqrt(v) / root_correction + eps).
 pub(super) struct Update {
+    sign: f32,
     shrink: f32,
     decay: f32,
     enter1: f32,
@@ -226,6 +241,7 @@ impl Update {
         let [beta1, beta2] = options.betas;
         let step = step as f64;
         Self {
+            sign: if options.maximize { -1.0 } else { 1.0 },
             shrink: if decoupled { (1.0 - lr * decay) as f32 } else { 1.0 },
             decay: if decoupled { 0.0 } else { decay as f32 },
             enter1: (1.0 - beta1) as f32,
@@ -240,6 +256,7 @@ impl Update {
 
 vectorised! {
     fn update(by: &Update, value: &mut [f32], gradient: &[f32], scale: f32, first: &mut [f32], second: &mut [f32]) {
+        let scale = by.sign * scale;
         for (((p, g), m), v) in value.iter_mut().zip(gradient).zip(first).zip(second) {
             let shrunk = *p * by.shrink;
             let g = scale * g + by.decay * shrunk;
@@ -258,7 +275,7 @@ impl Kernel for Update {
     fn compose(&self, value: &Tensor, gradient: &Tensor, state: &mut [Option<Tensor>; 2]) -> candle_core::Result<Tensor> {
         let [Some(m), Some(v)] = &*state else { candle_core::bail!("Adam's moments are missing") };
         let shrunk = (value * f64::from(self.shrink))?;
-        let g = (gradient + (&shrunk * f64::from(self.decay))?)?;
+        let g = ((gradient * f64::from(self.sign))? + (&shrunk * f64::from(self.decay))?)?;
         let m = (m + ((&g - m)? * f64::from(self.enter1))?)?;
         let v = ((v * f64::from(self.beta2))? + (g.sqr()? * f64::from(self.enter2))?)?;
         let root = ((v.sqrt()? / f64::from(self.root_correction))? + f64::from(self.eps))?;
@@ -274,8 +291,9 @@ mod tests {
 
     #[test]
     fn the_composition_is_the_loop() {
-        for decoupled in [false, true] {
-            host::check::composed_as_applied(&Update::new(&AdamWOptions::default(), 0.1, 0.2, decoupled, 3), 2);
+        for (decoupled, maximize) in [(false, false), (true, false), (false, true)] {
+            let options = AdamWOptions { maximize, ..AdamWOptions::default() };
+            host::check::composed_as_applied(&Update::new(&options, 0.1, 0.2, decoupled, 3), 2);
         }
     }
 }

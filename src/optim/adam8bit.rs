@@ -61,7 +61,7 @@ impl AdamW8bitOptions {
 
     fn adamw(&self) -> AdamWOptions {
         let Self { lr, betas, eps, weight_decay, .. } = *self;
-        AdamWOptions { lr, betas, eps, weight_decay }
+        AdamWOptions { lr, betas, eps, weight_decay, ..AdamWOptions::default() }
     }
 }
 

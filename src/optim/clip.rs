@@ -16,6 +16,39 @@ pub fn grad_norm(parameters: &[Parameter]) -> Result<f64> {
     Ok((squares.into_iter().sum::<f64>() + 0.0).sqrt())
 }
 
+/// The same of another order, as `torch.nn.utils.clip_grad_norm_` computes it: the norm of the parameters' norms. Infinite: the largest or
+/// smallest size.
+///
+/// # Errors
+/// As [`grad_norm`], or `order` is NaN.
+pub fn grad_norm_of_order(parameters: &[Parameter], order: f64) -> Result<f64> {
+    if order == 2.0 {
+        return grad_norm(parameters);
+    }
+    if order.is_nan() {
+        return Err(Error::argument("norm_type must be a number, got NaN"));
+    }
+    let of_one = |parameter: &Parameter| parameter.with_grad(|values| norm(values.iter().map(|v| f64::from(*v)), order));
+    let norms: Vec<Option<f64>> = parameters.par_iter().map(of_one).collect::<Result<_>>()?;
+    let norms: Vec<f64> = norms.into_iter().flatten().collect();
+    if norms.is_empty() { Ok(0.0) } else { Ok(norm(norms.into_iter(), order)) }
+}
+
+fn norm(values: impl Iterator<Item = f64>, order: f64) -> f64 {
+    let sizes = values.map(f64::abs);
+    // A NaN stays one.
+    let pick = |best: f64, size: f64, better: bool| if best.is_nan() || !(size.is_nan() || better) { best } else { size };
+    if order == f64::INFINITY {
+        sizes.fold(0.0, |best, size| pick(best, size, size > best))
+    } else if order == f64::NEG_INFINITY {
+        sizes.fold(f64::INFINITY, |best, size| pick(best, size, size < best))
+    } else if order == 0.0 {
+        sizes.filter(|size| *size != 0.0).count() as f64
+    } else {
+        sizes.map(|size| size.powf(order)).sum::<f64>().powf(1.0 / order)
+    }
+}
+
 /// The norm of a step's gradients that a device may still be computing; see [`super::Optimizer::step_on_device`].
 #[derive(Debug, Clone)]
 pub struct DeviceNorm(pub(super) Tensor);

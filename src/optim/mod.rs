@@ -23,7 +23,7 @@ mod sgd;
 pub use adafactor::{Adafactor, AdafactorOptions};
 pub use adam::{Adam, AdamOptions, AdamWOptions};
 pub use adam8bit::{AdamW8bit, AdamW8bitOptions};
-pub use clip::{DeviceNorm, clip_grad_norm, clip_to_norm, grad_norm};
+pub use clip::{DeviceNorm, clip_grad_norm, clip_to_norm, grad_norm, grad_norm_of_order};
 pub use ema::Ema;
 pub use lion::{Lion, LionOptions};
 pub use loraplus::LoraPlusOptions;
@@ -48,6 +48,12 @@ pub struct ParamGroup {
     pub weight_decay: Option<f64>,
     /// The group's learning rate as a multiple of the optimiser's; schedules change both alike.
     pub lr_scale: f64,
+    /// For [`Adam`] alone: the group's decay rates of the averages; `None`: the optimiser's.
+    pub betas: Option<[f64; 2]>,
+    /// For [`Adam`] alone: the group's term in the denominator; `None`: the optimiser's.
+    pub eps: Option<f64>,
+    /// For [`Sgd`] alone: the group's momentum; `None`: the optimiser's.
+    pub momentum: Option<f64>,
     /// For [`Muon`] alone: whether the group's matrices are hidden ones (`Some(false)`: AdamW trains them). Default: they are.
     pub use_muon: Option<bool>,
     /// For [`AdamW8bit`] alone: whether the moments keep 32 bits however large a parameter is, as bitsandbytes and transformers have it
@@ -58,7 +64,16 @@ pub struct ParamGroup {
 impl ParamGroup {
     /// A group with the optimiser's settings.
     pub fn new(parameters: Vec<Parameter>) -> Self {
-        Self { parameters, weight_decay: None, lr_scale: 1.0, use_muon: None, wide_moments: false }
+        Self {
+            parameters,
+            weight_decay: None,
+            lr_scale: 1.0,
+            betas: None,
+            eps: None,
+            momentum: None,
+            use_muon: None,
+            wide_moments: false,
+        }
     }
 
     /// The same group with a weight decay of its own (0 for biases and norms).
@@ -97,6 +112,11 @@ pub trait Optimizer {
 
     /// The parameters by group.
     fn groups(&self) -> &[ParamGroup];
+
+    /// The learning rates of the groups as multiples of the optimiser's.
+    fn rate_scales(&self) -> Vec<f64> {
+        self.groups().iter().map(|group| group.lr_scale).collect()
+    }
 
     /// Puts the weights at which gradients are taken into the parameters. Only schedule-free optimisers keep others beside them.
     ///
@@ -159,6 +179,11 @@ fn check_groups(groups: &[ParamGroup]) -> Result<()> {
     for group in groups {
         check_at_least_zero("learning rate of a group", group.lr_scale)?;
         check_at_least_zero("weight_decay of a group", group.weight_decay.unwrap_or(0.0))?;
+        check_at_least_zero("eps of a group", group.eps.unwrap_or(0.0))?;
+        check_fraction("momentum of a group", group.momentum.unwrap_or(0.0))?;
+        let [beta1, beta2] = group.betas.unwrap_or_default();
+        check_fraction("betas[0] of a group", beta1)?;
+        check_fraction("betas[1] of a group", beta2)?;
     }
     Ok(())
 }

@@ -126,7 +126,7 @@ impl MuonOptions {
 
     fn adamw(&self) -> AdamWOptions {
         let weight_decay = self.adamw_weight_decay.unwrap_or(self.weight_decay);
-        AdamWOptions { lr: self.lr, betas: self.adamw_betas, eps: self.adamw_eps, weight_decay }
+        AdamWOptions { lr: self.lr, betas: self.adamw_betas, eps: self.adamw_eps, weight_decay, ..AdamWOptions::default() }
     }
 }
 
@@ -202,6 +202,11 @@ impl Optimizer for Muon {
     }
 
     host::rate_in_options!();
+
+    fn rate_scales(&self) -> Vec<f64> {
+        let of = |group: &ParamGroup| group.lr_scale * if group.use_muon == Some(false) { self.adamw_scale } else { 1.0 };
+        self.groups.iter().map(of).collect()
+    }
 
     fn name(&self) -> &'static str {
         "Muon"

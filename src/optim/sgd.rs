@@ -21,11 +21,13 @@ pub struct SgdOptions {
     pub weight_decay: f64,
     /// Nesterov's look-ahead; needs momentum and no dampening. Default false.
     pub nesterov: bool,
+    /// Whether to go up the gradient instead of down. Default false.
+    pub maximize: bool,
 }
 
 impl Default for SgdOptions {
     fn default() -> Self {
-        Self { lr: 1e-3, momentum: 0.0, dampening: 0.0, weight_decay: 0.0, nesterov: false }
+        Self { lr: 1e-3, momentum: 0.0, dampening: 0.0, weight_decay: 0.0, nesterov: false, maximize: false }
     }
 }
 
@@ -66,6 +68,9 @@ impl Sgd {
     pub fn new(groups: Vec<ParamGroup>, options: SgdOptions) -> Result<Self> {
         options.validate()?;
         check_groups(&groups)?;
+        if options.nesterov && groups.iter().any(|group| group.momentum == Some(0.0)) {
+            return Err(Error::argument("nesterov needs a momentum above 0 in every group"));
+        }
         let slots = groups.iter().flat_map(|group| &group.parameters).map(|_| Slot::default()).collect();
         Ok(Self { options, groups, slots })
     }
@@ -79,7 +84,7 @@ impl Optimizer for Sgd {
                 if !parameter.has_grad() {
                     continue;
                 }
-                let momentum = self.options.momentum as f32;
+                let momentum = group.momentum.unwrap_or(self.options.momentum) as f32;
                 slot.prepare(parameter, usize::from(momentum != 0.0))?;
                 let kernel = Update {
                     lr: (self.options.lr * group.lr_scale) as f32,
@@ -88,6 +93,7 @@ impl Optimizer for Sgd {
                     entering: if slot.step == 0 { 1.0 } else { (1.0 - self.options.dampening) as f32 },
                     weight_decay: group.weight_decay.unwrap_or(self.options.weight_decay) as f32,
                     nesterov: self.options.nesterov,
+                    sign: if self.options.maximize { -1.0 } else { 1.0 },
                 };
                 slot.update(parameter, &kernel)?;
                 slot.step += 1;
@@ -105,17 +111,19 @@ impl Optimizer for Sgd {
     host::state_in_slots!(NAMES, 0);
 }
 
-/// d = g + decay p;  m = momentum m + entering d;  p -= lr (nesterov ? d + momentum m : m).
+/// d = sign g + decay p;  m = momentum m + entering d;  p -= lr (nesterov ? d + momentum m : m).
 struct Update {
     lr: f32,
     momentum: f32,
     entering: f32,
     weight_decay: f32,
     nesterov: bool,
+    sign: f32,
 }
 
 impl Kernel for Update {
     fn apply(&self, value: &mut [f32], gradient: &[f32], scale: f32, buffer: &mut [f32], _: &mut [f32]) {
+        let scale = self.sign * scale;
         if buffer.is_empty() {
             for (p, g) in value.iter_mut().zip(gradient) {
                 *p -= self.lr * (scale * g + self.weight_decay * *p);
@@ -130,7 +138,7 @@ impl Kernel for Update {
     }
 
     fn compose(&self, value: &Tensor, gradient: &Tensor, state: &mut [Option<Tensor>; 2]) -> candle_core::Result<Tensor> {
-        let d = (gradient + (value * f64::from(self.weight_decay))?)?;
+        let d = ((gradient * f64::from(self.sign))? + (value * f64::from(self.weight_decay))?)?;
         let direction = match &state[0] {
             None => d,
             Some(m) => {

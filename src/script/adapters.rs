@@ -259,7 +259,8 @@ mod functions {
         let create = || {
             let given: LoraPlusOptions = options("create_loraplus_optimizer", given)?;
             let groups = given.groups(&model.some_trainable_parameters().script()?);
-            let options = AdamWOptions { lr: given.lr, betas: given.betas, eps: given.eps, weight_decay: 0.0 };
+            let options =
+                AdamWOptions { lr: given.lr, betas: given.betas, eps: given.eps, weight_decay: 0.0, ..AdamWOptions::default() };
             Ok(OptimizerValue(Rc::new(RefCell::new(Adam::adamw(groups, options).script()?))))
         };
         positioned(&call, create())

@@ -10,7 +10,7 @@ use crate::nn::losses::{self, Reduction};
 use crate::nn::module::prefixed;
 use crate::nn::{self, Parameter};
 use candle_core::Tensor;
-use rhai::{Array, Dynamic, FnPtr, Map, NativeCallContext};
+use rhai::{Array, Dynamic, FnPtr, ImmutableString, Map, NativeCallContext};
 use std::cell::Cell;
 use std::fmt;
 use std::rc::Rc;
@@ -30,8 +30,9 @@ pub enum Kind {
     Layer(Box<dyn nn::Module>),
     /// The mean squared error.
     SquaredError(Reduction),
-    /// The cross entropy, the class that it ignores, and the share of the targets that is spread over all classes.
-    CrossEntropy(Reduction, i64, f64),
+    /// The cross entropy, the class that it ignores, the share of the targets that is spread over all classes, and how much each class
+    /// counts.
+    CrossEntropy(Reduction, i64, f64, Option<Tensor>),
     /// Modules that run one after the other.
     Sequential(Vec<ModuleValue>),
     /// A user's module.
@@ -117,6 +118,25 @@ impl ModuleValue {
         })
     }
 
+    /// What `module.name = value` does: nothing where the value is the one that is there, which `m.weight -= ..` has changed in place and which
+    /// every line with `m.child.property = ..` hands back; anything else would be lost, and is refused.
+    pub fn set_child(&self, name: &str, value: &Dynamic) -> Result<()> {
+        if name == "training" {
+            return Err(Error::argument("training is switched with .train() and .eval()"));
+        }
+        let own = self.child(name)?;
+        if unchanged(&own, value) {
+            return Ok(());
+        }
+        if own.is::<TensorValue>() && value.is::<TensorValue>() {
+            return Err(Error::argument(format!(
+                "\"{name}\" of a module is not replaced by another tensor; change it in place, inside no_grad: \
+                 no_grad(|| {{ module.{name} -= 0.1 * module.{name}.grad; }}), or set it with load_state_dict"
+            )));
+        }
+        Err(Error::argument(format!("\"{name}\" of a module cannot be replaced or changed; build the module with it")))
+    }
+
     /// A layer of a sequence, negative from the end.
     pub fn layer_at(&self, at: i64) -> Result<ModuleValue> {
         let Kind::Sequential(layers) = &self.0.kind else {
@@ -146,9 +166,10 @@ impl ModuleValue {
             (Kind::SquaredError(reduction), [input, target]) => {
                 tensor_argument(input).and_then(|input| losses::mse_loss(&input, &tensor_argument(target)?, *reduction))
             }
-            (Kind::CrossEntropy(reduction, ignored, smoothing), [logits, targets]) => {
+            (Kind::CrossEntropy(reduction, ignored, smoothing, weight), [logits, targets]) => {
                 tensor_argument(logits).and_then(|logits| {
-                    losses::smoothed_cross_entropy(&logits, &tensor_argument(targets)?, *ignored, *reduction, *smoothing)
+                    let targets = tensor_argument(targets)?;
+                    losses::weighted_cross_entropy(&logits, &targets, *ignored, *reduction, *smoothing, weight.as_ref())
                 })
             }
             (Kind::SquaredError(_) | Kind::CrossEntropy(..), _) => {
@@ -195,6 +216,35 @@ fn value_parameters(name: &str, value: &Dynamic) -> Vec<(String, Parameter)> {
         items.iter().flat_map(|(key, item)| value_parameters(&format!("{name}.{key}"), item)).collect()
     } else {
         Vec::new()
+    }
+}
+
+/// Whether two values are one and the same: for modules and tensors what they share, for lists each of their elements.
+fn unchanged(own: &Dynamic, value: &Dynamic) -> bool {
+    if let (Some(own), Some(value)) = (own.read_lock::<TensorValue>(), value.read_lock::<TensorValue>()) {
+        return match (&own.leaf, &value.leaf) {
+            (Some(own), Some(value)) => own.same(value),
+            (None, None) => own.tensor.id() == value.tensor.id(),
+            _ => false,
+        };
+    }
+    if let (Some(own), Some(value)) = (own.read_lock::<ModuleValue>(), value.read_lock::<ModuleValue>()) {
+        return Rc::ptr_eq(&own.0, &value.0);
+    }
+    if let (Some(own), Some(value)) = (own.read_lock::<Array>(), value.read_lock::<Array>()) {
+        return own.len() == value.len() && own.iter().zip(value.iter()).all(|(own, value)| unchanged(own, value));
+    }
+    if let (Some(own), Some(value)) = (own.read_lock::<Map>(), value.read_lock::<Map>()) {
+        return own.len() == value.len()
+            && own.iter().all(|(name, own)| value.get(name).is_some_and(|value| unchanged(own, value)));
+    }
+    match (own.as_int(), own.as_float(), own.as_bool(), own.read_lock::<ImmutableString>()) {
+        (Ok(own), ..) => value.as_int().is_ok_and(|value| value == own),
+        (_, Ok(own), ..) => value.as_float().is_ok_and(|value| value.to_bits() == own.to_bits()),
+        (_, _, Ok(own), _) => value.as_bool().is_ok_and(|value| value == own),
+        (.., Some(own)) => value.read_lock::<ImmutableString>().is_some_and(|value| *value == *own),
+        // Handles such as models are shared: what changed in one has changed in the other.
+        _ => own.type_id() == value.type_id(),
     }
 }
 

@@ -71,6 +71,13 @@ mod methods {
         module.child(name).script()
     }
 
+    /// Nothing where the value is the one that is there, as after `m.weight -= 0.1 * m.weight.grad` inside `no_grad`, which changes the
+    /// weight in place; a module's children are not replaced.
+    #[rhai_fn(index_set, pure, return_raw)]
+    pub fn set_child(module: &mut Module, name: &str, value: Dynamic) -> ScriptResult<()> {
+        module.set_child(name, &value).script()
+    }
+
     /// A layer of an nn::Sequential by its number.
     #[rhai_fn(index_get, pure, return_raw)]
     pub fn layer_at(module: &mut Module, at: i64) -> ScriptResult<Module> {

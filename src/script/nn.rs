@@ -5,7 +5,7 @@ use super::error::{IntoScript, ScriptResult, positioned};
 use super::module::{Kind, ModuleValue};
 use super::options::{Validate, options};
 use super::tensor_data::kind;
-use super::tensor_reduce::{LossOptions, SquaredErrorOptions};
+use super::tensor_reduce::{LossOptions, SquaredErrorOptions, WEIGHT, loss_options};
 use crate::error::{Error, Result};
 use crate::nn as layers;
 use crate::nn::activation::Activation;
@@ -239,14 +239,19 @@ mod constructors {
     /// ```
     #[rhai_fn(name = "CrossEntropyLoss")]
     pub fn cross_entropy_loss() -> Module {
-        Module::new(Kind::CrossEntropy(Default::default(), layers::losses::IGNORE_INDEX, 0.0))
+        Module::new(Kind::CrossEntropy(Default::default(), layers::losses::IGNORE_INDEX, 0.0, None))
     }
 
-    /// The cross entropy as a module. Options: reduction ("mean", "sum", "none"), ignore_index (default -100), label_smoothing (0).
+    /// The cross entropy as a module. Options: reduction ("mean", "sum", "none"), ignore_index (default -100), label_smoothing (0),
+    /// weight (how much each class counts).
+    /// ```rhai
+    /// let loss = nn::CrossEntropyLoss(#{ weight: [3.0, 1.0] });
+    /// loss.forward(tensor([[0.0, 0.0], [2.0, 0.0]]), tensor([0, 1]))      // => tensor(1.0516)
+    /// ```
     #[rhai_fn(name = "CrossEntropyLoss", return_raw)]
     pub fn cross_entropy_loss_with(call: NativeCallContext, given: Map) -> ScriptResult<Module> {
-        let given: LossOptions = positioned(&call, options("nn::CrossEntropyLoss", given))?;
-        Ok(Module::new(Kind::CrossEntropy(given.reduction, given.ignore_index, given.label_smoothing)))
+        let (given, weight) = positioned(&call, loss_options("nn::CrossEntropyLoss", given))?;
+        Ok(Module::new(Kind::CrossEntropy(given.reduction, given.ignore_index, given.label_smoothing, weight)))
     }
 
     /// A module of your own: a map of children, and a closure that gets the module and the arguments of `forward`.
@@ -266,7 +271,7 @@ pub fn register(engine: &mut Registry<'_>) {
         .options::<LinearOptions>(&["nn::Linear"], &[])
         .options::<NormOptions>(&["nn::LayerNorm", "nn::RMSNorm"], &[])
         .options::<SquaredErrorOptions>(&["nn::MSELoss"], &[])
-        .options::<LossOptions>(&["nn::CrossEntropyLoss"], &[]);
+        .options::<LossOptions>(&["nn::CrossEntropyLoss"], WEIGHT);
     let _ = engine.register_static_module("nn", exported_module!(constructors).into());
     super::module_methods::register(engine);
 }

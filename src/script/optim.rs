@@ -4,9 +4,9 @@
 
 use super::error::{IntoScript, ScriptResult, positioned};
 use super::module_methods::tensors_of;
-use super::options::{Validate, options};
+use super::options::{OptionMap, Validate, options};
 use super::tensor::TensorValue;
-use super::tensor_data::kind;
+use super::tensor_data::{kind, number};
 use crate::error::{Error, Result};
 use crate::nn::Parameter;
 use crate::optim::{
@@ -105,11 +105,16 @@ fn group(function: &str, value: &Dynamic, rates: [f64; 2]) -> Result<ParamGroup>
     };
     let mut made = None;
     let (mut weight_decay, mut lr, mut use_muon, mut wide_moments) = (None, None, None, false);
+    let (mut betas, mut eps, mut momentum) = (None, None, None);
+    let adam = matches!(function, "optim::Adam" | "optim::AdamW");
     for (key, value) in map.iter() {
         match key.as_str() {
             "params" => made = Some(parameters(function, value)?),
-            "weight_decay" => weight_decay = Some(super::tensor_data::number(value)?),
-            "lr" => lr = Some(super::tensor_data::number(value)?),
+            "weight_decay" => weight_decay = Some(number(value)?),
+            "lr" => lr = Some(number(value)?),
+            "betas" if adam => betas = Some(pair(function, value)?),
+            "eps" if adam => eps = Some(number(value)?),
+            "momentum" if function == "optim::SGD" => momentum = Some(number(value)?),
             "use_muon" if function == "optim::Muon" => {
                 let hidden = value
                     .as_bool()
@@ -125,6 +130,8 @@ fn group(function: &str, value: &Dynamic, rates: [f64; 2]) -> Result<ParamGroup>
             }
             _ => {
                 let own = match function {
+                    "optim::Adam" | "optim::AdamW" => ", betas, eps",
+                    "optim::SGD" => ", momentum",
                     "optim::Muon" => ", use_muon",
                     "optim::AdamW8bit" => ", optim_bits",
                     _ => "",
@@ -137,8 +144,18 @@ fn group(function: &str, value: &Dynamic, rates: [f64; 2]) -> Result<ParamGroup>
     }
     let lr_scale = lr.map_or(Ok(1.0), |lr| scale(function, lr, rates[usize::from(use_muon == Some(false))]))?;
     match made {
-        Some(parameters) => Ok(ParamGroup { parameters, weight_decay, lr_scale, use_muon, wide_moments }),
+        Some(parameters) => Ok(ParamGroup { parameters, weight_decay, lr_scale, betas, eps, momentum, use_muon, wide_moments }),
         None => Err(Error::argument(format!("{function}: a parameter group needs the key params"))),
+    }
+}
+
+/// Two numbers.
+fn pair(function: &str, value: &Dynamic) -> Result<[f64; 2]> {
+    let refuse = || Error::argument(format!("{function}: betas of a parameter group must be two numbers, got {}", kind(value)));
+    let array = value.read_lock::<Array>().ok_or_else(refuse)?;
+    match array.as_slice() {
+        [first, second] => Ok([number(first)?, number(second)?]),
+        _ => Err(refuse()),
     }
 }
 
@@ -175,6 +192,32 @@ impl Validate for ZeroGradOptions {
     }
 }
 
+/// Options of `clip_grad_norm`.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+struct ClipOptions {
+    /// Whether a norm that is not finite is an error. Default false.
+    error_if_nonfinite: bool,
+}
+
+impl Validate for ClipOptions {}
+
+/// Clips, and returns the norm before.
+fn clip(params: &Dynamic, max_norm: &Dynamic, norm_type: Option<&Dynamic>, given: &ClipOptions) -> Result<f64> {
+    let max_norm = number(max_norm)?;
+    if max_norm.is_nan() || max_norm < 0.0 {
+        return Err(Error::argument(format!("max_norm must be a number >= 0, got {max_norm}")));
+    }
+    let order = norm_type.map_or(Ok(2.0), |order| super::tensor_norm::order("clip_grad_norm", order))?;
+    let params = parameters("clip_grad_norm", params)?;
+    let norm = library::grad_norm_of_order(&params, order)?;
+    if given.error_if_nonfinite && !norm.is_finite() {
+        return Err(Error::argument(format!("clip_grad_norm: the norm of the gradients is {norm}; nothing was clipped")));
+    }
+    library::clip_to_norm(&params, norm, max_norm);
+    Ok(norm)
+}
+
 fn handle(optimizer: impl library::Optimizer + 'static) -> Optimizer {
     OptimizerValue(Rc::new(RefCell::new(optimizer)))
 }
@@ -209,20 +252,23 @@ macro_rules! optimizer {
 }
 
 optimizer! { sgd_functions, "SGD", SgdOptions, Sgd::new,
-    /// Stochastic gradient descent. Options: lr (default 0.001), momentum, dampening, weight_decay, nesterov.
+    /// Stochastic gradient descent. Options: lr (default 0.001), momentum, dampening, weight_decay, nesterov, maximize.
+    /// A parameter group may have its own lr, momentum and weight_decay.
     /// ```rhai
     /// let w = tensor(1.0, #{ requires_grad: true }); let o = optim::SGD([w], #{ lr: 0.5 });
     /// (w * w).backward(); o.step(); w.item()      // => 0.0
     /// ```
 }
 optimizer! { adam_functions, "Adam", AdamOptions, Adam::new,
-    /// Adam. Options: lr (default 0.001), betas, eps, weight_decay (an L2 penalty).
+    /// Adam. Options: lr (default 0.001), betas, eps, weight_decay (an L2 penalty), maximize.
+    /// A parameter group may have its own lr, betas, eps and weight_decay.
     /// ```rhai
     /// optim::Adam(nn::Linear(2, 3).parameters(), #{ lr: 0.01 }).lr      // => 0.01
     /// ```
 }
 optimizer! { adamw_functions, "AdamW", AdamWOptions, Adam::adamw,
-    /// Adam with decoupled weight decay. Options: lr (default 0.001), betas, eps, weight_decay (default 0.01).
+    /// Adam with decoupled weight decay. Options: lr (default 0.001), betas, eps, weight_decay (default 0.01),
+    /// maximize. A parameter group may have its own lr, betas, eps and weight_decay.
     /// ```rhai
     /// optim::AdamW(nn::Linear(2, 3).parameters(), #{ lr: 0.01 }).lr      // => 0.01
     /// ```
@@ -376,8 +422,24 @@ mod methods {
     /// ```
     #[rhai_fn(name = "clip_grad_norm", name = "clip_grad_norm_", return_raw)]
     pub fn clip_grad_norm(params: Dynamic, max_norm: Dynamic) -> ScriptResult<f64> {
-        let max_norm = super::super::tensor_data::number(&max_norm).script()?;
-        parameters("clip_grad_norm", &params).and_then(|params| library::clip_grad_norm(&params, max_norm)).script()
+        clip(&params, &max_norm, None, &ClipOptions::default()).script()
+    }
+
+    /// The same by another norm than the 2-norm, such as 1 or "inf", the largest size; or with the options norm_type,
+    /// error_if_nonfinite (false).
+    /// ```rhai
+    /// let w = tensor([3.0, 4.0], #{ requires_grad: true }); (w * w / 2.0).sum().backward();
+    /// clip_grad_norm([w], 1.0, #{ norm_type: "inf" })      // => 4.0
+    /// w.grad      // => tensor([0.7500, 1.0000])
+    /// ```
+    #[rhai_fn(name = "clip_grad_norm", name = "clip_grad_norm_", return_raw)]
+    pub fn clip_grad_norm_by(params: Dynamic, max_norm: Dynamic, norm_type: Dynamic) -> ScriptResult<f64> {
+        let Some(given) = norm_type.read_lock::<Map>().map(|given| Map::clone(&given)) else {
+            return clip(&params, &max_norm, Some(&norm_type), &ClipOptions::default()).script();
+        };
+        let mut given = OptionMap::new("clip_grad_norm", given);
+        let named = given.take_any("norm_type");
+        clip(&params, &max_norm, named.as_ref(), &given.parse()?).script()
     }
 
     /// The optimizer in words.
@@ -411,6 +473,7 @@ pub fn register(engine: &mut Registry<'_>) {
     super::display::register::<OptimizerValue>(describe, |optimizer| describe(optimizer).into());
     engine
         .options::<ZeroGradOptions>(&["zero_grad"], &[])
+        .options::<ClipOptions>(&["clip_grad_norm", "clip_grad_norm_"], &[("norm_type", "float = 2.0")])
         .options::<SgdOptions>(&["optim::SGD"], &[])
         .options::<AdamOptions>(&["optim::Adam"], &[])
         .options::<AdamWOptions>(&["optim::AdamW"], &[])

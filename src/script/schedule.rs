@@ -3,14 +3,19 @@
 #![allow(clippy::unwrap_used, reason = "the code that rhai's macro makes of `&mut` arguments")]
 
 use super::error::{IntoScript, ScriptResult};
+use super::module_methods::tensor_map;
 use super::optim::{OptimizerValue, in_use};
 use super::options::{OptionMap, Validate};
+use super::tensor::TensorValue;
 use super::tensor_data::number;
+use crate::error::Result;
 use crate::optim::{Schedule, ScheduleOptions, Scheduler as LibraryScheduler};
 use crate::script::registry::Registry;
+use candle_core::{Device, Tensor as CandleTensor};
 use rhai::plugin::*;
 use rhai::{Array, Dynamic, Map};
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use OptimizerValue as Optimizer;
@@ -107,13 +112,49 @@ mod functions {
         schedule.borrow_mut().step_with(metric, &mut *optimizer).script()
     }
 
-    /// The learning rate that was set last, as an array of one.
+    /// The learning rate that was set last, of each parameter group.
     /// ```rhai
     /// let o = optim::SGD(nn::Linear(2, 3).parameters(), #{ lr: 0.1 });
     /// get_scheduler("constant", o).get_last_lr()      // => [0.1]
     /// ```
-    pub fn get_last_lr(scheduler: Scheduler) -> Array {
-        vec![Dynamic::from_float(scheduler.schedule.borrow().lr())]
+    #[rhai_fn(return_raw)]
+    pub fn get_last_lr(scheduler: Scheduler) -> ScriptResult<Array> {
+        let SchedulerValue { schedule, optimizer } = scheduler;
+        let lr = schedule.borrow().lr();
+        let scales = optimizer.0.try_borrow().map_err(in_use).map(|optimizer| optimizer.rate_scales()).script()?;
+        Ok(scales.into_iter().map(|scale| Dynamic::from_float(lr * scale)).collect())
+    }
+
+    /// As an optimizer's: how far the schedule has come, "last_epoch" and what "reduce_lr_on_plateau" remembers, as a map of tensors.
+    /// ```rhai
+    /// let o = optim::SGD(nn::Linear(2, 3).parameters(), #{ lr: 0.1 });
+    /// let s = get_scheduler("linear", o, #{ num_training_steps: 4 }); s.step();
+    /// s.state_dict().last_epoch.item()      // => 1.0
+    /// ```
+    #[rhai_fn(name = "state_dict", return_raw)]
+    pub fn scheduler_state(scheduler: Scheduler) -> ScriptResult<Map> {
+        scheduler.schedule.borrow().state_dict().map(tensor_map).script()
+    }
+
+    /// As an optimizer's: goes to where the state was taken, and sets the learning rate.
+    /// ```rhai
+    /// let o = optim::SGD(nn::Linear(2, 3).parameters(), #{ lr: 0.1 });
+    /// let s = get_scheduler("linear", o, #{ num_training_steps: 2 }); s.load_state_dict(#{ last_epoch: 1 }); o.lr      // => 0.05
+    /// ```
+    #[rhai_fn(name = "load_state_dict", return_raw)]
+    pub fn load_scheduler_state(scheduler: Scheduler, state: Map) -> ScriptResult<()> {
+        let SchedulerValue { schedule, optimizer } = scheduler;
+        let mut optimizer = optimizer.0.try_borrow_mut().map_err(in_use).script()?;
+        // Numbers too, as they come out of a JSON file.
+        let entries = state.into_iter().map(|(name, value)| {
+            let value = match value.read_lock::<TensorValue>() {
+                Some(tensor) => tensor.value(),
+                None => CandleTensor::new(number(&value)?, &Device::Cpu)?,
+            };
+            Ok((name.to_string(), value))
+        });
+        let state = entries.collect::<Result<BTreeMap<String, CandleTensor>>>().script()?;
+        schedule.borrow_mut().load_state_dict(&state, &mut *optimizer).script()
     }
 }
 

@@ -108,7 +108,7 @@ impl TensorOptions {
     }
 
     /// Brings a new tensor to the dtype and device that were asked for.
-    fn finish(&self, tensor: CandleTensor, device: &Device) -> Result<TensorValue> {
+    pub(super) fn finish(&self, tensor: CandleTensor, device: &Device) -> Result<TensorValue> {
         let device = self.device.as_deref().map_or_else(|| Ok(device.clone()), crate::device::parse)?;
         let dtype = self.dtype.as_deref().map_or_else(|| Ok(tensor.dtype()), tensor_data::parse_dtype)?;
         let tensor = tensor.to_dtype(dtype)?.to_device(&device)?;
@@ -338,24 +338,6 @@ mod creation {
         one_value(&call, &shape, &value, &options("full", given)?)
     }
 
-    /// A tensor of zeros with the shape and dtype of another.
-    /// ```rhai
-    /// zeros_like(tensor([1.0, 2.0]))      // => tensor([0., 0.])
-    /// ```
-    #[rhai_fn(return_raw)]
-    pub fn zeros_like(x: Tensor) -> ScriptResult<Tensor> {
-        wrap(x.value().zeros_like().map_err(Error::from))
-    }
-
-    /// A tensor of ones with the shape and dtype of another.
-    /// ```rhai
-    /// ones_like(tensor([1.0, 2.0]))      // => tensor([1., 1.])
-    /// ```
-    #[rhai_fn(return_raw)]
-    pub fn ones_like(x: Tensor) -> ScriptResult<Tensor> {
-        wrap(x.value().ones_like().map_err(Error::from))
-    }
-
     /// The numbers 0 to `count` - 1 in random order, as PyTorch's `randperm`.
     /// ```rhai
     /// manual_seed(0); randperm(4).shape      // => [4]
@@ -367,22 +349,6 @@ mod creation {
         let count = tensor_data::element_count(&shape).script()?;
         let order: Vec<i64> = session.random.borrow_mut().randperm(count).into_iter().map(|v| v as i64).collect();
         wrap(CandleTensor::from_vec(order, count, &session.device()).map_err(Error::from))
-    }
-
-    /// Integers drawn from `low` to `high` - 1, as PyTorch's `randint`.
-    /// ```rhai
-    /// manual_seed(0); randint(0, 100, [3])      // => tensor([44, 39, 33])
-    /// ```
-    #[rhai_fn(return_raw)]
-    pub fn randint(call: NativeCallContext, low: i64, high: i64, shape: Dynamic) -> ScriptResult<Tensor> {
-        let session = context(&call)?;
-        if low >= high {
-            return Err(format!("randint needs low < high, got {low} and {high}").into());
-        }
-        let shape = shape_of(&shape).script()?;
-        let count = tensor_data::element_count(&shape).script()?;
-        let values = session.random.borrow_mut().randint(low, high, count);
-        wrap(CandleTensor::from_vec(values, shape, &session.device()).map_err(Error::from))
     }
 }
 
@@ -397,9 +363,12 @@ pub fn register(engine: &mut Registry<'_>) {
         .register_global_module(exported_module!(creation).into())
         .register_type_with_name::<TensorValue>("Tensor")
         .register_iterator::<TensorValue>();
+    super::tensor_like::register(engine);
+    super::tensor_select::register(engine);
     super::tensor_properties::register(engine);
     super::tensor_operators::register(engine);
     super::tensor_math::register(engine);
     super::tensor_shape::register(engine);
     super::tensor_reduce::register(engine);
+    super::tensor_norm::register(engine);
 }

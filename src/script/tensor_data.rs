@@ -48,7 +48,7 @@ pub fn shape_of(shape: &Dynamic) -> Result<Vec<usize>> {
 /// It is no number.
 pub fn number(value: &Dynamic) -> Result<f64> {
     let float = value.as_float().or_else(|_| value.as_int().map(|v| v as f64));
-    float.map_err(|kind| Error::argument(format!("expected a number, found {kind}")))
+    float.map_err(|_| Error::argument(format!("expected a number, found {}", kind(value))))
 }
 
 /// The elements of nested arrays, gathered flat.

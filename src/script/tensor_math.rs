@@ -6,8 +6,8 @@ use super::tensor::{Tensor, TensorValue, wrap};
 use super::tensor_shape::DimOption;
 use crate::error::{Error, Result};
 use crate::nn::activation::{self, Activation};
-use crate::nn::algebra::{self, Binary, Compare, Scalar};
-use crate::nn::power;
+use crate::nn::algebra::{self, Binary, Scalar};
+use crate::nn::{power, select};
 use crate::script::registry::Registry;
 use candle_core::DType;
 use rhai::plugin::*;
@@ -133,7 +133,7 @@ mod functions {
         wrap(algebra::binary(&x.value(), &negative, Binary::Maximum))
     }
 
-    /// Limits each element to the range from `low` to `high`; () leaves a side open.
+    /// Limits each element to the range from `low` to `high`; () leaves a side open. The gradient passes between the bounds, not on them.
     /// ```rhai
     /// tensor([-2.0, 0.5, 3.0]).clamp(0.0, 1.0)      // => tensor([0.0000, 0.5000, 1.0000])
     /// ```
@@ -292,17 +292,7 @@ fn clamped(x: &candle_core::Tensor, low: &Dynamic, high: &Dynamic) -> Result<can
             (_, _, float) => Ok(Some(Scalar::Float(float?))),
         }
     };
-    // As products with masks, so that the gradient passes on the bounds themselves and not beyond, as in PyTorch.
-    let mut result = x.clone();
-    for (limit, outside) in [(bound(low)?, Compare::Lt), (bound(high)?, Compare::Gt)] {
-        if let Some(limit) = limit {
-            let beyond = algebra::compare_scalar(&result, limit, outside)?;
-            let edge = algebra::with_scalar(&result.zeros_like()?.detach(), limit, Binary::Add)?;
-            let inside = if edge.dtype() == result.dtype() { result } else { result.to_dtype(edge.dtype())? };
-            result = beyond.where_cond(&edge, &inside)?;
-        }
-    }
-    Ok(result)
+    select::clamp(x, bound(low)?, bound(high)?)
 }
 
 /// Registers the functions.

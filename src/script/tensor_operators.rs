@@ -97,6 +97,8 @@ operator! { subtract, "-", "-=", Binary::Sub,
     /// ```rhai
     /// let w = tensor(1.0, #{ requires_grad: true }); (w * 3.0).backward();
     /// no_grad(|| { w -= 0.5 * w.grad; }); [w.item(), w.requires_grad]      // => [-0.5, true]
+    /// let m = nn::Linear(2, 1); let before = m.weight.to_list(); m.forward(ones([2])).backward(tensor([1.0]));
+    /// no_grad(|| { m.weight -= 0.5 * m.weight.grad; }); allclose(m.weight, tensor(before) - 0.5, #{ atol: 1e-6 })      // => true
     /// ```
 }
 operator! { multiply, "*", "*=", Binary::Mul,
@@ -292,11 +294,13 @@ fn bitwise(operator: &str, a: &TensorValue, b: &TensorValue, operation: fn(i64, 
 struct Tolerance {
     atol: f64,
     rtol: f64,
+    /// Whether a NaN is close to a NaN.
+    equal_nan: bool,
 }
 
 impl Default for Tolerance {
     fn default() -> Self {
-        Self { atol: 1e-8, rtol: 1e-5 }
+        Self { atol: 1e-8, rtol: 1e-5, equal_nan: false }
     }
 }
 
@@ -311,7 +315,13 @@ fn is_close(a: &TensorValue, b: &TensorValue, within: &Tolerance) -> Result<cand
     // Infinities are close to themselves alone.
     let finite = algebra::compare_scalar(&distance, Scalar::Float(f64::INFINITY), Compare::Lt)?;
     let equal = algebra::compare(&a, &b, Compare::Eq)?;
-    Ok((close * finite)?.maximum(&equal)?)
+    let close = (close * finite)?.maximum(&equal)?;
+    if !within.equal_nan {
+        return Ok(close);
+    }
+    let unknown = |t: &candle_core::Tensor| algebra::compare(t, t, Compare::Ne);
+    let (a, b) = (unknown(&a)?.broadcast_as(close.dims())?, unknown(&b)?.broadcast_as(close.dims())?);
+    Ok(close.maximum(&a.minimum(&b)?)?)
 }
 
 fn all_close(a: &TensorValue, b: &TensorValue, within: &Tolerance) -> Result<bool> {
@@ -327,7 +337,8 @@ mod equality {
     /// ```
     #[rhai_fn(name = "==", name = "equal", return_raw)]
     pub fn equal(a: Tensor, b: Tensor) -> ScriptResult<bool> {
-        Ok(a.tensor.dims() == b.tensor.dims() && all_close(&a, &b, &Tolerance { atol: 0.0, rtol: 0.0 }).script()?)
+        Ok(a.tensor.dims() == b.tensor.dims()
+            && all_close(&a, &b, &Tolerance { atol: 0.0, rtol: 0.0, equal_nan: false }).script()?)
     }
 
     /// Whether two tensors differ in shape or in an element.
@@ -366,7 +377,7 @@ mod equality {
         all_close(&a, &b, &Tolerance::default()).script()
     }
 
-    /// Whether all elements are close. Options: atol, rtol.
+    /// Whether all elements are close. Options: atol, rtol, equal_nan (false: a NaN is close to nothing).
     #[rhai_fn(name = "allclose", return_raw)]
     pub fn allclose_within(a: Tensor, b: Tensor, given: Map) -> ScriptResult<bool> {
         all_close(&a, &b, &options("allclose", given)?).script()
@@ -381,7 +392,7 @@ mod equality {
         wrap(is_close(&a, &b, &Tolerance::default()))
     }
 
-    /// Which elements are close. Options: atol, rtol.
+    /// Which elements are close. Options: atol, rtol, equal_nan (false: a NaN is close to nothing).
     #[rhai_fn(name = "is_close", name = "isclose", return_raw)]
     pub fn close_within(a: Tensor, b: Tensor, given: Map) -> ScriptResult<Tensor> {
         wrap(is_close(&a, &b, &options("is_close", given)?))

@@ -1,9 +1,9 @@
 //! Reductions and losses of tensors.
 
 use super::error::{IntoScript, ScriptResult};
-use super::options::{Validate, options};
+use super::options::{OptionMap, Validate, options};
 use super::tensor::{Tensor, TensorValue, wrap};
-use super::tensor_data::sizes_of;
+use super::tensor_data::{read_data, sizes_of};
 use crate::error::{Error, Result};
 use crate::nn::algebra::dimension;
 use crate::nn::losses::{self, IGNORE_INDEX, Reduction};
@@ -26,21 +26,33 @@ impl Validate for Keep {}
 /// The same where the dimensions too are given by name.
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
-struct Along {
-    dim: Option<Dims>,
-    keepdim: bool,
+pub(super) struct Along {
+    pub dim: Option<Dims>,
+    pub keepdim: bool,
 }
 
 impl Validate for Along {}
 
+impl Along {
+    /// The dimensions, none where none is given.
+    pub fn dims(&self, x: &TensorValue) -> Result<Vec<usize>> {
+        match &self.dim {
+            None => Ok(Vec::new()),
+            Some(Dims::One(dim)) => distinct(x, &[*dim]),
+            Some(Dims::Several(dims)) => distinct(x, dims),
+        }
+    }
+}
+
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(untagged, expecting = "must be an integer or an array of integers")]
-enum Dims {
+pub(super) enum Dims {
     One(i64),
     Several(Vec<i64>),
 }
 
-fn dims_of(x: &TensorValue, dims: &Dynamic) -> Result<Vec<usize>> {
+/// The dimensions that an integer or an array of integers names.
+pub(super) fn dims_of(x: &TensorValue, dims: &Dynamic) -> Result<Vec<usize>> {
     let dims = sizes_of(dims).map_err(|_| Error::argument("a dimension is an integer or an array of integers"))?;
     distinct(x, &dims)
 }
@@ -78,12 +90,7 @@ macro_rules! reduction {
                     return wrap(dims_of(&x, &dim).and_then(|dims| reduce(&x.input(), &dims, false)));
                 };
                 let given: Along = options($name, given)?;
-                let dims = match &given.dim {
-                    None => Ok(Vec::new()),
-                    Some(Dims::One(dim)) => distinct(&x, &[*dim]),
-                    Some(Dims::Several(dims)) => distinct(&x, dims),
-                };
-                wrap(dims.and_then(|dims| reduce(&x.input(), &dims, given.keepdim)))
+                wrap(given.dims(&x).and_then(|dims| reduce(&x.input(), &dims, given.keepdim)))
             }
             /// The same along a dimension or an array of dimensions. Options: keepdim.
             #[rhai_fn(name = $name, return_raw)]
@@ -268,6 +275,19 @@ impl Validate for LossOptions {
     }
 }
 
+/// The options of a cross entropy, and how much each class counts, which may be a tensor.
+pub(super) fn loss_options(function: &str, given: Map) -> ScriptResult<(LossOptions, Option<CandleTensor>)> {
+    let mut given = OptionMap::new(function, given);
+    let weight = given.take_any("weight").map(|weight| match weight.read_lock::<TensorValue>() {
+        Some(tensor) => Ok(tensor.value()),
+        None => read_data(&weight),
+    });
+    Ok((given.parse()?, weight.transpose().script()?))
+}
+
+/// What is taken out of the options of a cross entropy by hand.
+pub(super) const WEIGHT: &[(&str, &str)] = &[("weight", "Tensor")];
+
 #[export_module]
 mod reductions {
     /// The largest element.
@@ -382,15 +402,6 @@ mod reductions {
         places_with("argmin", &x, false, given)
     }
 
-    /// The 2-norm: the root of the sum of squares.
-    /// ```rhai
-    /// tensor([3.0, 4.0]).norm().item()      // => 5.0
-    /// ```
-    #[rhai_fn(return_raw)]
-    pub fn norm(x: Tensor) -> ScriptResult<Tensor> {
-        wrap(Whole::Norm.apply(&x.input()))
-    }
-
     /// The mean squared error.
     /// ```rhai
     /// mse_loss(tensor([1.0, 2.0]), tensor([1.0, 4.0])).item()      // => 2.0
@@ -417,12 +428,18 @@ mod reductions {
         wrap(losses::cross_entropy(&logits.input(), &targets.input(), IGNORE_INDEX, Reduction::Mean))
     }
 
-    /// The cross entropy in nats. Options: reduction ("mean", "sum", "none"), ignore_index, label_smoothing.
+    /// The cross entropy in nats. Options: reduction ("mean", "sum", "none"), ignore_index, label_smoothing, weight (how much each class
+    /// counts, also in the mean).
+    /// ```rhai
+    /// let logits = tensor([[0.0, 0.0], [2.0, 0.0]]);
+    /// cross_entropy(logits, tensor([0, 1]), #{ weight: [3.0, 1.0] })      // => tensor(1.0516)
+    /// ```
     #[rhai_fn(name = "cross_entropy", return_raw)]
     pub fn cross_entropy_with(logits: Tensor, targets: Tensor, given: Map) -> ScriptResult<Tensor> {
-        let given: LossOptions = options("cross_entropy", given)?;
+        let (given, weight) = loss_options("cross_entropy", given)?;
         let LossOptions { reduction, ignore_index, label_smoothing } = given;
-        wrap(losses::smoothed_cross_entropy(&logits.input(), &targets.input(), ignore_index, reduction, label_smoothing))
+        let (logits, targets) = (logits.input(), targets.input());
+        wrap(losses::weighted_cross_entropy(&logits, &targets, ignore_index, reduction, label_smoothing, weight.as_ref()))
     }
 
     /// KL(p || q) in nats between the softmax of two tensors of logits, averaged over all rows.
@@ -442,7 +459,7 @@ pub fn register(engine: &mut Registry<'_>) {
         .options::<Spread>(&["var", "std"], &[])
         .options::<AlongOne>(&["max", "min", "argmax", "argmin"], &[])
         .options::<SquaredErrorOptions>(&["mse_loss"], &[])
-        .options::<LossOptions>(&["cross_entropy"], &[]);
+        .options::<LossOptions>(&["cross_entropy"], WEIGHT);
     let _ = engine
         .register_global_module(exported_module!(sum_functions).into())
         .register_global_module(exported_module!(mean_functions).into())

@@ -130,6 +130,18 @@ fn stacked(values: &Array, dim: i64) -> Result<CandleTensor> {
     }
 }
 
+fn permuted(x: &TensorValue, dims: &Dynamic) -> Result<CandleTensor> {
+    let rank = x.tensor.rank();
+    let refuse = || Error::argument(format!("permute needs each of the {rank} dimensions once, as integers"));
+    let order: Vec<i64> = sizes_of(dims).map_err(|_| refuse())?;
+    let order: Vec<usize> = order.into_iter().map(|dim| dimension(dim, rank)).collect::<Result<_>>()?;
+    if order.len() != rank || (0..rank).any(|dim| !order.contains(&dim)) {
+        return Err(refuse());
+    }
+    // A scalar has no dimensions to exchange.
+    if rank == 0 { Ok(x.input()) } else { Ok(x.input().permute(order)?) }
+}
+
 #[export_module]
 mod shapes {
     /// Element `at` of the first dimension; negative from the end.
@@ -234,6 +246,56 @@ mod shapes {
         let rank = x.tensor.rank();
         let (a, b) = (dimension(a, rank).script()?, dimension(b, rank).script()?);
         if rank == 0 { Ok(x) } else { wrap(x.input().transpose(a, b).map_err(Error::from)) }
+    }
+
+    /// With the dimensions in another order, as an array or one after the other; negative from the end.
+    /// ```rhai
+    /// zeros([2, 3, 4]).permute(0, 2, 1).shape      // => [2, 4, 3]
+    /// zeros([2, 3, 4]).permute([-1, 0, 1]).shape      // => [4, 2, 3]
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn permute(x: Tensor, dims: Dynamic) -> ScriptResult<Tensor> {
+        wrap(permuted(&x, &dims))
+    }
+
+    /// The same with two dimensions instead of an array.
+    #[rhai_fn(name = "permute", return_raw)]
+    pub fn permute_two(x: Tensor, a: i64, b: i64) -> ScriptResult<Tensor> {
+        permute(x, vec![a, b].into())
+    }
+
+    /// The same with three dimensions instead of an array.
+    #[rhai_fn(name = "permute", return_raw)]
+    pub fn permute_three(x: Tensor, a: i64, b: i64, c: i64) -> ScriptResult<Tensor> {
+        permute(x, vec![a, b, c].into())
+    }
+
+    /// The same with four dimensions instead of an array.
+    #[rhai_fn(name = "permute", return_raw)]
+    pub fn permute_four(x: Tensor, a: i64, b: i64, c: i64, d: i64) -> ScriptResult<Tensor> {
+        permute(x, vec![a, b, c, d].into())
+    }
+
+    /// All dimensions in reverse order: a matrix transposed.
+    /// ```rhai
+    /// tensor([[1, 2], [3, 4]]).T.to_list()      // => [[1, 3], [2, 4]]
+    /// ```
+    #[rhai_fn(get = "T", pure, return_raw)]
+    pub fn reversed(x: &mut Tensor) -> ScriptResult<Tensor> {
+        let order: Vec<usize> = (0..x.tensor.rank()).rev().collect();
+        if order.len() < 2 { Ok(x.clone()) } else { wrap(x.input().permute(order).map_err(Error::from)) }
+    }
+
+    /// Each matrix of a batch transposed: the last two dimensions exchanged.
+    /// ```rhai
+    /// zeros([2, 3, 4]).mT.shape      // => [2, 4, 3]
+    /// ```
+    #[rhai_fn(get = "mT", pure, return_raw)]
+    pub fn matrices_transposed(x: &mut Tensor) -> ScriptResult<Tensor> {
+        match x.tensor.rank() {
+            rank @ (0 | 1) => Err(format!("mT needs at least 2 dimensions, this tensor has {rank}").into()),
+            rank => wrap(x.input().transpose(rank - 2, rank - 1).map_err(Error::from)),
+        }
     }
 
     /// Joins tensors along the first dimension.

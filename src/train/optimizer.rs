@@ -89,7 +89,7 @@ fn choose(args: &TrainingArguments, warmup: u64) -> Result<Chosen> {
     let given = &args.optim_args.0;
     match args.optim {
         OptimizerKind::AdamwTorch => {
-            let options = with(AdamWOptions { lr, betas, eps, weight_decay }, given)?;
+            let options = with(AdamWOptions { lr, betas, eps, weight_decay, ..AdamWOptions::default() }, given)?;
             options.validate().map(|()| Chosen::Adamw(options))
         }
         OptimizerKind::Sgd => {
