@@ -111,7 +111,7 @@ mod tests {
         let entry =
             |step, loss| LogEntry { step, epoch: 1.0, loss: Some(loss), grad_norm: None, learning_rate: None, eval_loss: None };
         let log_history = vec![entry(1, 3.0), entry(2, 2.0)];
-        let run = TrainResult { train_loss: 2.5, steps: 2, tokens: 8, tokens_per_second: 4.0, seconds: 2.0, log_history };
+        let run = TrainResult { train_loss: 2.5, steps: 2, tokens: 8, log_history, ..TrainResult::default() };
         let faces = run.faces();
         assert!(faces.text.starts_with("train_loss 2.5000, 2 steps") && faces.svg.is_some(), "{}", faces.text);
         let interval = Interval { low: 0.1, high: 0.3 };

@@ -81,7 +81,7 @@ pub struct StepState {
 }
 
 /// What a training run gave.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct TrainResult {
     /// Mean loss over all steps.
     pub train_loss: f64,
