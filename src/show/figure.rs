@@ -95,6 +95,9 @@ pub struct BarSeries {
     pub intervals: Vec<Option<(f64, f64)>>,
 }
 
+/// The least and the greatest value, where there are any.
+type Range = Option<(f64, f64)>;
+
 impl Figure {
     /// A figure without title and axis names.
     pub fn new(plot: Plot) -> Self {
@@ -185,7 +188,7 @@ impl Figure {
     }
 
     /// Ranges of the data with a little room; none where there is nothing to show.
-    fn data_ranges(&self) -> (Option<(f64, f64)>, Option<(f64, f64)>) {
+    fn data_ranges(&self) -> (Range, Range) {
         let pad = |(low, high): (f64, f64), share: f64| {
             // Half the span is a number even where the span is beyond the largest one.
             let room = (0.5 * high - 0.5 * low) * (2.0 * share);
