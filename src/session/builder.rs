@@ -194,10 +194,12 @@ fn equip(
         }
     });
     engine.on_debug(move |text, _, position| debugged(&format!("[{position}] {text}")));
-    resolve_variables(engine, context.arguments.iter().cloned().map(Dynamic::from).collect::<rhai::Array>().into());
-    let mut globals = vec!["args".to_string()];
+    let arguments: rhai::Array = context.arguments.iter().cloned().map(Dynamic::from).collect();
+    let mut globals = BTreeMap::from([("args".to_string(), Dynamic::from(arguments))]);
     globals.extend(stdlib::load(engine).map_err(|e| Error::argument(format!("the standard library does not load: {e}")))?);
-    Ok(globals)
+    let names = globals.keys().cloned().collect();
+    resolve_variables(engine, globals);
+    Ok(names)
 }
 
 /// A figure or table that is printed is shown as what it is where there is a place for it.
@@ -214,15 +216,15 @@ fn show_what_is_printed<T: Variant + Clone>(engine: &mut Engine, canvas: &Rc<dyn
 /// A variable that a closure captured is locked while a method of it runs, so `model.disable_adapter(|| model.forward(x))` would
 /// fail. A model is a handle: the method gets a copy of it, and nothing is locked.
 ///
-/// `args`, what the command line gave, is what the name means where nothing else has it. As a constant of a module its value would also
-/// take the place of every parameter and captured variable called `args`, as training arguments often are.
-fn resolve_variables(engine: &mut Engine, arguments: Dynamic) {
+/// A global, such as `args`, is what its name means where nothing else has it. As a constant of a module alone, a closure would not find
+/// it: it looks where it was made for what it captures.
+fn resolve_variables(engine: &mut Engine, globals: BTreeMap<String, Dynamic>) {
     #[allow(deprecated, reason = "marked so by Rhai only to say that it may change")]
     engine.on_var(move |name, _, context| {
         Ok(match context.scope().get(name) {
             Some(value) if value.is_shared() && value.flatten_clone().is::<ModelHandle>() => Some(value.flatten_clone()),
-            None if name == "args" => Some(arguments.clone()),
-            _ => None,
+            None => globals.get(name).cloned(),
+            Some(_) => None,
         })
     });
 }

@@ -2,7 +2,7 @@
 
 use crate::script::error::ScriptResult;
 use crate::script::registry::OptionCatalogue;
-use rhai::{AST, Engine, Module, Scope, Shared};
+use rhai::{AST, Dynamic, Engine, Module, Scope, Shared};
 
 /// Names and sources of the files, in the order in which they are run.
 pub const FILES: &[(&str, &str)] = &[
@@ -32,11 +32,11 @@ pub fn source(name: &str) -> Option<&'static str> {
 }
 
 /// Compiles the files into the engine. Their functions are found after those of the user's scripts, and so can be replaced;
-/// their constants are visible to scripts and inside every function. Gives the names of the constants.
+/// their constants are visible to scripts and inside every function. Gives the constants.
 ///
 /// # Errors
 /// A file does not compile or its constants cannot be computed: a mistake in the build, not the user's.
-pub fn load(engine: &mut Engine) -> ScriptResult<Vec<String>> {
+pub fn load(engine: &mut Engine) -> ScriptResult<Vec<(String, Dynamic)>> {
     let mut constants = Vec::new();
     for (name, source) in FILES {
         constants.extend(load_source(engine, name, source)?);
@@ -44,7 +44,7 @@ pub fn load(engine: &mut Engine) -> ScriptResult<Vec<String>> {
     Ok(constants)
 }
 
-pub(super) fn load_source(engine: &mut Engine, name: &str, source: &str) -> ScriptResult<Vec<String>> {
+pub(super) fn load_source(engine: &mut Engine, name: &str, source: &str) -> ScriptResult<Vec<(String, Dynamic)>> {
     let mut ast: AST = engine.compile(source)?;
     ast.set_source(name);
     let mut scope = Scope::new();
@@ -56,8 +56,10 @@ pub(super) fn load_source(engine: &mut Engine, name: &str, source: &str) -> Scri
     }
     ast.clear_statements();
     let module = Module::eval_ast_as_new(scope, &ast, engine)?;
+    // As the module has them, their closures know where their functions are.
+    let constants = names.into_iter().filter_map(|name| module.get_var(&name).map(|value| (name, value))).collect();
     engine.register_global_module(Shared::new(module));
-    Ok(names)
+    Ok(constants)
 }
 
 #[cfg(test)]

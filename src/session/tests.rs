@@ -58,6 +58,24 @@ fn numbers_are_compared_exactly() {
     );
 }
 
+#[test]
+fn globals_reach_functions_and_closures() {
+    let mut session = session();
+    let mut value = |code: &str| session.eval_line(code).unwrap().to_string();
+    assert_eq!(
+        value(
+            "fn all() { FORGETTING_CHECKLIST.len() } let count = |p| { FORGETTING_CHECKLIST.len() + p }; [all(), count.call(1)]"
+        ),
+        "[4, 5]"
+    );
+    assert_eq!(
+        value("let place = |p| FORGETTING_CHECKLIST.index_of(|item| item.test == p); place.call(\"Language coherence\")"),
+        "2"
+    );
+    assert_eq!(value("const LIST = [1, 2]; let last = |p| LIST[p]; [last.call(1), [0].map(|p| LIST[p])]"), "[2, [1]]");
+    assert_eq!(value("let own = |FORGETTING_CHECKLIST| FORGETTING_CHECKLIST + 1; own.call(1)"), "2");
+}
+
 /// Rhai's optimiser took every one of these for the constant of that name, `args` being the arguments of the command line.
 #[test]
 fn names_within_are_not_those_of_constants_without() {
